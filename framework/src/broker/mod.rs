@@ -1,0 +1,364 @@
+//! The contract of a broker: it carries messages to queues and replies to who awaits them, and knows
+//! nothing of tasks. Its implementations are [`memory`], `sqlite` and `amqp`; `tests/conformance.rs` says
+//! what each of them must do.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::error::{Error, Result};
+use crate::message::Message;
+
+#[cfg(feature = "amqp")]
+pub mod amqp;
+pub mod memory;
+mod queue;
+pub mod routing;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+pub mod url;
+
+pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
+
+/// A future that a broker returns.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Carries messages and replies.
+///
+/// Names of queues and exchanges reach a broker as they are on the wire. Every method may be called from
+/// any thread, and gives up with an error rather than wait for ever.
+pub trait Broker: Send + Sync + 'static {
+    /// Makes sure that the queue, its dead-letter queue and its bindings (and their exchanges) exist.
+    ///
+    /// A queue that exists with other arguments is used as it is, with a warning that names the
+    /// difference.
+    fn declare<'a>(&'a self, queue: &'a Queue) -> BoxFuture<'a, Result<()>>;
+
+    /// Makes sure that the exchange exists.
+    fn declare_exchange<'a>(&'a self, exchange: &'a Exchange) -> BoxFuture<'a, Result<()>>;
+
+    /// Stores a message durably; resolves when the broker has confirmed it.
+    ///
+    /// Polled together, many publishes share the cost of their confirms.
+    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<()>>;
+
+    /// Takes messages from a queue, at most `slots` of them unsettled at a time.
+    ///
+    /// The consumer lives through the loss of the broker's connection: deliveries go on when it is back.
+    fn consume<'a>(&'a self, queue: &'a Queue, slots: usize) -> BoxFuture<'a, Result<Consumer>>;
+
+    /// Opens this app's own reply queue. Called at most once for each broker.
+    fn replies(&self) -> BoxFuture<'_, Result<Replies>>;
+
+    /// Tells every worker, those that start later too, that the call `id` is not to be run.
+    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// The ids of cancelled calls: those known now, and a channel of those to come.
+    fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>>;
+
+    /// How much waits in a queue.
+    ///
+    /// # Errors
+    /// Where the queue does not exist.
+    fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>>;
+
+    /// Deletes a queue with all that is in it; a queue that does not exist is no error.
+    fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Settles what is under way and disconnects. Unsettled deliveries go back to their queues.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Opens the broker that `url` names. `name` tells operators who is connected.
+///
+/// # Errors
+/// [`Error::Connect`] where it cannot be reached, [`Error::InvalidUrl`] where its feature is not built in.
+pub async fn connect(url: &url::BrokerUrl, name: &str) -> Result<Arc<dyn Broker>> {
+    match url.scheme {
+        url::Scheme::Memory => Ok(Arc::new(memory::MemoryBroker::new())),
+        #[cfg(feature = "sqlite")]
+        url::Scheme::Sqlite => Ok(Arc::new(sqlite::SqliteBroker::open(url).await?)),
+        #[cfg(feature = "amqp")]
+        url::Scheme::Amqp => Ok(Arc::new(amqp::AmqpBroker::connect(url, name).await?)),
+        #[allow(
+            unreachable_patterns,
+            reason = "reached only in builds without one of the brokers"
+        )]
+        _ => {
+            let _ = name;
+            Err(Error::InvalidUrl {
+                url: url.to_string(),
+                reason: "this build of garenne has no such broker: enable its feature, `amqp` or `sqlite`".into(),
+            })
+        }
+    }
+}
+
+/// A message and where it is to go.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// Where it goes.
+    pub route: Route,
+    /// What goes.
+    pub message: Message,
+    /// How long the broker keeps it before it can be delivered; zero means not at all.
+    pub delay: Duration,
+    /// How long to try before giving up.
+    pub deadline: Duration,
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// To a queue, by name. An error if there is none.
+    Queue(String),
+    /// To all queues that an exchange leads to by its bindings. An error if there is none.
+    Exchange {
+        /// The exchange's name.
+        exchange: String,
+        /// The key that its bindings look at.
+        routing_key: String,
+    },
+    /// To a reply queue. No error if it is gone: nobody waits any more.
+    Reply(String),
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Queue(name) => write!(f, "queue `{name}`"),
+            Self::Exchange {
+                exchange,
+                routing_key,
+            } => {
+                write!(f, "exchange `{exchange}` with routing key `{routing_key}`")
+            }
+            Self::Reply(name) => write!(f, "reply queue `{name}`"),
+        }
+    }
+}
+
+/// How much waits in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Depth {
+    /// Messages that could be delivered now.
+    pub ready: u64,
+    /// Consumers, of all processes.
+    pub consumers: u64,
+}
+
+impl Depth {
+    /// A depth of `ready` messages and `consumers` consumers.
+    #[must_use]
+    pub fn new(ready: u64, consumers: u64) -> Self {
+        Self { ready, consumers }
+    }
+}
+
+/// A stream of deliveries from one queue. Dropped, it stops, and what it holds goes back to the queue.
+pub struct Consumer {
+    deliveries: mpsc::Receiver<Result<Delivery>>,
+    /// Dropping it tells the broker's side to stop.
+    _stop: StopGuard,
+}
+
+/// Runs its action when dropped.
+struct StopGuard(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Drop for StopGuard {
+    fn drop(&mut self) {
+        if let Some(stop) = self.0.take() {
+            stop();
+        }
+    }
+}
+
+impl Consumer {
+    /// A consumer fed through `deliveries`; `stop` runs when it is dropped.
+    pub fn new(
+        deliveries: mpsc::Receiver<Result<Delivery>>,
+        stop: impl FnOnce() + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            deliveries,
+            _stop: StopGuard(Some(Box::new(stop))),
+        }
+    }
+
+    /// The next delivery; `None` when the broker was closed.
+    ///
+    /// # Errors
+    /// Only what waiting does not mend: no permission, a queue that cannot be declared. Losing the
+    /// connection is none.
+    pub async fn next(&mut self) -> Option<Result<Delivery>> {
+        self.deliveries.recv().await
+    }
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer").finish_non_exhaustive()
+    }
+}
+
+/// This app's reply queue.
+#[derive(Debug)]
+pub struct Replies {
+    /// The name to put into `reply_to`.
+    pub address: String,
+    /// The replies as they come in. The channel is closed when the broker is.
+    pub messages: mpsc::Receiver<Message>,
+}
+
+/// What a worker knows of cancelled calls.
+#[derive(Debug)]
+pub struct Cancellations {
+    /// Ids cancelled before, as long as the broker remembers them (a day at least).
+    pub known: Vec<String>,
+    /// Ids as they are cancelled.
+    pub later: mpsc::Receiver<String>,
+}
+
+/// How a delivery is settled by the broker that made it. Dropped unused, the message goes back.
+pub trait Settle: Send + 'static {
+    /// Publishes all of `first` durably, in order, and only then takes the message off its queue.
+    ///
+    /// A crash at any point repeats work but never loses it. What cannot be published yet is tried again
+    /// as long as the delivery is valid.
+    fn ack(self: Box<Self>, first: Vec<Publish>) -> BoxFuture<'static, Result<()>>;
+
+    /// Gives the message back to its queue, as if it had not been delivered.
+    fn release(self: Box<Self>) -> BoxFuture<'static, Result<()>>;
+}
+
+/// A message in a worker's hands: settled exactly once, since each way of settling consumes it.
+/// Dropped unsettled, it goes back to its queue.
+pub struct Delivery {
+    /// The message.
+    pub message: Message,
+    /// The queue it came from.
+    pub queue: String,
+    /// The exchange it was published to; empty for a queue's own name.
+    pub exchange: String,
+    /// The key it was published with.
+    pub routing_key: String,
+    /// Whether it may have been delivered before. A hint, no proof.
+    pub redelivered: bool,
+    /// How many times it has been delivered, this time included, without being settled or handed back:
+    /// above 1, a worker died with it.
+    pub deliveries: u32,
+    stale: Stale,
+    settle: Box<dyn Settle>,
+}
+
+/// Tells whether a delivery is void because its connection has ended.
+#[derive(Debug, Clone)]
+pub struct Stale(watch::Receiver<bool>);
+
+impl Stale {
+    /// Follows `ended`, which becomes true when deliveries of its session are void.
+    #[must_use]
+    pub fn new(ended: watch::Receiver<bool>) -> Self {
+        Self(ended)
+    }
+
+    /// A delivery that is valid as long as the process lives.
+    #[must_use]
+    pub fn never() -> Self {
+        Self(watch::channel(false).1)
+    }
+
+    /// Whether it is void now.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Resolves when it becomes void; pends for ever if it never does.
+    pub async fn stale(&self) {
+        let mut ended = self.0.clone();
+        if ended.wait_for(|ended| *ended).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Delivery {
+    /// A delivery of `message` from `queue`, settled through `settle`.
+    #[must_use]
+    pub fn new(
+        queue: impl Into<String>,
+        message: Message,
+        stale: Stale,
+        settle: Box<dyn Settle>,
+    ) -> Self {
+        let queue = queue.into();
+        Self {
+            message,
+            exchange: String::new(),
+            routing_key: queue.clone(),
+            queue,
+            redelivered: false,
+            deliveries: 1,
+            stale,
+            settle,
+        }
+    }
+
+    /// Whether and when the delivery becomes void.
+    #[must_use]
+    pub fn stale(&self) -> &Stale {
+        &self.stale
+    }
+
+    /// The work is done: the reply goes out, then the message leaves its queue.
+    ///
+    /// # Errors
+    /// [`Stale`](crate::Error::Stale) where the message will be delivered again.
+    pub async fn ack(self, reply: Option<Publish>) -> Result<()> {
+        self.settle.ack(reply.into_iter().collect()).await
+    }
+
+    /// The work is to be done again: `copy` is stored, to be delivered after its delay, then this one
+    /// leaves its queue.
+    ///
+    /// # Errors
+    /// As for [`ack`](Self::ack).
+    pub async fn retry(self, copy: Publish) -> Result<()> {
+        self.settle.ack(vec![copy]).await
+    }
+
+    /// The work cannot be done: the dead letter is stored, the reply goes out, then the message leaves
+    /// its queue.
+    ///
+    /// # Errors
+    /// As for [`ack`](Self::ack).
+    pub async fn reject(self, dead: Publish, reply: Option<Publish>) -> Result<()> {
+        self.settle
+            .ack(std::iter::once(dead).chain(reply).collect())
+            .await
+    }
+
+    /// Hands the message back, as if it had not been delivered.
+    ///
+    /// # Errors
+    /// As for [`ack`](Self::ack).
+    pub async fn release(self) -> Result<()> {
+        self.settle.release().await
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("queue", &self.queue)
+            .field("id", &self.message.id)
+            .field("deliveries", &self.deliveries)
+            .finish_non_exhaustive()
+    }
+}

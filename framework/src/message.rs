@@ -1,0 +1,531 @@
+//! All that crosses the wire: a [`Message`] asks for a run, a [`Reply`] answers it. Celery's message
+//! protocol 2 (headers for metadata, a JSON body `[args, kwargs, embed]`), with our own headers prefixed
+//! `garenne-`. Knows nothing of brokers or of registered tasks, and reads no clock.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use crate::error::{Failure, FailureKind};
+
+/// A message's header table, as JSON values.
+pub type Headers = Map<String, Value>;
+
+/// Names of the headers that Garenne reads and writes beside Celery's own.
+pub mod header {
+    /// How many retries the call allows, where the sender says so.
+    pub const RETRIES: &str = "garenne-retries";
+    /// `[base, max]` of the backoff in seconds, where the sender says so.
+    pub const BACKOFF: &str = "garenne-backoff";
+    /// `early` or `late`, where the sender says when to acknowledge.
+    pub const ACK: &str = "garenne-ack";
+    /// The errors of earlier attempts: an array of strings in JSON, the newest last.
+    pub const HISTORY: &str = "garenne-history";
+    /// How often this copy's predecessors were delivered and came back unsettled.
+    pub const DELIVERIES: &str = "garenne-deliveries";
+    /// Why a dead letter is dead: one word.
+    pub const REASON: &str = "garenne-reason";
+    /// Why a dead letter is dead: a sentence.
+    pub const ERROR: &str = "garenne-error";
+    /// The queue that a dead letter came from.
+    pub const QUEUE: &str = "garenne-queue";
+    /// When a dead letter died, RFC 3339.
+    pub const DIED_AT: &str = "garenne-died-at";
+    /// The kind of a reply's failure.
+    pub const KIND: &str = "garenne-kind";
+    /// How many attempts a reply's failure took.
+    pub const ATTEMPTS: &str = "garenne-attempts";
+}
+
+/// Errors kept of earlier attempts.
+const HISTORY_LIMIT: usize = 10;
+/// Characters kept of one error text, on the wire and in dead letters.
+const TEXT_LIMIT: usize = 8 * 1024;
+/// Characters of the arguments shown in `argsrepr`, which monitors print.
+const REPR_LIMIT: usize = 200;
+
+/// What a broker carries: metadata and a body it does not look into.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Message {
+    /// The call's id; empty in a foreign message that has none.
+    pub id: String,
+    /// Metadata: Celery's headers, ours, and the user's.
+    pub headers: Headers,
+    /// The body's media type.
+    pub content_type: String,
+    /// The body's encoding, `utf-8` for JSON.
+    pub content_encoding: String,
+    /// What a reply must carry to be recognised.
+    pub correlation_id: Option<String>,
+    /// The queue that wants the reply; `None` if nobody waits.
+    pub reply_to: Option<String>,
+    /// 0 (lowest) to 255, on queues that have priorities.
+    pub priority: Option<u8>,
+    /// The body.
+    #[serde(skip)]
+    pub body: Vec<u8>,
+}
+
+/// Why a message cannot be run: said to the caller and kept with the dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(pub String);
+
+/// The arguments of a call, each still encoded.
+#[derive(Debug, Default)]
+pub struct Arguments {
+    /// By position.
+    pub args: Vec<Box<RawValue>>,
+    /// By name.
+    pub kwargs: BTreeMap<String, Box<RawValue>>,
+}
+
+impl Arguments {
+    /// The JSON body of a message with these arguments: `[args, kwargs, embed]`.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let embed = json!({"callbacks": null, "errbacks": null, "chain": null, "chord": null});
+        serde_json::to_vec(&(&self.args, &self.kwargs, embed)).expect("raw JSON always serialises")
+    }
+
+    /// Reads a message's body.
+    ///
+    /// # Errors
+    /// [`Unreadable`] with the reason, for any body that is not JSON of Celery's protocol 2.
+    pub fn decode(message: &Message) -> Result<Self, Unreadable> {
+        if !matches!(message.content_type.as_str(), "application/json" | "") {
+            return Err(Unreadable(format!(
+                "content type `{}` is not accepted: only application/json is",
+                message.content_type
+            )));
+        }
+        let (args, kwargs, _embed): (
+            Vec<Box<RawValue>>,
+            Option<BTreeMap<String, Box<RawValue>>>,
+            Value,
+        ) = serde_json::from_slice(&message.body).map_err(|e| {
+            Unreadable(format!(
+                "the body is not `[args, kwargs, embed]` in JSON: {e}"
+            ))
+        })?;
+        Ok(Self {
+            args,
+            kwargs: kwargs.unwrap_or_default(),
+        })
+    }
+
+    fn repr(&self) -> (String, String) {
+        let mut args = String::from("(");
+        for (i, arg) in self.args.iter().enumerate() {
+            if i > 0 {
+                args.push_str(", ");
+            }
+            args.push_str(cut(arg.get(), REPR_LIMIT));
+            if args.len() > REPR_LIMIT {
+                args.push_str(", …");
+                break;
+            }
+        }
+        args.push_str(if self.args.len() == 1 { ",)" } else { ")" });
+        let kwargs = serde_json::to_string(&self.kwargs).unwrap_or_default();
+        (args, cut(&kwargs, REPR_LIMIT).to_owned())
+    }
+}
+
+impl Message {
+    /// A new call of `task`, first attempt.
+    #[must_use]
+    pub fn new(id: String, task: &str, arguments: &Arguments) -> Self {
+        let (args, kwargs) = arguments.repr();
+        let mut headers = Headers::new();
+        headers.insert("lang".into(), "rust".into());
+        headers.insert("task".into(), task.into());
+        headers.insert("id".into(), id.as_str().into());
+        headers.insert("root_id".into(), id.as_str().into());
+        headers.insert("retries".into(), 0.into());
+        headers.insert("argsrepr".into(), args.into());
+        headers.insert("kwargsrepr".into(), kwargs.into());
+        Self {
+            correlation_id: Some(id.clone()),
+            id,
+            headers,
+            content_type: "application/json".into(),
+            content_encoding: "utf-8".into(),
+            reply_to: None,
+            priority: None,
+            body: arguments.encode(),
+        }
+    }
+
+    /// The task's name.
+    ///
+    /// # Errors
+    /// [`Unreadable`] where the message names no task or no id.
+    pub fn task(&self) -> Result<&str, Unreadable> {
+        if self.id.is_empty() {
+            return Err(Unreadable("the message has no id".into()));
+        }
+        self.text("task")
+            .ok_or_else(|| Unreadable("the message has no `task` header".into()))
+    }
+
+    /// The number of this attempt; the first is 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.count("retries").unwrap_or(0).saturating_add(1)
+    }
+
+    /// How many retries the sender allows, where it says so.
+    #[must_use]
+    pub fn retries(&self) -> Option<u32> {
+        self.count(header::RETRIES)
+    }
+
+    /// When the call is due, where it is not due at once.
+    #[must_use]
+    pub fn eta(&self) -> Option<SystemTime> {
+        self.time("eta")
+    }
+
+    /// After which time the call is not started any more.
+    #[must_use]
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.time("expires")
+    }
+
+    /// How long one attempt may run (Celery's hard time limit), where the sender says so.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        let seconds = self.headers.get("timelimit")?.get(0)?.as_f64()?;
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+
+    /// `(base, max)` of the backoff, where the sender says so.
+    #[must_use]
+    pub fn backoff(&self) -> Option<(Duration, Duration)> {
+        let value = self.headers.get(header::BACKOFF)?;
+        let seconds = |i: usize| Duration::try_from_secs_f64(value.get(i)?.as_f64()?).ok();
+        Some((seconds(0)?, seconds(1)?))
+    }
+
+    /// Whether nobody wants this call's result.
+    #[must_use]
+    pub fn ignores_result(&self) -> bool {
+        self.reply_to.is_none() || self.headers.get("ignore_result") == Some(&Value::Bool(true))
+    }
+
+    /// The errors of earlier attempts, the oldest first.
+    #[must_use]
+    pub fn history(&self) -> Vec<String> {
+        let text = self.text(header::HISTORY).unwrap_or("[]");
+        serde_json::from_str(text).unwrap_or_default()
+    }
+
+    /// A header's text.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.as_str()
+    }
+
+    fn count(&self, name: &str) -> Option<u32> {
+        let value = self.headers.get(name)?;
+        let number = value
+            .as_i64()
+            .or_else(|| value.as_f64().map(|f| f as i64))?;
+        Some(u32::try_from(number.clamp(0, i64::from(u32::MAX))).unwrap_or(u32::MAX))
+    }
+
+    fn time(&self, name: &str) -> Option<SystemTime> {
+        parse_time(self.text(name)?)
+    }
+
+    /// Sets or clears a header.
+    pub fn set(&mut self, name: &str, value: impl Into<Value>) {
+        match value.into() {
+            Value::Null => self.headers.remove(name),
+            value => self.headers.insert(name.to_owned(), value),
+        };
+    }
+
+    /// The message of the next attempt, which failed with `error`.
+    #[must_use]
+    pub fn next_attempt(&self, error: &str) -> Self {
+        let mut next = self.again();
+        next.set("retries", self.attempt());
+        next.remember(error);
+        next
+    }
+
+    /// The same message to be run again without an attempt spent: what the broker noted of the old
+    /// delivery is left behind, which would otherwise be counted against the new one.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let mut next = self.clone();
+        next.headers.retain(|name, _| !is_brokers_own(name));
+        next.headers.remove(header::DELIVERIES);
+        next.headers.remove("eta");
+        next
+    }
+
+    /// The message as a dead letter: itself, with the reason.
+    #[must_use]
+    pub fn dead(&self, queue: &str, reason: &str, error: &str, now: SystemTime) -> Self {
+        let mut dead = self.again();
+        dead.remember(error);
+        dead.set(header::REASON, reason);
+        dead.set(header::ERROR, cut(error, TEXT_LIMIT));
+        dead.set(header::QUEUE, queue);
+        dead.set(header::DIED_AT, format_time(now));
+        dead
+    }
+
+    fn remember(&mut self, error: &str) {
+        let mut history = self.history();
+        history.push(cut(error, TEXT_LIMIT / HISTORY_LIMIT).to_owned());
+        let surplus = history.len().saturating_sub(HISTORY_LIMIT);
+        history.drain(..surplus);
+        self.set(header::HISTORY, json!(history).to_string());
+    }
+}
+
+/// Headers in which a broker keeps book of a message's past; copied into a new message they would be
+/// believed (`x-death`) or even be routing instructions (`CC`, `BCC`).
+fn is_brokers_own(name: &str) -> bool {
+    name.starts_with("x-death")
+        || name.starts_with("x-first-death-")
+        || name.starts_with("x-last-death-")
+        || matches!(name, "x-delivery-count" | "x-acquired-count" | "CC" | "BCC")
+}
+
+/// The answer to a call.
+#[derive(Debug)]
+pub struct Reply {
+    /// The call's id.
+    pub id: String,
+    /// The result, still encoded, or why there is none.
+    pub outcome: Result<Box<RawValue>, Failure>,
+}
+
+/// The body of a reply, as Celery's rpc backend writes it.
+#[derive(Serialize, Deserialize)]
+struct ReplyBody {
+    status: String,
+    result: Option<Box<RawValue>>,
+    #[serde(default)]
+    traceback: Option<String>,
+    #[serde(default, skip_deserializing)]
+    children: Vec<Value>,
+    #[serde(default, skip_deserializing)]
+    date_done: Option<String>,
+    task_id: String,
+}
+
+/// A failure's `result`, as Celery describes an exception.
+#[derive(Serialize, Deserialize)]
+struct ExceptionBody {
+    exc_type: String,
+    #[serde(default)]
+    exc_message: Value,
+    #[serde(default)]
+    exc_module: Option<String>,
+}
+
+impl Reply {
+    /// The message that carries this reply to who awaits `request`.
+    #[must_use]
+    pub fn encode(&self, request: &Message, now: SystemTime) -> Message {
+        let mut headers = Headers::new();
+        let (status, result, traceback) = match &self.outcome {
+            Ok(value) => ("SUCCESS", value.clone(), None),
+            Err(failure) => {
+                headers.insert(header::KIND.into(), failure.kind.as_str().into());
+                headers.insert(header::ATTEMPTS.into(), failure.attempts.into());
+                headers.insert("task".into(), failure.task.as_str().into());
+                (
+                    status(failure.kind),
+                    exception(failure),
+                    failure.traceback.clone(),
+                )
+            }
+        };
+        let body = ReplyBody {
+            status: status.into(),
+            result: Some(result),
+            traceback,
+            children: Vec::new(),
+            date_done: Some(format_time(now)),
+            task_id: self.id.clone(),
+        };
+        Message {
+            id: self.id.clone(),
+            headers,
+            content_type: "application/json".into(),
+            content_encoding: "utf-8".into(),
+            correlation_id: Some(
+                request
+                    .correlation_id
+                    .clone()
+                    .unwrap_or_else(|| self.id.clone()),
+            ),
+            reply_to: None,
+            priority: None,
+            body: serde_json::to_vec(&body).expect("a reply always serialises"),
+        }
+    }
+
+    /// Reads a reply; `None` for the news of a call that is not finished yet (`STARTED`, `RETRY`, …).
+    ///
+    /// # Errors
+    /// [`Unreadable`] with the reason.
+    pub fn decode(message: &Message) -> Result<Option<Self>, Unreadable> {
+        let body: ReplyBody = serde_json::from_slice(&message.body)
+            .map_err(|e| Unreadable(format!("the reply cannot be read: {e}")))?;
+        let outcome = match body.status.as_str() {
+            "SUCCESS" => Ok(body.result.unwrap_or_else(null)),
+            "FAILURE" | "REVOKED" => Err(failure(message, &body)),
+            _ => return Ok(None),
+        };
+        Ok(Some(Self {
+            id: body.task_id,
+            outcome,
+        }))
+    }
+}
+
+fn null() -> Box<RawValue> {
+    RawValue::from_string("null".into()).expect("null is JSON")
+}
+
+fn status(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::Expired | FailureKind::Cancelled => "REVOKED",
+        _ => "FAILURE",
+    }
+}
+
+/// The exception that a Python caller gets: Celery's own where one means the same, otherwise the Rust
+/// type under its crate's path.
+fn exception(failure: &Failure) -> Box<RawValue> {
+    let (module, name, message) = match failure.kind {
+        FailureKind::Expired => ("celery.exceptions", "TaskRevokedError", json!(["expired"])),
+        FailureKind::Cancelled => ("celery.exceptions", "TaskRevokedError", json!(["revoked"])),
+        FailureKind::TimedOut => (
+            "billiard.exceptions",
+            "TimeLimitExceeded",
+            json!([failure.message]),
+        ),
+        FailureKind::Panicked => ("garenne", "Panic", json!([failure.message])),
+        FailureKind::Rejected => ("garenne", "Rejected", json!([failure.message])),
+        FailureKind::Failed | FailureKind::Unknown => {
+            let (module, name) = split_path(&failure.error_type);
+            (module, name, json!([failure.message]))
+        }
+    };
+    let body = ExceptionBody {
+        exc_type: name.into(),
+        exc_message: message,
+        exc_module: Some(module.into()),
+    };
+    serde_json::value::to_raw_value(&body).expect("an exception always serialises")
+}
+
+fn split_path(path: &str) -> (&str, &str) {
+    match path.rsplit_once("::") {
+        _ if path.is_empty() || path.contains(['<', '&']) || path.ends_with("str") => {
+            ("builtins", "Exception")
+        }
+        Some(("alloc::string", _)) => ("builtins", "Exception"),
+        Some((module, name)) => (module, name),
+        None => ("builtins", "Exception"),
+    }
+}
+
+fn failure(message: &Message, body: &ReplyBody) -> Failure {
+    let exception = body
+        .result
+        .as_ref()
+        .and_then(|raw| serde_json::from_str::<ExceptionBody>(raw.get()).ok());
+    let said = exception.as_ref().map(|e| match &e.exc_message {
+        Value::Array(parts) => parts.iter().map(plain).collect::<Vec<_>>().join(", "),
+        other => plain(other),
+    });
+    let kind = FailureKind::ALL
+        .into_iter()
+        .find(|kind| message.text(header::KIND) == Some(kind.as_str()));
+    let kind = kind.unwrap_or_else(|| python_kind(exception.as_ref(), said.as_deref()));
+    let error_type = exception.map(|e| match e.exc_module {
+        Some(module) if !module.is_empty() => {
+            format!("{module}{}{}", separator(&module), e.exc_type)
+        }
+        _ => e.exc_type,
+    });
+    Failure {
+        error_type: error_type.unwrap_or_default(),
+        attempts: message.count(header::ATTEMPTS).unwrap_or(0),
+        traceback: body.traceback.clone(),
+        ..Failure::new(
+            message.text("task").unwrap_or_default(),
+            body.task_id.clone(),
+            kind,
+            said.unwrap_or_else(|| "the worker gave no reason".into()),
+        )
+    }
+}
+
+fn separator(module: &str) -> &'static str {
+    if module.contains("::") || module == "garenne" {
+        "::"
+    } else {
+        "."
+    }
+}
+
+fn python_kind(exception: Option<&ExceptionBody>, said: Option<&str>) -> FailureKind {
+    match exception.map(|e| e.exc_type.as_str()) {
+        Some("TaskRevokedError") if said == Some("expired") => FailureKind::Expired,
+        Some("TaskRevokedError") => FailureKind::Cancelled,
+        Some("TimeLimitExceeded" | "SoftTimeLimitExceeded") => FailureKind::TimedOut,
+        Some("NotRegistered") => FailureKind::Rejected,
+        _ => FailureKind::Failed,
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// RFC 3339 with microseconds and `+00:00`, the form that every Python reads.
+#[must_use]
+pub fn format_time(time: SystemTime) -> String {
+    match jiff::Timestamp::try_from(time) {
+        Ok(stamp) => stamp
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00")
+            .to_string(),
+        // Only times past the year 9999 cannot be written: they are as good as never.
+        Err(_) => "9999-12-31T23:59:59.000000+00:00".into(),
+    }
+}
+
+/// Reads RFC 3339; a time without an offset means UTC.
+#[must_use]
+pub fn parse_time(text: &str) -> Option<SystemTime> {
+    let stamp = text.parse::<jiff::Timestamp>().ok().or_else(|| {
+        let civil: jiff::civil::DateTime = text.parse().ok()?;
+        civil
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .ok()
+            .map(|zoned| zoned.timestamp())
+    })?;
+    SystemTime::try_from(stamp).ok()
+}
+
+/// The longest beginning of `text` with at most `limit` bytes.
+pub(crate) fn cut(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
+}
