@@ -23,6 +23,7 @@ pub mod sqlite;
 pub mod url;
 
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
+pub(crate) use queue::{dead_letter_name, validate_routing_key};
 
 /// A future that a broker returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,0 +1,516 @@
+//! The way to the broker: what calls are sent through and workers are made from. A cheap clone.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{self, Poll};
+use std::time::{Duration, SystemTime};
+
+use futures_util::stream::{FuturesOrdered, Stream, StreamExt};
+use tokio::sync::OnceCell;
+
+use crate::broker::memory::MemoryBroker;
+use crate::broker::url::BrokerUrl;
+use crate::broker::{self, BoxFuture, Broker, Exchange, Publish, Queue, Replies, Route};
+use crate::call::{Call, Prepared};
+use crate::error::{Error, Result};
+use crate::handle::{Handle, Waiters};
+use crate::message::Reply;
+
+/// Where [`App::from_env`] looks for the broker's URL.
+const BROKER_VARIABLE: &str = "GARENNE_BROKER";
+/// What [`App::from_env`] takes where the environment names no broker.
+const DEFAULT_BROKER: &str = "sqlite://garenne.db";
+/// Calls of one [`App::send_all`] that are under way at a time: enough to hide the confirms' round trip,
+/// few enough to bound the memory of a million calls.
+const SEND_WINDOW: usize = 512;
+
+/// A connection to a broker. Calls are sent through it, workers are made from it.
+///
+/// Cloning is cheap, and the clones share the connection. It disconnects when it is
+/// [closed](Self::close), or when the last clone and all handles and workers made from it are dropped.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    broker: Arc<dyn Broker>,
+    settings: Settings,
+    prefix: String,
+    waiters: Arc<Waiters>,
+    reply_address: OnceCell<String>,
+    /// Names of queues and exchanges that are known to be declared.
+    declared: Mutex<HashSet<String>>,
+}
+
+#[derive(Debug, Clone)]
+struct Settings {
+    name: String,
+    send_timeout: Duration,
+    result_timeout: Duration,
+    max_message_size: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: std::env::args()
+                .next()
+                .as_deref()
+                .and_then(file_name)
+                .unwrap_or("garenne")
+                .to_owned(),
+            send_timeout: Duration::from_secs(30),
+            result_timeout: crate::DAY,
+            max_message_size: 8 * 1024 * 1024,
+        }
+    }
+}
+
+fn file_name(path: &str) -> Option<&str> {
+    std::path::Path::new(path).file_name()?.to_str()
+}
+
+/// Sets what [`App::connect`] leaves at its default.
+///
+/// ```no_run
+/// # async fn f() -> Result<(), garenne::Error> {
+/// use garenne::{App, SECOND};
+///
+/// let app = App::builder("amqp://guest:guest@localhost:5672/%2f")
+///     .name("billing")
+///     .send_timeout(5 * SECOND)
+///     .connect()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until `.connect().await`"]
+pub struct AppBuilder {
+    url: String,
+    settings: Settings,
+}
+
+impl AppBuilder {
+    /// Tells the broker's operators who is connected; the program's name unless set.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = name.into();
+        self
+    }
+
+    /// How long sending a call may take, the wait for a broker that is away included; 30 s unless set.
+    pub fn send_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.send_timeout = timeout;
+        self
+    }
+
+    /// How long [`Handle::result`] waits for a reply; a day unless set.
+    pub fn result_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.result_timeout = timeout;
+        self
+    }
+
+    /// The largest message body that may be sent, in bytes; 8 MiB unless set. RabbitMQ 4 refuses more
+    /// than 16 MiB.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.settings.max_message_size = bytes;
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`Error::InvalidUrl`], [`Error::Connect`].
+    pub async fn connect(self) -> Result<App> {
+        let url: BrokerUrl = self.url.parse()?;
+        let broker = broker::connect(&url, &self.settings.name).await?;
+        Ok(App::over(broker, url.prefix, self.settings))
+    }
+}
+
+impl App {
+    /// Connects to the broker at `url`; see [`BrokerUrl`] for what it may say.
+    ///
+    /// ```no_run
+    /// # async fn f() -> Result<(), garenne::Error> {
+    /// use garenne::App;
+    ///
+    /// let rabbit = App::connect("amqp://guest:guest@localhost:5672/%2f").await?;
+    /// let failover = App::connect("amqp://node1;amqp://node2").await?;
+    /// let file = App::connect("sqlite://garenne.db").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidUrl`], [`Error::Connect`].
+    pub async fn connect(url: impl Into<String>) -> Result<Self> {
+        Self::builder(url).connect().await
+    }
+
+    /// As [`connect`](Self::connect), with more to set.
+    pub fn builder(url: impl Into<String>) -> AppBuilder {
+        AppBuilder {
+            url: url.into(),
+            settings: Settings::default(),
+        }
+    }
+
+    /// Connects to the broker that the environment variable `GARENNE_BROKER` names, or to the file
+    /// `garenne.db` in the working directory where it names none.
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect).
+    pub async fn from_env() -> Result<Self> {
+        let url = std::env::var(BROKER_VARIABLE).unwrap_or_default();
+        Self::connect(if url.is_empty() {
+            DEFAULT_BROKER.to_owned()
+        } else {
+            url
+        })
+        .await
+    }
+
+    /// A broker in this process's memory, for tests. Each call makes another one.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::over(
+            Arc::new(MemoryBroker::new()),
+            String::new(),
+            Settings::default(),
+        )
+    }
+
+    fn over(broker: Arc<dyn Broker>, prefix: String, settings: Settings) -> Self {
+        Self(Arc::new(Inner {
+            broker,
+            settings,
+            prefix,
+            waiters: Arc::default(),
+            reply_address: OnceCell::new(),
+            declared: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn broker(&self) -> &Arc<dyn Broker> {
+        &self.0.broker
+    }
+
+    /// What stands before the names of all queues and exchanges on the broker.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.0.prefix
+    }
+
+    pub(crate) fn send_timeout(&self) -> Duration {
+        self.0.settings.send_timeout
+    }
+
+    pub(crate) fn result_timeout(&self) -> Duration {
+        self.0.settings.result_timeout
+    }
+
+    /// How many replies are awaited at this moment.
+    #[must_use]
+    pub fn awaited(&self) -> usize {
+        self.0.waiters.len()
+    }
+
+    /// Makes sure that a queue exists, with its dead-letter queue and its bindings, before any worker or
+    /// call needs it.
+    ///
+    /// # Errors
+    /// Where the name is not allowed, or the broker refuses.
+    pub async fn declare(&self, queue: impl Into<Queue>) -> Result<()> {
+        let queue = queue.into();
+        queue.validate()?;
+        self.declare_queue(&queue.prefixed(self.prefix())).await
+    }
+
+    /// How many messages wait in a queue, and how many consumers take from it.
+    ///
+    /// # Errors
+    /// Where the queue does not exist.
+    pub async fn depth(&self, queue: &str) -> Result<broker::Depth> {
+        self.0
+            .broker
+            .depth(&format!("{}{queue}", self.prefix()))
+            .await
+    }
+
+    /// Deletes a queue with all that waits in it. Its dead letters stay.
+    ///
+    /// # Errors
+    /// Where the broker refuses; a queue that does not exist is no error.
+    pub async fn delete(&self, queue: &str) -> Result<()> {
+        let name = format!("{}{queue}", self.prefix());
+        self.forget(&name);
+        self.0.broker.delete(&name).await
+    }
+
+    /// Disconnects. Handles that still wait get a failure, workers made from this app stop.
+    pub async fn close(&self) {
+        self.0.waiters.close();
+        self.0.broker.close().await;
+    }
+
+    pub(crate) async fn send<T>(&self, call: Call<T>) -> Result<Handle<T>> {
+        let prepared = call.prepare(SystemTime::now())?;
+        let deadline = self.send_timeout();
+        // Everything on the way has a deadline of its own; this one is for their sum.
+        let route = prepared.route.clone();
+        tokio::time::timeout(deadline + crate::SECOND, self.dispatch(prepared))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::Unconfirmed {
+                    route: route.to_string(),
+                    waited: deadline,
+                })
+            })
+    }
+
+    async fn dispatch<T>(&self, prepared: Prepared) -> Result<Handle<T>> {
+        let Prepared {
+            mut message,
+            route,
+            queue,
+            exchange,
+            delay,
+            wants_reply,
+        } = prepared;
+        let task = message.text("task").unwrap_or_default().to_owned();
+        let (size, limit) = (message.body.len(), self.0.settings.max_message_size);
+        if size > limit {
+            return Err(Error::TooLarge { task, size, limit });
+        }
+        let mut waiting = None;
+        if wants_reply {
+            message.reply_to = Some(self.reply_address().await?.to_owned());
+            waiting = Some(self.0.waiters.add(&message.id)?);
+        }
+        let handle = Handle::new(message.id.clone(), task, self.clone(), waiting);
+        let route = self.physical(route);
+        let deadline = self.send_timeout();
+        let publish = Publish {
+            route,
+            message,
+            delay,
+            deadline,
+        };
+        match exchange {
+            Some(exchange) => {
+                self.declare_exchange(&exchange.prefixed(self.prefix()))
+                    .await?;
+                self.0.broker.publish(publish).await?;
+            }
+            None => {
+                self.publish_to_queue(&queue.prefixed(self.prefix()), publish)
+                    .await?
+            }
+        }
+        Ok(handle)
+    }
+
+    async fn publish_to_queue(&self, queue: &Queue, publish: Publish) -> Result<()> {
+        self.declare_queue(queue).await?;
+        match self.0.broker.publish(publish.clone()).await {
+            // Somebody deleted the queue since it was declared.
+            Err(Error::Unroutable { .. }) => {
+                self.forget(queue.name());
+                self.declare_queue(queue).await?;
+                self.0.broker.publish(publish).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn physical(&self, route: Route) -> Route {
+        match route {
+            Route::Queue(name) => Route::Queue(format!("{}{name}", self.prefix())),
+            Route::Exchange {
+                exchange,
+                routing_key,
+            } => Route::Exchange {
+                exchange: format!("{}{exchange}", self.prefix()),
+                routing_key,
+            },
+            reply @ Route::Reply(_) => reply,
+        }
+    }
+
+    async fn declare_queue(&self, queue: &Queue) -> Result<()> {
+        if queue.bindings.is_empty() && self.is_declared(queue.name()) {
+            return Ok(());
+        }
+        self.0.broker.declare(queue).await?;
+        self.remember(queue.name());
+        Ok(())
+    }
+
+    async fn declare_exchange(&self, exchange: &Exchange) -> Result<()> {
+        // The kind is part of the key, so that a second kind under one name gets its warning.
+        let key = format!("{}:{}", exchange.kind().as_str(), exchange.name());
+        if !self.is_declared(&key) {
+            self.0.broker.declare_exchange(exchange).await?;
+            self.remember(&key);
+        }
+        Ok(())
+    }
+
+    fn is_declared(&self, name: &str) -> bool {
+        self.declared().contains(name)
+    }
+
+    fn remember(&self, name: &str) {
+        self.declared().insert(name.to_owned());
+    }
+
+    fn forget(&self, name: &str) {
+        self.declared().remove(name);
+    }
+
+    fn declared(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.0
+            .declared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of this app's reply queue, which is opened when the first call wants a reply.
+    async fn reply_address(&self) -> Result<&str> {
+        let open = async || {
+            let Replies {
+                address,
+                mut messages,
+            } = self.0.broker.replies().await?;
+            let waiters = self.0.waiters.clone();
+            tokio::spawn(async move {
+                while let Some(message) = messages.recv().await {
+                    match Reply::decode(&message) {
+                        Ok(Some(reply)) => waiters.complete(reply),
+                        Ok(None) => {}
+                        Err(unreadable) => {
+                            tracing::warn!(id = message.id, %unreadable, "ignored a reply")
+                        }
+                    }
+                }
+                waiters.close();
+            });
+            Ok(address)
+        };
+        self.0
+            .reply_address
+            .get_or_try_init(open)
+            .await
+            .map(String::as_str)
+    }
+
+    /// Sends many calls at once: their confirms are awaited together.
+    ///
+    /// The outcomes are one for each call, in the calls' order. Awaited, they come as a vector; as a
+    /// stream, they come one by one, and an iterator of a million calls takes the memory of a few
+    /// hundred.
+    ///
+    /// ```
+    /// # use garenne::{App, Worker, task};
+    /// # #[task]
+    /// # async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let app = App::in_memory();
+    /// # let worker = Worker::new(&app).queue("default", 4).spawn();
+    /// for sent in app.send_all((0..10).map(|n| add::call(n, n))).await {
+    ///     println!("{}", sent?.await?);
+    /// }
+    ///
+    /// let mut sending = app.send_all((0..1_000).map(|n| add::call(n, 1).ignore_result()));
+    /// while let Some(sent) = sending.next().await {
+    ///     sent?;
+    /// }
+    /// # worker.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn send_all<T, I>(&self, calls: I) -> SendAll<T, I::IntoIter>
+    where
+        I: IntoIterator<Item = Call<T>>,
+        T: 'static,
+    {
+        SendAll {
+            app: self.clone(),
+            calls: calls.into_iter().fuse(),
+            under_way: FuturesOrdered::new(),
+        }
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App")
+            .field("name", &self.0.settings.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Many calls on their way: await it for a vector of the outcomes, or take them one by one.
+/// Made by [`App::send_all`].
+#[must_use = "nothing is sent until it is awaited, or its outcomes are taken with `.next().await`"]
+pub struct SendAll<T, I> {
+    app: App,
+    calls: std::iter::Fuse<I>,
+    under_way: FuturesOrdered<BoxFuture<'static, Result<Handle<T>>>>,
+}
+
+impl<T: 'static, I: Iterator<Item = Call<T>>> SendAll<T, I> {
+    /// The outcome of the next call, in the calls' order; `None` after the last.
+    pub async fn next(&mut self) -> Option<Result<Handle<T>>> {
+        self.fill();
+        self.under_way.next().await
+    }
+
+    fn fill(&mut self) {
+        while self.under_way.len() < SEND_WINDOW {
+            let Some(call) = self.calls.next() else { break };
+            let app = self.app.clone();
+            self.under_way
+                .push_back(Box::pin(async move { app.send(call).await }));
+        }
+    }
+}
+
+impl<T: 'static, I: Iterator<Item = Call<T>> + Unpin> Stream for SendAll<T, I> {
+    type Item = Result<Handle<T>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Option<Self::Item>> {
+        self.fill();
+        self.under_way.poll_next_unpin(cx)
+    }
+}
+
+impl<T, I> IntoFuture for SendAll<T, I>
+where
+    T: 'static,
+    I: Iterator<Item = Call<T>> + Send + 'static,
+{
+    type Output = Vec<Result<Handle<T>>>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(mut self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let mut outcomes = Vec::new();
+            while let Some(outcome) = self.next().await {
+                outcomes.push(outcome);
+            }
+            outcomes
+        })
+    }
+}
+
+impl<T, I> fmt::Debug for SendAll<T, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendAll")
+            .field("under_way", &self.under_way.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,123 @@
+//! What a task can know of the attempt that runs it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::app::App;
+use crate::broker::Stale;
+use crate::message::Headers;
+
+/// What a task can know of the attempt that runs it: add a parameter `ctx: &Context`.
+///
+/// ```
+/// use garenne::{Context, TaskError, SECOND, task};
+///
+/// #[task(retries = 3)]
+/// async fn poll(ctx: &Context, url: String) -> Result<(), TaskError> {
+///     println!("attempt {} of {} ({url})", ctx.attempt(), ctx.id());
+///     if ctx.attempt() < 3 {
+///         return Err(TaskError::retry_in(10 * SECOND).because("not ready yet"));
+///     }
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Context(Arc<Attempt>);
+
+pub(crate) struct Attempt {
+    pub(crate) app: App,
+    pub(crate) id: String,
+    pub(crate) task: String,
+    pub(crate) queue: String,
+    pub(crate) number: u32,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) headers: Headers,
+    pub(crate) cancelled: watch::Receiver<bool>,
+    pub(crate) stale: Stale,
+}
+
+impl Context {
+    pub(crate) fn new(attempt: Attempt) -> Self {
+        Self(Arc::new(attempt))
+    }
+
+    /// The call's id: the same in every attempt, so it serves as an idempotency key.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// The number of this attempt; the first is 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.0.number
+    }
+
+    /// The task's name.
+    #[must_use]
+    pub fn task(&self) -> &str {
+        &self.0.task
+    }
+
+    /// The queue that the call was taken from.
+    #[must_use]
+    pub fn queue(&self) -> &str {
+        &self.0.queue
+    }
+
+    /// When this attempt's time is up, where it has a time limit.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline
+    }
+
+    /// The app, to send further calls from inside the task.
+    #[must_use]
+    pub fn app(&self) -> &App {
+        &self.0.app
+    }
+
+    /// A header of the call.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&Value> {
+        self.0.headers.get(name)
+    }
+
+    /// Whether nobody wants this attempt to go on: the call was cancelled, its time is up, or the worker
+    /// stops and its grace period is over. An `async` task is dropped then; a plain one should ask now
+    /// and then, and return.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        *self.0.cancelled.borrow()
+            || self
+                .0
+                .deadline
+                .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Whether the broker has taken the delivery back, because the connection was lost: another worker
+    /// may be running the same call, and what this attempt returns may not count.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.0.stale.is_stale()
+    }
+
+    /// Resolves when [`is_stale`](Self::is_stale) becomes true.
+    pub async fn stale(&self) {
+        self.0.stale.stale().await;
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("id", &self.0.id)
+            .field("task", &self.0.task)
+            .field("attempt", &self.0.number)
+            .finish_non_exhaustive()
+    }
+}
