@@ -187,12 +187,16 @@ impl App {
         }))
     }
 
-    pub(crate) fn broker(&self) -> &Arc<dyn Broker> {
+    /// The broker itself, for what calls and workers do not cover. Names of queues and exchanges are
+    /// the broker's there: with the URL's prefix, if it has one.
+    #[must_use]
+    pub fn broker(&self) -> &Arc<dyn Broker> {
         &self.0.broker
     }
 
-    /// What stands before the names of all queues and exchanges on the broker.
-    pub(crate) fn prefix(&self) -> &str {
+    /// What stands before the names of all queues and exchanges on the broker: the URL's `prefix`.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
         &self.0.prefix
     }
 

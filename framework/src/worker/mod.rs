@@ -376,6 +376,13 @@ impl RunningWorker {
         let _ = self.ready.clone().wait_for(|ready| *ready).await;
     }
 
+    /// Ends it at once, as a crash would: what runs is dropped, and goes back to its queue.
+    pub async fn abort(mut self) {
+        self.task.abort();
+        // Nothing but the news that it was aborted.
+        let _ = (&mut self.task).await;
+    }
+
     /// Stops it as [`Worker::run`] does when its shutdown resolves.
     ///
     /// # Errors
