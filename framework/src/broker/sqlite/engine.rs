@@ -370,3 +370,7 @@ pub(super) fn new_id() -> i64 {
     let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
     high.cast_signed()
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;
