@@ -9,16 +9,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 /// Forwards connections to one address.
-pub struct Proxy {
+pub(crate) struct Proxy {
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     cuts: watch::Sender<u64>,
     refuses: Arc<AtomicBool>,
 }
 
 impl Proxy {
     /// A proxy for `target`, `host:port`.
-    pub async fn start(target: &str) -> Self {
+    pub(crate) async fn start(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let cuts = watch::channel(0).0;
@@ -50,12 +50,12 @@ impl Proxy {
     }
 
     /// Ends every connection.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
     /// Ends new connections at once, or lets them through again.
-    pub fn refuse(&self, refuse: bool) {
+    pub(crate) fn refuse(&self, refuse: bool) {
         self.refuses.store(refuse, Ordering::SeqCst);
     }
 }

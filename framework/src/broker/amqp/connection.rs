@@ -1,5 +1,5 @@
-//! The transport: a thread of its own that drives all of AMQP, and two supervised connections. User code
-//! never runs there, so that tasks which hog their own threads cannot starve the heartbeats.
+//! A supervised connection: whoever needs it connects it again, and everybody sees when the server takes
+//! no messages.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::broker::url::{BrokerUrl, redact};
@@ -24,8 +23,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const HEARTBEAT: u16 = 10;
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(2);
-/// Headers that an attacker has nested deeply are dropped recursively.
-const STACK: usize = 64 << 20;
 
 /// What the server or the connection had against a request.
 #[derive(Debug, Clone)]
@@ -131,7 +128,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    fn new(url: &BrokerUrl, name: String, closing: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(url: &BrokerUrl, name: String, closing: watch::Receiver<bool>) -> Self {
         Self {
             addresses: url.addresses.clone(),
             name,
@@ -259,7 +256,14 @@ impl Slot {
         }
     }
 
-    async fn close(&self) {
+    /// Connects, trying each address once.
+    pub(super) async fn connect(&self) -> Result<()> {
+        let live = self.try_all().await?;
+        self.state.lock().await.0 = Some(live);
+        Ok(())
+    }
+
+    pub(super) async fn close(&self) {
         let live = self.state.lock().await.0.take();
         if let Some(live) = live.filter(|live| live.is_up()) {
             let _ = timeout(CLOSE_TIMEOUT, live.connection.close(200, "bye".into())).await;
@@ -305,128 +309,6 @@ fn explain(error: &lapin::Error) -> String {
 
 pub(super) fn closed() -> Error {
     Error::Closed { what: "the broker" }
-}
-
-/// The thread that drives AMQP, and its two connections: a server that blocks publishers must not stop
-/// the acknowledgements.
-pub(super) struct Transport {
-    handle: Handle,
-    pub(super) publishing: Slot,
-    pub(super) consuming: Slot,
-    closing: watch::Sender<bool>,
-    end: watch::Sender<bool>,
-    /// Cloned by all that `close` waits for.
-    busy: Mutex<Option<mpsc::Sender<()>>>,
-    idle: tokio::sync::Mutex<mpsc::Receiver<()>>,
-}
-
-impl Transport {
-    /// Starts the thread and opens the publishing connection.
-    pub(super) async fn start(url: &BrokerUrl, name: &str) -> Result<Arc<Self>> {
-        let failed = |error| Error::broker("the transport's thread cannot start", error);
-        let (end, mut ended) = watch::channel(false);
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(failed)?;
-        let handle = runtime.handle().clone();
-        std::thread::Builder::new()
-            .name("garenne-amqp".into())
-            .stack_size(STACK)
-            .spawn(move || {
-                // An error means that the sender is gone, with all who could want something.
-                let _ = runtime.block_on(ended.wait_for(|end| *end));
-            })
-            .map_err(failed)?;
-        let closing = watch::channel(false).0;
-        let (busy, idle) = mpsc::channel(1);
-        let transport = Arc::new(Self {
-            handle,
-            publishing: Slot::new(url, format!("{name} publish"), closing.subscribe()),
-            consuming: Slot::new(url, format!("{name} consume"), closing.subscribe()),
-            closing,
-            end,
-            busy: Mutex::new(Some(busy)),
-            idle: tokio::sync::Mutex::new(idle),
-        });
-        let this = transport.clone();
-        let first = transport.run(async move {
-            let live = this.publishing.try_all().await?;
-            this.publishing.state.lock().await.0 = Some(live);
-            Ok(())
-        });
-        match first.await {
-            Ok(()) => Ok(transport),
-            Err(error) => {
-                transport.end.send_replace(true);
-                Err(error)
-            }
-        }
-    }
-
-    /// Runs `work` on the transport's thread.
-    pub(super) async fn run<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        self.handle
-            .spawn(work)
-            .await
-            .unwrap_or_else(|_| Err(closed()))
-    }
-
-    /// Runs `work` on the transport's thread; `close` waits for it.
-    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let busy = self
-            .busy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        self.handle.spawn(async move {
-            work.await;
-            drop(busy);
-        });
-    }
-
-    /// Becomes true when the broker is being closed.
-    pub(super) fn closing(&self) -> watch::Receiver<bool> {
-        self.closing.subscribe()
-    }
-
-    pub(super) fn is_closing(&self) -> bool {
-        *self.closing.borrow()
-    }
-
-    /// Tells everyone to stop, and waits until they have, but not longer than `limit`.
-    pub(super) async fn stop(&self, limit: Duration) {
-        self.closing.send_replace(true);
-        self.busy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let mut idle = self.idle.lock().await;
-        let _ = timeout(limit, idle.recv()).await;
-    }
-
-    /// Closes the connections and ends the thread.
-    pub(super) async fn disconnect(self: &Arc<Self>) {
-        let this = self.clone();
-        let _ = self
-            .run(async move {
-                this.consuming.close().await;
-                this.publishing.close().await;
-                Ok(())
-            })
-            .await;
-        self.end.send_replace(true);
-    }
-
-    /// Ends it all without waiting.
-    pub(super) fn abandon(self: &Arc<Self>) {
-        self.closing.send_replace(true);
-        let this = self.clone();
-        self.handle.spawn(async move { this.disconnect().await });
-    }
 }
 
 #[cfg(test)]

@@ -12,11 +12,12 @@ use lapin::types::FieldTable;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use super::connection::{Backoff, Live, Transport, Trouble, closed, rpc};
+use super::connection::{Backoff, Live, Trouble, closed, rpc};
 use super::delay;
 use super::send::Core;
 use super::settle::{ORIGIN_EXCHANGE, ORIGIN_KEY, Session, Settler};
 use super::topology::EXCHANGE;
+use super::transport::Transport;
 use super::wire::{self, own, short};
 use crate::broker::{Consumer, Delivery, Queue, QueueType, Stale};
 use crate::error::{Error, Result};
@@ -181,15 +182,16 @@ impl Forwarder {
             FieldTable::default(),
         );
         let stream = stream.await?;
-        let session = Session {
+        let session = Arc::new(Session {
             core: self.core.clone(),
             queue: self.queue.clone(),
             queue_type: known.queue_type,
             channel: stream.channel,
             _live: stream.live,
             stale: watch::channel(false).0,
-        };
-        Ok((Arc::new(session), stream.deliveries))
+        });
+        self.core.remember(&session);
+        Ok((session, stream.deliveries))
     }
 
     /// Resolves when the consumer is dropped or the broker closed.
@@ -230,27 +232,19 @@ impl Forwarder {
             }
         };
         let _ = timeout(DRAIN_TIMEOUT, drain).await;
-        tokio::spawn(outlive(Watched(session.clone())));
+        tokio::spawn(outlive(session.clone()));
         End::Stopped
     }
 }
 
-/// A session whose consumer has stopped, while deliveries of it are still being worked on.
-struct Watched(Arc<Session>);
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        if !self.0.channel.status().connected() {
-            self.0.stale.send_replace(true);
-        }
-    }
-}
-
-/// Tells those who work on the session's last deliveries when it ends.
-async fn outlive(watched: Watched) {
-    while Arc::strong_count(&watched.0) > 1 && watched.0.channel.status().connected() {
+/// Tells those who still work on deliveries of a stopped consumer when their channel ends.
+async fn outlive(session: Arc<Session>) {
+    while Arc::strong_count(&session) > 1 && session.channel.status().connected() {
         sleep(OUTLIVE_TICK).await;
     }
+    session
+        .stale
+        .send_replace(!session.channel.status().connected());
 }
 
 /// A message as a worker gets it; `None` if it is put back with a count first.

@@ -10,6 +10,7 @@ use super::url::BrokerUrl;
 use super::{BoxFuture, Broker, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies};
 use crate::error::Result;
 
+mod arguments;
 mod cancel;
 mod connection;
 mod consume;
@@ -19,13 +20,15 @@ mod replies;
 mod send;
 mod settle;
 mod topology;
+mod transport;
 mod window;
 mod wire;
 
-use connection::{Transport, closed};
+use connection::closed;
 use publish::Publisher;
 use send::{Core, Outgoing};
 use topology::Topology;
+use transport::Transport;
 
 /// How long `close` lets consumers stop, and again the publisher finish.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -47,11 +50,7 @@ impl AmqpBroker {
         let transport = Transport::start(url, name).await?;
         let topology = Arc::new(Topology::new(transport.clone(), url.queue_type));
         let publisher = Publisher::start(&transport).await?;
-        let core = Arc::new(Core {
-            transport,
-            topology,
-            publisher,
-        });
+        let core = Arc::new(Core::new(transport, topology, publisher));
         Ok(Self { core })
     }
 
@@ -119,6 +118,7 @@ impl Broker for AmqpBroker {
             // What consumers hold is put back through the publisher, so it goes last.
             self.core.transport.stop(CLOSE_LIMIT).await;
             self.core.publisher.flush(CLOSE_LIMIT).await;
+            self.core.void();
             self.core.transport.disconnect().await;
         })
     }
@@ -126,6 +126,7 @@ impl Broker for AmqpBroker {
 
 impl Drop for AmqpBroker {
     fn drop(&mut self) {
+        self.core.void();
         self.core.transport.abandon();
     }
 }

@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
-use super::connection::{Backoff, Live, Transport, Trouble, closed, rpc};
+use super::connection::{Backoff, Live, Trouble, closed, rpc};
+use super::transport::Transport;
 use super::window::{Fate, Window};
 use crate::error::{Error, Result};
 

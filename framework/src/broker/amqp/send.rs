@@ -1,16 +1,17 @@
 //! Finds a message's way to its queue, and mends the way once where part of it is missing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::types::FieldTable;
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::Transport;
 use super::delay;
 use super::publish::{Publisher, Request, Verdict};
+use super::settle::Session;
 use super::topology::{EXCHANGE, Topology};
+use super::transport::Transport;
 use super::wire::{self, own, short};
 use crate::broker::{Publish, Route};
 use crate::error::{Error, Result};
@@ -20,6 +21,8 @@ pub(super) struct Core {
     pub(super) transport: Arc<Transport>,
     pub(super) topology: Arc<Topology>,
     pub(super) publisher: Publisher,
+    /// Those whose deliveries become void when the broker is closed.
+    sessions: Mutex<Vec<Weak<Session>>>,
 }
 
 /// A message whose way can be found again.
@@ -96,6 +99,33 @@ impl Outgoing {
 }
 
 impl Core {
+    pub(super) fn new(
+        transport: Arc<Transport>,
+        topology: Arc<Topology>,
+        publisher: Publisher,
+    ) -> Self {
+        Self {
+            transport,
+            topology,
+            publisher,
+            sessions: Mutex::default(),
+        }
+    }
+
+    pub(super) fn remember(&self, session: &Arc<Session>) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.push(Arc::downgrade(session));
+    }
+
+    /// Makes all deliveries void.
+    pub(super) fn void(&self) {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        for session in sessions.iter().filter_map(Weak::upgrade) {
+            session.stale.send_replace(true);
+        }
+    }
+
     /// Publishes a message; resolves when it is confirmed.
     pub(super) async fn send(&self, outgoing: &mut Outgoing) -> Result<()> {
         let deadline = Instant::now() + outgoing.deadline;

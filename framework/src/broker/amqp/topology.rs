@@ -11,20 +11,16 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
-use super::connection::{Live, Transport, Trouble, rpc};
-use super::delay;
+use super::connection::{Live, Trouble, rpc};
+use super::transport::Transport;
 use super::wire::{self, own, short, table, text};
+use super::{arguments, delay};
 use crate::broker::{self, Binding, Depth, Exchange, HeaderMatch, Queue, QueueType};
 use crate::error::Result;
 
 /// Reaches every queue that we declare by its own name, so that a producer needs no permission on the
 /// default exchange, which reaches all queues of the vhost.
 pub(super) const EXCHANGE: &str = "garenne";
-/// What dead letters' queues are called, after the queue's name.
-const DEAD: &str = ".dead";
-const DEAD_LETTERS_KEPT_MS: i64 = 30 * 24 * 3600 * 1000;
-const OWN_QUEUE_EXPIRES_MS: i32 = 60_000;
-const DELIVERY_LIMIT: i32 = 20;
 
 /// A queue that this broker has declared.
 #[derive(Debug, Clone)]
@@ -208,7 +204,7 @@ impl Topology {
     /// Whether the queue now is as we want it; otherwise it is there, but different.
     async fn declare_queue(&self, queue: &Queue, queue_type: QueueType) -> Result<bool> {
         let name = queue.name();
-        let arguments = arguments(queue, queue_type);
+        let arguments = arguments::of(queue, queue_type);
         let declared = self
             .on_channel(|channel| async move {
                 let options = QueueDeclareOptions::durable();
@@ -377,69 +373,4 @@ pub(super) async fn declare_exchange(
     };
     let name = own(&name);
     rpc(channel.exchange_declare(name, kind, options, arguments)).await
-}
-
-/// What a queue must be told when it is made. As little as possible: anything that differs later is a
-/// conflict, and an operator can set the rest by policies.
-fn arguments(queue: &Queue, queue_type: QueueType) -> FieldTable {
-    let mut arguments = FieldTable::default();
-    let mut set = |name: &str, value| {
-        arguments.insert(own(name), value);
-    };
-    let quorum = queue_type == QueueType::Quorum;
-    set(
-        "x-queue-type",
-        text(if quorum { "quorum" } else { "classic" }),
-    );
-    if queue.exclusive {
-        set("x-expires", AMQPValue::LongInt(OWN_QUEUE_EXPIRES_MS));
-    }
-    if let Some(highest) = queue.max_priority.filter(|_| !quorum) {
-        set("x-max-priority", AMQPValue::LongInt(highest.into()));
-    }
-    if queue.dead_letters {
-        set("x-dead-letter-exchange", text(EXCHANGE));
-        set("x-dead-letter-routing-key", text(&queue.dead_letter_name()));
-        if quorum {
-            set("x-delivery-limit", AMQPValue::LongInt(DELIVERY_LIMIT));
-            set("x-dead-letter-strategy", text("at-least-once"));
-            // At-least-once wants it: a full queue refuses messages rather than drop the oldest.
-            set("x-overflow", text("reject-publish"));
-        }
-    } else if queue.name().ends_with(DEAD) {
-        set(
-            "x-message-ttl",
-            AMQPValue::LongLongInt(DEAD_LETTERS_KEPT_MS),
-        );
-    }
-    arguments
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(queue: &Queue, queue_type: QueueType) -> Vec<String> {
-        let table = arguments(queue, queue_type);
-        table.inner().keys().map(|name| name.to_string()).collect()
-    }
-
-    #[test]
-    fn arguments_fit_the_type() {
-        let work = Queue::new("q").max_priority(9);
-        let quorum = names(&work, QueueType::Quorum);
-        assert!(quorum.contains(&"x-delivery-limit".to_owned()));
-        assert!(!quorum.contains(&"x-max-priority".to_owned()));
-        let classic = names(&work, QueueType::Classic);
-        assert!(classic.contains(&"x-max-priority".to_owned()));
-        assert!(!classic.contains(&"x-delivery-limit".to_owned()));
-        assert_eq!(
-            names(&work.dead_letters(), QueueType::Quorum),
-            ["x-message-ttl", "x-queue-type"]
-        );
-        assert_eq!(
-            names(&Queue::exclusive(), QueueType::Classic),
-            ["x-expires", "x-queue-type"]
-        );
-    }
 }

@@ -6,7 +6,7 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
 use serde_json::{Number, Value};
 
 use crate::error::{Error, Result};
-use crate::message::{Headers, Message};
+use crate::message::{Headers, Message, cut};
 
 /// Headers and properties must fit one frame of 128 KiB, or the server closes the whole connection.
 const HEADER_LIMIT: usize = 64 * 1024;
@@ -174,8 +174,7 @@ pub(super) fn message(properties: &BasicProperties, body: Vec<u8>) -> Message {
 /// `id` made unique by `number`, within 255 bytes.
 pub(super) fn numbered_id(id: &str, number: u64) -> String {
     let suffix = format!("{ID_SEPARATOR}{number}");
-    let end = id.floor_char_boundary(255 - suffix.len());
-    format!("{}{suffix}", &id[..end])
+    format!("{}{suffix}", cut(id, 255 - suffix.len()))
 }
 
 /// The id without the number that [`numbered_id`] appended.
