@@ -48,7 +48,7 @@ pub mod __private {
     pub use crate::retry::Backoff;
     pub use crate::task::{
         Ack, Borrow, Definition, Fails, Fallible, Invocation, Lent, Outcome, Registered, Run,
-        RunError, TaskOptions, Value, encode, encode_result,
+        RunError, TaskOptions, Value, encode, failed,
     };
     pub use inventory;
 }
