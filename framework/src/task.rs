@@ -332,18 +332,10 @@ pub fn encode<T: Value>(value: &T) -> Outcome {
     serde_json::value::to_raw_value(value).map_err(RunError::Result)
 }
 
-/// Turns what a fallible task returned into an outcome.
+/// The outcome of a task that returned an error.
 ///
 /// # Errors
-/// What the task returned, or as for [`encode`].
-pub fn encode_result<R>(result: R) -> Outcome
-where
-    R: Fallible,
-    R::Value: Value,
-    R::Error: Fails,
-{
-    match result.into_result() {
-        Ok(value) => encode(&value),
-        Err(error) => Err(RunError::Task(error.into())),
-    }
+/// Always.
+pub fn failed<E: Fails>(error: E) -> Outcome {
+    Err(RunError::Task(error.into()))
 }

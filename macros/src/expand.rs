@@ -1,0 +1,232 @@
+//! What is written beside the function.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{Ident, Type};
+
+use crate::task::{Kind, Output, Parameter, Task, is_named, result_arguments};
+use crate::validate::owned_form;
+
+/// The struct with `call`, and the definition that the linker collects.
+pub(crate) fn task(task: &Task) -> TokenStream {
+    let arguments = task.owned().map(|(ident, ty)| {
+        let name = ident.unraw().to_string();
+        quote_spanned!(ty.span()=> .argument::<#ty>(#name, #ident))
+    });
+    let ident = &task.signature.ident;
+    let body = quote_spanned! {ident.span()=>
+        ::garenne::__private::CallBuilder::new(<Self as ::garenne::Task>::DEFINITION)
+            #(#arguments)*
+            .call()
+    };
+    let parameters = task.owned().map(|(ident, ty)| quote!(#ident: #ty));
+    let head = head(task, &quote!(#(#parameters),*), &quote!(), &body);
+    let registration = registration(task);
+    quote!(#head #registration)
+}
+
+/// For a function that cannot be a task: a `call` of about the right form, so that its callers do not
+/// fail as well.
+pub(crate) fn fallback(task: &Task) -> TokenStream {
+    let generics = &task.signature.generics;
+    let parameters = task.parameters.iter().filter_map(|parameter| {
+        let ident = &parameter.ident;
+        match &parameter.kind {
+            Kind::Owned(ty) => Some(quote!(#ident: #ty)),
+            Kind::Lent(reference) => owned_form(reference).map(|ty| quote!(#ident: #ty)),
+        }
+    });
+    head(
+        task,
+        &quote!(#(#parameters),*),
+        &quote!(#generics),
+        &quote!(::core::unreachable!()),
+    )
+}
+
+fn head(
+    task: &Task,
+    parameters: &TokenStream,
+    generics: &TokenStream,
+    body: &TokenStream,
+) -> TokenStream {
+    let (ident, visibility) = (&task.signature.ident, &task.visibility);
+    let (attributes, summary) = (task.shared_attributes(), task.summary());
+    let clause = &task.signature.generics.where_clause;
+    let value = task.output.value();
+    let name = task.function_name();
+    let about = format!("The task `{name}`: see [`call`](Self::call).");
+    let call = format!("A call of the task `{name}`, to be sent.");
+    quote_spanned! {ident.span()=>
+        #(#attributes)*
+        #[doc = #about]
+        #[allow(non_camel_case_types, dead_code)]
+        #visibility struct #ident {}
+
+        #(#attributes)*
+        #[allow(dead_code, unused_variables, non_snake_case, deprecated, private_interfaces, clippy::all)]
+        impl #ident {
+            #[doc = #call]
+            #[doc = ""]
+            #(#summary)*
+            #visibility fn call #generics (#parameters) -> ::garenne::Call<#value> #clause {
+                #body
+            }
+        }
+    }
+}
+
+fn registration(task: &Task) -> TokenStream {
+    let ident = &task.signature.ident;
+    let site = mixed_site(ident);
+    let attributes = task.shared_attributes();
+    let name = task.options.name.clone().unwrap_or_else(|| {
+        let name = task.function_name();
+        quote!(#name)
+    });
+    let options = task.options.fields.iter().map(|(k, v)| quote!(#k: #v,));
+    let borrows = task
+        .lent()
+        .map(|ty| quote_spanned!(ty.span()=> ::garenne::__private::Borrow::of::<#ty>()));
+    let run = run(task);
+    // Items are not hygienic: the prefix keeps the static from hiding the user's function.
+    quote_spanned! {site=>
+        #(#attributes)*
+        #[allow(deprecated, unused_mut, clippy::all, clippy::pedantic)]
+        const _: () = {
+            static __GARENNE_DEFINITION: ::garenne::__private::Definition =
+                ::garenne::__private::Definition {
+                    name: #name,
+                    file: ::core::file!(),
+                    line: ::core::line!(),
+                    options: ::garenne::__private::TaskOptions {
+                        #(#options)*
+                        ..::garenne::__private::TaskOptions::DEFAULT
+                    },
+                    borrows: || ::std::vec![#(#borrows),*],
+                    run: #run,
+                };
+            impl ::garenne::Task for #ident {
+                const DEFINITION: &'static ::garenne::__private::Definition = &__GARENNE_DEFINITION;
+            }
+            ::garenne::__private::inventory::submit! {
+                ::garenne::__private::Registered(&__GARENNE_DEFINITION)
+            }
+        };
+    }
+}
+
+/// The function that a worker calls: decodes, borrows, runs, encodes.
+fn run(task: &Task) -> TokenStream {
+    let ident = &task.signature.ident;
+    let site = mixed_site(ident);
+    let invocation = Ident::new("invocation", site);
+    let mut position = 0_usize;
+    let (mut decoded, mut lent, mut passed) = (Vec::new(), Vec::new(), Vec::new());
+    for (n, Parameter { ident, kind }) in task.parameters.iter().enumerate() {
+        let local = format_ident!("parameter_{n}", span = site);
+        match kind {
+            Kind::Owned(ty) => {
+                let (name, optional) = (ident.unraw().to_string(), is_named(ty, "Option"));
+                decoded.push(quote_spanned! {ty.span()=>
+                    let #local = #invocation.argument::<#ty>(#position, #name, #optional)?;
+                });
+                passed.push(quote!(#local));
+                position += 1;
+            }
+            Kind::Lent(reference) => {
+                let ty = &*reference.elem;
+                lent.push(quote_spanned! {ty.span()=>
+                    let #local = #invocation.lend::<#ty>()?;
+                });
+                passed.push(quote_spanned!(site=> &*#local));
+            }
+        }
+    }
+    let value = Ident::new("value", site);
+    let encode = encode(&task.output, &value, site);
+    let body = |awaited: TokenStream| {
+        quote_spanned! {site=>
+            #(#decoded)*
+            #invocation.no_more()?;
+            #(#lent)*
+            let #value = #ident(#(#passed),*) #awaited;
+            #encode
+        }
+    };
+    if task.signature.asyncness.is_some() {
+        let body = body(quote_spanned!(site=> .await));
+        quote_spanned! {site=>
+            ::garenne::__private::Run::Async(|mut #invocation| {
+                ::std::boxed::Box::pin(async move { #body })
+            })
+        }
+    } else {
+        let body = body(TokenStream::new());
+        quote_spanned!(site=> ::garenne::__private::Run::Blocking(|mut #invocation| { #body }))
+    }
+}
+
+fn encode(output: &Output, value: &Ident, site: Span) -> TokenStream {
+    match output {
+        Output::Unit => quote_spanned!(site=> ::garenne::__private::encode::<()>(&#value)),
+        Output::Value(ty) => {
+            quote_spanned!(ty.span()=> ::garenne::__private::encode::<#ty>(&#value))
+        }
+        Output::Fallible(ty) => {
+            let ok = output.value();
+            let err = match result_arguments(ty) {
+                Some((_, error)) => quote!(#error),
+                None => quote_spanned!(ty.span()=> <#ty as ::garenne::__private::Fallible>::Error),
+            };
+            let error = Ident::new("error", site);
+            quote_spanned! {ty.span()=>
+                match <#ty as ::garenne::__private::Fallible>::into_result(#value) {
+                    ::core::result::Result::Ok(#value) => ::garenne::__private::encode::<#ok>(&#value),
+                    ::core::result::Result::Err(#error) => ::garenne::__private::failed::<#err>(#error),
+                }
+            }
+        }
+    }
+}
+
+/// Local names made with it cannot meet the user's; rustc's remarks on the code point at the function.
+fn mixed_site(ident: &Ident) -> Span {
+    Span::mixed_site().located_at(ident.span())
+}
+
+impl Task {
+    fn owned(&self) -> impl Iterator<Item = (&Ident, &Type)> {
+        self.parameters
+            .iter()
+            .filter_map(|parameter| match &parameter.kind {
+                Kind::Owned(ty) => Some((&parameter.ident, ty)),
+                Kind::Lent(_) => None,
+            })
+    }
+
+    fn lent(&self) -> impl Iterator<Item = &Type> {
+        self.parameters
+            .iter()
+            .filter_map(|parameter| match &parameter.kind {
+                Kind::Owned(_) => None,
+                Kind::Lent(reference) => Some(&*reference.elem),
+            })
+    }
+}
+
+impl Output {
+    /// What a call of the task resolves to.
+    fn value(&self) -> TokenStream {
+        match self {
+            Self::Unit => quote!(()),
+            Self::Value(ty) => quote!(#ty),
+            Self::Fallible(ty) => match result_arguments(ty) {
+                Some((value, _)) => quote!(#value),
+                None => quote_spanned!(ty.span()=> <#ty as ::garenne::__private::Fallible>::Value),
+            },
+        }
+    }
+}
