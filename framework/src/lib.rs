@@ -51,13 +51,8 @@ pub mod __private {
     pub use crate::registry::Registered;
     pub use crate::retry::Backoff;
     pub use crate::task::{
-<<<<<<< HEAD
         Ack, Borrow, Definition, Fails, Fallible, Invocation, Lent, Outcome, Run, RunError,
-        TaskOptions, Value, encode, encode_result,
-=======
-        Ack, Borrow, Definition, Fails, Fallible, Invocation, Lent, Outcome, Registered, Run,
-        RunError, TaskOptions, Value, encode, failed,
->>>>>>> macros
+        TaskOptions, Value, encode, failed,
     };
     pub use inventory;
 }
