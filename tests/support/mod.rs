@@ -1,6 +1,10 @@
 //! What integration tests share: an app of its own for each test, on every broker.
 
-#![allow(dead_code, reason = "each test crate uses its own part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test crate uses its own part of it"
+)]
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -12,8 +16,8 @@ use garenne::App;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Awaits `future`, and fails the test if it takes longer than [`PATIENCE`].
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
+pub async fn within<F: IntoFuture>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, future.into_future()).await {
         Ok(value) => value,
         Err(_) => panic!("{what}: nothing happened within {PATIENCE:?}"),
     }

@@ -14,7 +14,7 @@ use crate::broker::{Delivery, Stale};
 use crate::context::{Attempt, Context};
 use crate::error::{Error, FailureKind, TaskError, Then};
 use crate::message::{Arguments, Message, header};
-use crate::task::{Ack, Definition, Invocation, RunError, TaskOptions};
+use crate::task::{Ack, Definition, Invocation, Run, RunError, TaskOptions};
 
 /// Before a plain task is tried again that found all threads taken by runaways.
 const RUNAWAY_PAUSE: Duration = Duration::from_secs(1);
@@ -210,17 +210,27 @@ impl Shared {
         });
         let invocation = Invocation::new(task.arguments, self.state.clone(), context);
         let mut hand_back = self.hand_back.subscribe();
+        let timed_out = || {
+            let text = format!(
+                "it took longer than its time limit of {:?}",
+                timeout.unwrap_or_default()
+            );
+            let problem = Problem {
+                kind: FailureKind::TimedOut,
+                error: TaskError::from(text),
+            };
+            judge(message, options, problem, chance())
+        };
+        let on_thread = matches!(task.definition.run, Run::Blocking(_));
         let verdict = tokio::select! {
             biased;
             ended = self.body(task.definition, invocation) => match ended {
+                // A plain task that asks `is_cancelled` returns when its time is up: without a result.
+                Some(_) if on_thread && deadline.is_some_and(|deadline| Instant::now() >= deadline) => timed_out(),
                 Some(ended) => self.judge(message, options, ended),
                 None => Verdict::Postponed { delay: RUNAWAY_PAUSE },
             },
-            () = until(timeout) => {
-                let timeout = timeout.unwrap_or_default();
-                let error = TaskError::from(format!("it took longer than its time limit of {timeout:?}"));
-                judge(message, options, Problem { kind: FailureKind::TimedOut, error }, chance())
-            }
+            () = until(timeout) => timed_out(),
             _ = cancelled.wait_for(|cancelled| *cancelled) => {
                 Verdict::Dropped(failure(message, FailureKind::Cancelled, "cancelled while it ran"))
             }
