@@ -603,6 +603,38 @@ async fn a_process_taken_for_dead_joins_again() {
     close(&[&a, &b]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_says_whether_the_message_may_be_stored() {
+    let place = Place::new();
+    let broker = open(&place.file()).await;
+    broker.declare(&Queue::new("q")).await.unwrap();
+    let other = rusqlite::Connection::open(place.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let deadline = Duration::from_millis(100);
+    let taken = broker
+        .publish(Publish {
+            deadline,
+            ..to("q", "1")
+        })
+        .await;
+    assert!(matches!(taken, Err(Error::Unconfirmed { .. })), "{taken:?}");
+    let queued = broker
+        .publish(Publish {
+            deadline,
+            ..to("q", "2")
+        })
+        .await;
+    assert!(
+        matches!(queued, Err(Error::Unavailable { .. })),
+        "{queued:?}"
+    );
+    other.execute_batch("COMMIT").unwrap();
+    broker.publish(to("q", "3")).await.unwrap();
+    let depth = broker.depth("q").await.unwrap();
+    assert_eq!(depth.ready, 2, "the second was never sent");
+    close(&[&broker]).await;
+}
+
 /// Figures rather than a test: `cargo test --release --test sqlite -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures; has no opinion"]

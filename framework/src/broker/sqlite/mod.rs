@@ -17,7 +17,7 @@ mod schema;
 mod store;
 mod wake;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -65,7 +65,7 @@ impl SqliteBroker {
             ));
         }
         let durable = url.durable_commits;
-        let opened = tokio::task::spawn_blocking(move || start(PathBuf::from(path), durable)).await;
+        let opened = tokio::task::spawn_blocking(move || start(Path::new(&path), durable)).await;
         match opened {
             Ok(Ok(broker)) => Ok(broker),
             Ok(Err(reason)) => Err(refused(reason)),
@@ -75,10 +75,10 @@ impl SqliteBroker {
 }
 
 /// Opens the file and starts the writer thread.
-fn start(path: PathBuf, durable: bool) -> Result<SqliteBroker, String> {
-    let db = schema::open(&path, durable)?;
+fn start(path: &Path, durable: bool) -> Result<SqliteBroker, String> {
+    let db = schema::open(path, durable)?;
     // Absolute, so that a program may change its working directory.
-    let path = std::fs::canonicalize(&path).map_err(|e| format!("`{}`: {e}", path.display()))?;
+    let path = std::fs::canonicalize(path).map_err(|e| format!("`{}`: {e}", path.display()))?;
     let reader =
         schema::open_reader(&path).map_err(|e| Fault::new(&path, &e).reason().to_owned())?;
     let (handle, inbox) = Handle::new();
