@@ -455,10 +455,11 @@ fn failure(message: &Message, body: &ReplyBody) -> Failure {
     let kind = FailureKind::ALL
         .into_iter()
         .find(|kind| message.text(header::KIND) == Some(kind.as_str()));
-    let kind = kind.unwrap_or_else(|| python_kind(exception.as_ref(), said.as_deref()));
+    let from_rust = kind.is_some();
+    let kind = kind.unwrap_or_else(|| python_kind(body, exception.as_ref(), said.as_deref()));
     let error_type = exception.map(|e| match e.exc_module {
         Some(module) if !module.is_empty() => {
-            format!("{module}{}{}", separator(&module), e.exc_type)
+            format!("{module}{}{}", separator(&module, from_rust), e.exc_type)
         }
         _ => e.exc_type,
     });
@@ -475,20 +476,27 @@ fn failure(message: &Message, body: &ReplyBody) -> Failure {
     }
 }
 
-fn separator(module: &str) -> &'static str {
-    if module.contains("::") || module == "garenne" {
+/// What stands between a module and its type. A crate's path of one word looks like a Python module.
+fn separator(module: &str, from_rust: bool) -> &'static str {
+    let is_python = module.contains('.') || module == "builtins";
+    if module.contains("::") || (from_rust && !is_python) {
         "::"
     } else {
         "."
     }
 }
 
-fn python_kind(exception: Option<&ExceptionBody>, said: Option<&str>) -> FailureKind {
+fn python_kind(
+    body: &ReplyBody,
+    exception: Option<&ExceptionBody>,
+    said: Option<&str>,
+) -> FailureKind {
     match exception.map(|e| e.exc_type.as_str()) {
         Some("TaskRevokedError") if said == Some("expired") => FailureKind::Expired,
         Some("TaskRevokedError") => FailureKind::Cancelled,
         Some("TimeLimitExceeded" | "SoftTimeLimitExceeded") => FailureKind::TimedOut,
         Some("NotRegistered") => FailureKind::Rejected,
+        _ if body.status == "REVOKED" => FailureKind::Cancelled,
         _ => FailureKind::Failed,
     }
 }
@@ -529,3 +537,6 @@ pub fn parse_time(text: &str) -> Option<SystemTime> {
 pub(crate) fn cut(text: &str, limit: usize) -> &str {
     &text[..text.floor_char_boundary(limit)]
 }
+
+#[cfg(test)]
+mod tests;

@@ -180,3 +180,6 @@ async fn forward_replies(mut consumer: Consumer, sender: mpsc::Sender<crate::mes
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
