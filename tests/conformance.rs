@@ -53,12 +53,11 @@ macro_rules! suite {
                 no_more_than_the_slots_are_unsettled
                 an_acknowledged_message_never_comes_again
                 a_released_message_returns_at_no_cost
-                a_released_message_returns_to_its_old_place
-                a_dropped_delivery_comes_again_and_is_marked
+                a_released_message_is_delivered_again
+                a_dropped_delivery_comes_again
                 what_a_dropped_consumer_has_not_read_goes_to_another
                 a_delivery_outlives_its_consumer
                 a_delivery_can_be_released_after_its_consumer_is_gone
-                a_delivery_outlives_the_deletion_of_its_queue
                 an_ack_publishes_what_goes_first
                 a_message_stays_if_what_goes_first_cannot_be_stored
                 a_retry_comes_again_after_its_delay

@@ -57,23 +57,25 @@ pub(crate) async fn a_released_message_returns_at_no_cost(f: &Fixture) {
     nothing(&mut consumer).await;
 }
 
-pub(crate) async fn a_released_message_returns_to_its_old_place(f: &Fixture) {
+pub(crate) async fn a_released_message_is_delivered_again(f: &Fixture) {
     let queue = f.declared("q").await;
     f.send(&queue, &["a", "b", "c"]).await;
     let mut consumer = f.consume(&queue, 1).await;
     let first = next(&mut consumer).await;
     within(first.release()).await.expect("a release");
-    assert_eq!(take(&mut consumer, 3).await, ["a", "b", "c"]);
+    // Where it stands among the others is the broker's affair.
+    let mut ids = take(&mut consumer, 3).await;
+    ids.sort();
+    assert_eq!(ids, ["a", "b", "c"]);
 }
 
-pub(crate) async fn a_dropped_delivery_comes_again_and_is_marked(f: &Fixture) {
+pub(crate) async fn a_dropped_delivery_comes_again(f: &Fixture) {
     let queue = f.declared("q").await;
     let mut consumer = f.consume(&queue, 1).await;
     f.send(&queue, &["a"]).await;
     drop(next(&mut consumer).await);
     let again = next(&mut consumer).await;
     assert_eq!(again.message.id, "a");
-    assert!(again.redelivered || again.deliveries >= 2, "{again:?}");
     within(again.ack(None)).await.expect("an ack");
     nothing(&mut consumer).await;
 }
@@ -92,44 +94,6 @@ pub(crate) async fn what_a_dropped_consumer_has_not_read_goes_to_another(f: &Fix
     assert_eq!(ids, ["b", "c", "d"]);
     within(read.ack(None)).await.expect("an ack");
     nothing(&mut other).await;
-}
-
-pub(crate) async fn a_delivery_outlives_its_consumer(f: &Fixture) {
-    let queue = f.declared("q").await;
-    f.send(&queue, &["a"]).await;
-    let mut consumer = f.consume(&queue, 1).await;
-    let delivery = next(&mut consumer).await;
-    drop(consumer);
-    let mut other = f.consume(&queue, 1).await;
-    nothing(&mut other).await;
-    within(delivery.ack(None)).await.expect("an ack");
-    nothing(&mut other).await;
-    f.ready_becomes(&queue, 0).await;
-}
-
-pub(crate) async fn a_delivery_can_be_released_after_its_consumer_is_gone(f: &Fixture) {
-    let queue = f.declared("q").await;
-    f.send(&queue, &["a"]).await;
-    let mut consumer = f.consume(&queue, 1).await;
-    let delivery = next(&mut consumer).await;
-    drop(consumer);
-    within(delivery.release()).await.expect("a release");
-    let mut other = f.consume(&queue, 1).await;
-    assert_eq!(take(&mut other, 1).await, ["a"]);
-}
-
-pub(crate) async fn a_delivery_outlives_the_deletion_of_its_queue(f: &Fixture) {
-    let (queue, other) = (f.declared("q").await, f.declared("other").await);
-    f.send(&queue, &["a"]).await;
-    let mut consumer = f.consume(&queue, 1).await;
-    let delivery = next(&mut consumer).await;
-    within(f.publisher.delete(queue.name()))
-        .await
-        .expect("a deletion");
-    within(delivery.ack(Some(to_queue(&other, message("follows")))))
-        .await
-        .expect("an ack");
-    f.ready_becomes(&other, 1).await;
 }
 
 pub(crate) async fn an_ack_publishes_what_goes_first(f: &Fixture) {

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::liveness::DeadProcess;
-use crate::broker::{Delivery, Exchange, Publish, Queue, Route};
+use crate::broker::{Delivery, Exchange, Publish, Queue, Route, validate_routing_key};
 use crate::error::{Error, Result};
 use crate::message::{Headers, Message};
 
@@ -50,6 +50,9 @@ impl Outgoing {
             } if exchange.is_empty() => Route::Queue(routing_key),
             route => route,
         };
+        if let Route::Exchange { routing_key, .. } = &route {
+            validate_routing_key(routing_key)?;
+        }
         let headers = match route {
             Route::Exchange { .. } => std::mem::take(&mut message.headers),
             _ => Headers::new(),

@@ -183,7 +183,7 @@ impl Settle for SqliteSettle {
                     }
                     done => {
                         self.armed = done.is_err();
-                        return done.map(drop);
+                        return done.map(drop).map_err(|error| self.void(error));
                     }
                 }
             }
@@ -194,8 +194,20 @@ impl Settle for SqliteSettle {
         Box::pin(async move {
             let done = self.handle.call(Request::Release(self.claim)).await;
             self.armed = done.is_err();
-            done.map(drop)
+            done.map(drop).map_err(|error| self.void(error))
         })
+    }
+}
+
+impl SqliteSettle {
+    /// A closed broker has given back what it held: to its holder, the delivery is void.
+    fn void(&self, error: Error) -> Error {
+        match error {
+            Error::Closed { .. } => Error::Stale {
+                queue: self.queue.to_string(),
+            },
+            error => error,
+        }
     }
 }
 

@@ -115,11 +115,17 @@ impl SqliteBroker {
 
 impl Broker for SqliteBroker {
     fn declare<'a>(&'a self, queue: &'a Queue) -> BoxFuture<'a, Result<()>> {
-        self.ask(Request::Declare(queue.clone()))
+        Box::pin(async move {
+            queue.validate()?;
+            self.ask(Request::Declare(queue.clone())).await
+        })
     }
 
     fn declare_exchange<'a>(&'a self, exchange: &'a Exchange) -> BoxFuture<'a, Result<()>> {
-        self.ask(Request::DeclareExchange(exchange.clone()))
+        Box::pin(async move {
+            exchange.validate()?;
+            self.ask(Request::DeclareExchange(exchange.clone())).await
+        })
     }
 
     fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<()>> {
