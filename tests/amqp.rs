@@ -124,7 +124,8 @@ async fn delays_are_exact_and_never_early() {
         let due = due.remove(&delivery.message.id).expect("a known id");
         let late = Instant::now().checked_duration_since(due).expect("early");
         println!("{} ms: {late:?} late", delivery.message.id);
-        assert!(late < Duration::from_millis(250), "{late:?}");
+        // On an idle machine it is a tenth of that.
+        assert!(late < Duration::from_millis(500), "{late:?}");
         assert_eq!(delivery.exchange, "");
         assert_eq!(delivery.routing_key, queue.name());
         assert!(
@@ -390,6 +391,21 @@ async fn a_missing_exchange_harms_nobody_else() {
         let error = bad.expect_err("no such exchange");
         assert!(error.to_string().contains("no exchange"), "{error}");
     }
+    clean(&broker, &queue).await;
+}
+
+#[tokio::test]
+async fn a_connection_outlives_its_channel_numbers() {
+    let Some(url) = url() else { return };
+    let broker = connect(&url).await;
+    let nowhere = unique("nowhere");
+    // There are 2047 of them, each closed by the server with an error.
+    for _ in 0..2100 {
+        let error = broker.depth(&nowhere).await.expect_err("no queue");
+        assert!(error.to_string().contains("no queue"), "{error}");
+    }
+    let queue = Queue::new(unique("numbers"));
+    broker.declare(&queue).await.expect("declared");
     clean(&broker, &queue).await;
 }
 

@@ -2,7 +2,7 @@
 //! no messages.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the server may take to answer one request.
 const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+/// Channel numbers tried on one connection before it is replaced.
+const CHANNEL_ATTEMPTS: usize = 16;
 /// Closing hangs on a blocked connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const HEARTBEAT: u16 = 10;
@@ -104,15 +106,36 @@ impl Backoff {
 /// A connection that was alive when it was handed out.
 pub(super) struct Live {
     connection: Connection,
+    /// Opens no channels any more, so another connection is to take its place.
+    spent: AtomicBool,
 }
 
 impl Live {
     pub(super) fn is_up(&self) -> bool {
-        self.connection.status().connected()
+        self.connection.status().connected() && !self.spent.load(Ordering::Relaxed)
     }
 
+    /// Opens a channel.
+    ///
+    /// When lapin has used all channel numbers and begins anew, it fails with the error that once closed a
+    /// number's former channel. That error is not about us, and the next number may be good.
     pub(super) async fn channel(&self) -> std::result::Result<Channel, Trouble> {
-        rpc(self.connection.create_channel()).await
+        let mut last = String::new();
+        for _ in 0..CHANNEL_ATTEMPTS {
+            match timeout(RPC_TIMEOUT, self.connection.create_channel()).await {
+                Ok(Ok(channel)) => return Ok(channel),
+                Ok(Err(error)) => last = error.to_string(),
+                Err(_) => {
+                    last = format!("no answer within {RPC_TIMEOUT:?}");
+                    break;
+                }
+            }
+            if !self.is_up() {
+                break;
+            }
+        }
+        self.spent.store(true, Ordering::Relaxed);
+        Err(Trouble::new(format!("no channel can be opened: {last}")))
     }
 }
 
@@ -210,12 +233,16 @@ impl Slot {
         tracing::info!(connection = %self.name, url = %redact(address), again, "connected to RabbitMQ");
         self.blocked.send_replace(None);
         self.watch(&connection);
-        Ok(Arc::new(Live { connection }))
+        Ok(Arc::new(Live {
+            connection,
+            spent: AtomicBool::new(false),
+        }))
     }
 
     /// Follows what the server says about the connection as a whole.
     fn watch(&self, connection: &Connection) {
         let mut events = Box::pin(connection.events_listener());
+        let status = connection.status().clone();
         let (blocked, name) = (self.blocked.clone(), self.name.clone());
         tokio::spawn(async move {
             while let Some(event) = events.next().await {
@@ -228,10 +255,11 @@ impl Slot {
                         tracing::info!(connection = %name, "RabbitMQ takes messages again");
                         blocked.send_replace(None);
                     }
-                    Event::Error(error) => {
+                    // Errors of single channels are told here, too.
+                    Event::Error(error) if !status.connected() => {
                         let reason = Trouble::from(error).text;
                         tracing::warn!(connection = %name, %reason, "the connection to RabbitMQ ended");
-                        break;
+                        return;
                     }
                     _ => {}
                 }
@@ -265,7 +293,7 @@ impl Slot {
 
     pub(super) async fn close(&self) {
         let live = self.state.lock().await.0.take();
-        if let Some(live) = live.filter(|live| live.is_up()) {
+        if let Some(live) = live.filter(|live| live.connection.status().connected()) {
             let _ = timeout(CLOSE_TIMEOUT, live.connection.close(200, "bye".into())).await;
         }
     }

@@ -24,6 +24,8 @@ const BACKLOG: usize = 1024;
 const TICK: Duration = Duration::from_millis(20);
 /// Channels that may end under a message before it is held responsible.
 const CHANNELS_PER_MESSAGE: u8 = 3;
+/// AMQP's code for an operator's `close_connection`, or a server's shutdown.
+const CONNECTION_FORCED: u16 = 320;
 /// Confirms that may stay away before the channel is given up.
 const OVERDUE: usize = 256;
 
@@ -321,12 +323,22 @@ impl Actor {
     /// Publishes again what a channel took with it, except what ended the channel.
     fn requeue(&mut self, mut lost: Vec<Ticket>, reason: &Trouble) {
         tracing::debug!(reason = %reason.text, messages = lost.len(), "publishing again on a new channel");
+        let found = lost
+            .iter()
+            .any(|ticket| blame(&ticket.request, reason).is_some());
+        // What ends a whole connection from outside is no message's fault.
+        let suspect = !found && reason.code.is_some_and(|code| code != CONNECTION_FORCED);
         lost.sort_by_key(|ticket| std::cmp::Reverse(ticket.number));
         for mut ticket in lost {
-            if let Some(verdict) = blame(&mut ticket, reason) {
-                ticket.tell(verdict);
-            } else if ticket.is_wanted() {
-                self.waiting.push_front(ticket);
+            ticket.channels_lost += u8::from(suspect);
+            let verdict = match ticket.channels_lost >= CHANNELS_PER_MESSAGE {
+                true => Some(Verdict::Refused(reason.clone())),
+                false => blame(&ticket.request, reason),
+            };
+            match verdict {
+                Some(verdict) => ticket.tell(verdict),
+                None if ticket.is_wanted() => self.waiting.push_front(ticket),
+                None => {}
             }
         }
     }
@@ -369,29 +381,23 @@ impl Actor {
     }
 }
 
-/// Whether the server's complaint is about this very message.
-fn blame(ticket: &mut Ticket, reason: &Trouble) -> Option<Verdict> {
-    let request = &ticket.request;
+/// The verdict, if the server's complaint is about this very message.
+fn blame(request: &Request, reason: &Trouble) -> Option<Verdict> {
+    let exchange = match request.exchange.as_str() {
+        "" => "amq.default",
+        name => name,
+    };
     // `NOT_FOUND - no exchange 'x' in vhost '/'`, `ACCESS_REFUSED - access to exchange 'x' in …`
-    let names_exchange = reason
-        .text
-        .contains(&format!("exchange '{}' ", request.exchange.as_str()));
+    let names_exchange = reason.text.contains(&format!("exchange '{exchange}' "));
     // `PRECONDITION_FAILED - message size 20000000 is larger than configured max size 16777216`
-    let names_size = reason
-        .text
-        .contains(&format!("message size {} ", request.body.len()));
+    let size = request.body.len();
+    let names_size = reason.text.contains(&format!("message size {size} "));
     match reason.code? {
-        404 if names_exchange => return Some(Verdict::NoExchange(reason.clone())),
-        403 if names_exchange => return Some(Verdict::Refused(reason.clone())),
-        406 if names_size => return Some(Verdict::Refused(reason.clone())),
-        // It names another message, or what was done to the whole connection.
-        404 | 403 if reason.text.contains("exchange '") => return None,
-        406 if reason.text.contains("message size ") => return None,
-        320 => return None,
-        _ => {}
+        404 if names_exchange => Some(Verdict::NoExchange(reason.clone())),
+        403 if names_exchange => Some(Verdict::Refused(reason.clone())),
+        406 if names_size => Some(Verdict::Refused(reason.clone())),
+        _ => None,
     }
-    ticket.channels_lost += 1;
-    (ticket.channels_lost >= CHANNELS_PER_MESSAGE).then(|| Verdict::Refused(reason.clone()))
 }
 
 async fn open(transport: Arc<Transport>) -> Result<Opened> {

@@ -135,9 +135,11 @@ impl Core {
                 return outgoing.request.conclude(Verdict::Unroutable);
             }
             let verdict = self.publisher.submit(&outgoing.request, deadline).await?;
-            let lost = matches!(verdict, Verdict::Unroutable | Verdict::NoExchange(_));
-            if !lost {
-                return outgoing.request.conclude(verdict);
+            match verdict {
+                Verdict::Unroutable | Verdict::NoExchange(_) => {}
+                // Who may not use our exchange may be allowed the default one.
+                Verdict::Refused(_) => return self.last_resort(outgoing, verdict, deadline).await,
+                _ => return outgoing.request.conclude(verdict),
             }
             if let Route::Reply(_) = outgoing.route {
                 // Nobody waits any more.
@@ -191,11 +193,15 @@ impl Core {
             return outgoing.request.conclude(verdict);
         }
         outgoing.aim("", None)?;
-        let verdict = self.publisher.submit(&outgoing.request, deadline).await?;
-        if matches!(verdict, Verdict::Stored) {
+        let direct = self.publisher.submit(&outgoing.request, deadline).await?;
+        if matches!(direct, Verdict::Stored) {
             self.topology.reach_directly(&name);
         }
-        outgoing.request.conclude(verdict)
+        // Without permission for that way, the answer of the usual one counts.
+        outgoing.request.conclude(match direct {
+            Verdict::Refused(_) => verdict,
+            direct => direct,
+        })
     }
 
     /// Decides where the message is published; false if there is no such place.

@@ -154,7 +154,9 @@ impl Topology {
                 Err(trouble.refused(format!("to declare exchange `{name}`")))
             }
             _ => {
-                tracing::warn!(exchange = %name, server_said = %trouble.text, "the exchange is used as it is");
+                if trouble.code == Some(406) {
+                    tracing::warn!(exchange = %name, server_said = %trouble.text, "the exchange is used as it is");
+                }
                 Ok(())
             }
         }
@@ -184,10 +186,8 @@ impl Topology {
                 if trouble.code != Some(403) {
                     return Err(trouble.refused(format!("to bind queue `{name}`")));
                 }
+                // Others may have bound it; if not, the first publish finds another way.
                 tracing::debug!(queue = %name, exchange, server_said = %trouble.text, "not bound");
-                if exchange == EXCHANGE {
-                    self.reach_directly(name);
-                }
             }
         }
         for binding in &queue.bindings {
@@ -215,7 +215,9 @@ impl Topology {
             return Ok(true);
         };
         if matches!(trouble.code, Some(403 | 406)) && self.find(name).await?.is_ok() {
-            tracing::warn!(queue = %name, server_said = %trouble.text, "the queue is used as it is");
+            if trouble.code == Some(406) && self.known(name).is_none() {
+                tracing::warn!(queue = %name, server_said = %trouble.text, "the queue is used as it is");
+            }
             return Ok(false);
         }
         Err(trouble.refused(format!("to declare queue `{name}`")))
