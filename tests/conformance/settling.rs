@@ -96,6 +96,30 @@ pub(crate) async fn what_a_dropped_consumer_has_not_read_goes_to_another(f: &Fix
     nothing(&mut other).await;
 }
 
+pub(crate) async fn a_delivery_outlives_its_consumer(f: &Fixture) {
+    let queue = f.declared("q").await;
+    f.send(&queue, &["a"]).await;
+    let mut consumer = f.consume(&queue, 1).await;
+    let delivery = next(&mut consumer).await;
+    drop(consumer);
+    let mut other = f.consume(&queue, 1).await;
+    nothing(&mut other).await;
+    within(delivery.ack(None)).await.expect("an ack");
+    nothing(&mut other).await;
+    f.ready_becomes(&queue, 0).await;
+}
+
+pub(crate) async fn a_delivery_can_be_released_after_its_consumer_is_gone(f: &Fixture) {
+    let queue = f.declared("q").await;
+    f.send(&queue, &["a"]).await;
+    let mut consumer = f.consume(&queue, 1).await;
+    let delivery = next(&mut consumer).await;
+    drop(consumer);
+    within(delivery.release()).await.expect("a release");
+    let mut other = f.consume(&queue, 1).await;
+    assert_eq!(take(&mut other, 1).await, ["a"]);
+}
+
 pub(crate) async fn an_ack_publishes_what_goes_first(f: &Fixture) {
     let (queue, dead) = (f.declared("q").await, f.declared("other").await);
     let replies = within(f.publisher.replies()).await.expect("replies");
