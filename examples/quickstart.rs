@@ -18,7 +18,11 @@ async fn add(a: i64, b: i64) -> i64 {
 /// A plain `fn` runs on a thread of its own. It says which process it ran in.
 #[task(queue = "quickstart")]
 fn count_primes(below: u32) -> (u32, usize) {
-    let prime = |n: &u32| (2..).take_while(|d| d * d <= *n).all(|d| n % d != 0);
+    let prime = |n: &u32| {
+        (2..)
+            .take_while(|d| d * d <= *n)
+            .all(|d| !n.is_multiple_of(d))
+    };
     (std::process::id(), (2..below).filter(prime).count())
 }
 

@@ -139,7 +139,7 @@ fn rpc(broker: &str) {
         "rpc",
         broker,
         "fib(30) = 832040\nasked first, answered last: true
-         fib(1) = 1\nfib(5) = 5\nfib(10) = 55\nfib(15) = 610\nfib(20) = 6765\nfib(32) = 2178309",
+         fib(1) = 1\nfib(5) = 5\nfib(10) = 55\nfib(15) = 610\nfib(20) = 6765\nfib(36) = 14930352",
     );
 }
 

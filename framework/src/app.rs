@@ -13,7 +13,7 @@ use crate::broker::{self, Broker, Exchange, Publish, Queue, Replies, Route};
 use crate::call::{Call, Prepared};
 use crate::error::{Error, Result};
 use crate::handle::{Handle, Waiters};
-use crate::message::Reply;
+use crate::reply::Reply;
 use crate::send_all::SendAll;
 
 /// Where [`App::from_env`] looks for the broker's URL.

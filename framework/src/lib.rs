@@ -9,6 +9,7 @@ pub mod error;
 pub mod handle;
 pub mod message;
 pub mod registry;
+pub mod reply;
 pub mod retry;
 pub mod send_all;
 pub mod task;

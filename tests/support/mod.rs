@@ -166,7 +166,7 @@ macro_rules! on_every_broker {
         }
         mod cases {
             use super::*;
-            $(pub async fn $name($app: App) $body)+
+            $(pub(super) async fn $name($app: App) $body)+
         }
     };
 }

@@ -1,21 +1,21 @@
 //! Messages as Celery writes them, as a hostile or broken sender writes them, and there and back again.
 
-mod replies;
-
 use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Arguments, Headers, Message, Reply, format_time, header, parse_time};
+use crate::reply::Reply;
 
-const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+use super::{Arguments, Headers, Message, format_time, header, parse_time};
 
-fn raw(text: &str) -> Box<RawValue> {
+pub(crate) const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+pub(crate) fn raw(text: &str) -> Box<RawValue> {
     RawValue::from_string(text.to_owned()).expect("JSON")
 }
 
-fn with_body(body: impl Into<Vec<u8>>) -> Message {
+pub(crate) fn with_body(body: impl Into<Vec<u8>>) -> Message {
     Message {
         id: "id-1".into(),
         content_type: "application/json".into(),

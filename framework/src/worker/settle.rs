@@ -8,7 +8,8 @@ use serde_json::value::RawValue;
 use super::Shared;
 use crate::broker::{Delivery, Publish, Route, dead_letter_name};
 use crate::error::{Error, Failure, FailureKind, TaskError, Then};
-use crate::message::{Message, Reply};
+use crate::message::Message;
+use crate::reply::Reply;
 use crate::retry::Backoff;
 use crate::task::TaskOptions;
 
@@ -23,10 +24,10 @@ pub(super) enum Verdict {
     /// It failed for good: the caller is told and the message becomes a dead letter, with `reason`.
     Dead {
         reason: &'static str,
-        failure: Failure,
+        failure: Box<Failure>,
     },
     /// It is not to run any more: the caller is told, and nothing is kept.
-    Dropped(Failure),
+    Dropped(Box<Failure>),
     /// It failed and is to be tried again after `delay`.
     Retry { error: String, delay: Duration },
     /// It is to run later, with no attempt spent.
@@ -77,10 +78,8 @@ pub(super) fn judge(
             delay,
         };
     }
-    let failure = Failure {
-        error_type: error.type_name.to_owned(),
-        ..failure(message, kind, error.message)
-    };
+    let mut failure = failure(message, kind, error.message);
+    failure.error_type = error.type_name.to_owned();
     Verdict::Dead {
         reason: kind.as_str(),
         failure,
@@ -88,24 +87,27 @@ pub(super) fn judge(
 }
 
 /// A failure of this message's call, after as many attempts as it has had.
-pub(super) fn failure(message: &Message, kind: FailureKind, text: impl Into<String>) -> Failure {
+pub(super) fn failure(
+    message: &Message,
+    kind: FailureKind,
+    text: impl Into<String>,
+) -> Box<Failure> {
     let attempts = match kind {
         FailureKind::Rejected | FailureKind::Expired => message.attempt() - 1,
         _ => message.attempt(),
     };
-    Failure {
+    let task = message.text("task").unwrap_or_default();
+    Box::new(Failure {
         attempts,
-        traceback: None,
-        ..Failure::new(
-            message.text("task").unwrap_or_default(),
-            &*message.id,
-            kind,
-            text,
-        )
-    }
+        ..Failure::new(task, &*message.id, kind, text)
+    })
 }
 
 /// Who has the message while its task runs.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one for each slot, and nearly all are `Held`"
+)]
 pub(super) enum Custody {
     /// We do, until it is settled.
     Held(Delivery),
@@ -173,7 +175,7 @@ impl Shared {
     fn reply(&self, message: &Message, verdict: &Verdict) -> Option<Publish> {
         let outcome = match verdict {
             Verdict::Done(value) => Ok(value.clone()),
-            Verdict::Dead { failure, .. } | Verdict::Dropped(failure) => Err(failure.clone()),
+            Verdict::Dead { failure, .. } | Verdict::Dropped(failure) => Err((**failure).clone()),
             _ => return None,
         };
         let address = message

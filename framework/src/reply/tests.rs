@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::super::{Arguments, Message, Reply};
-use super::{NOW, raw, with_body};
+use super::Reply;
 use crate::error::{Failure, FailureKind};
+use crate::message::tests::{NOW, raw, with_body};
+use crate::message::{Arguments, Message};
 
 fn decoded(body: &str) -> Option<Reply> {
     Reply::decode(&with_body(body)).expect(body)
