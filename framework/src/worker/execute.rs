@@ -13,8 +13,8 @@ use super::settle::{Custody, Problem, Verdict, failure, judge};
 use crate::broker::{Delivery, Stale};
 use crate::context::{Attempt, Context};
 use crate::error::{Error, FailureKind, TaskError, Then};
-use crate::message::{Arguments, Message, header};
-use crate::task::{Ack, Definition, Invocation, Run, RunError, TaskOptions};
+use crate::message::{Arguments, Message};
+use crate::task::{Definition, Invocation, Run, RunError, TaskOptions};
 
 /// Before a plain task is tried again that found all threads taken by runaways.
 const RUNAWAY_PAUSE: Duration = Duration::from_secs(1);
@@ -163,27 +163,6 @@ impl Shared {
                 .await;
         }
         report(&message, &verdict, settled.err());
-    }
-
-    async fn take_custody(
-        &self,
-        delivery: Delivery,
-        message: &Message,
-        options: &TaskOptions,
-    ) -> Result<Custody, Error> {
-        let ack = match message.text(header::ACK) {
-            Some("early") => Ack::Early,
-            Some("late") => Ack::Late,
-            _ => options.ack,
-        };
-        match ack {
-            Ack::Late => Ok(Custody::Held(delivery)),
-            Ack::Early => {
-                let queue = delivery.queue.clone();
-                delivery.ack(None).await?;
-                Ok(Custody::Released { queue })
-            }
-        }
     }
 
     /// Runs the task once, under its time limit, until it ends or nobody wants it to go on.

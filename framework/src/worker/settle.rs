@@ -8,10 +8,10 @@ use serde_json::value::RawValue;
 use super::Shared;
 use crate::broker::{Delivery, Publish, Route, dead_letter_name};
 use crate::error::{Error, Failure, FailureKind, TaskError, Then};
-use crate::message::Message;
+use crate::message::{Message, header};
 use crate::reply::Reply;
 use crate::retry::Backoff;
-use crate::task::TaskOptions;
+use crate::task::{Ack, TaskOptions};
 
 /// Retries allowed to a task that asks for one itself, where nothing else is said; as in Celery.
 const RETRIES_ON_REQUEST: u32 = 3;
@@ -116,6 +116,31 @@ pub(super) enum Custody {
 }
 
 impl Shared {
+    /// Acknowledges the delivery before the work, if the call or its task wishes so.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] where the delivery is void: it is not to be run then.
+    pub(super) async fn take_custody(
+        &self,
+        delivery: Delivery,
+        message: &Message,
+        options: &TaskOptions,
+    ) -> Result<Custody, Error> {
+        let ack = match message.text(header::ACK) {
+            Some("early") => Ack::Early,
+            Some("late") => Ack::Late,
+            _ => options.ack,
+        };
+        match ack {
+            Ack::Late => Ok(Custody::Held(delivery)),
+            Ack::Early => {
+                let queue = delivery.queue.clone();
+                delivery.ack(None).await?;
+                Ok(Custody::Released { queue })
+            }
+        }
+    }
+
     /// Carries out a verdict on `message`.
     ///
     /// # Errors
