@@ -329,7 +329,11 @@ pub fn parse_time(text: &str) -> Option<SystemTime> {
 
 /// The longest beginning of `text` with at most `limit` bytes.
 pub(crate) fn cut(text: &str, limit: usize) -> &str {
-    &text[..text.floor_char_boundary(limit)]
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 #[cfg(test)]

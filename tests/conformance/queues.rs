@@ -45,8 +45,13 @@ pub(crate) async fn an_exchange_that_exists_with_another_kind_is_used_as_it_is(f
         .try_publish(to_exchange(&fanout, "other", message("b")))
         .await;
     assert_unroutable(outcome, direct.name());
+    let bound_as_fanout = f.queue("q2").bind(&fanout, "another");
+    f.declare(&bound_as_fanout).await;
+    f.publish(to_exchange(&direct, "key", message("c"))).await;
     let mut consumer = f.consume(&queue, 1).await;
-    assert_eq!(take(&mut consumer, 1).await, ["a"]);
+    assert_eq!(take(&mut consumer, 2).await, ["a", "c"]);
+    let mut consumer = f.consume(&bound_as_fanout, 1).await;
+    nothing(&mut consumer).await;
 }
 
 pub(crate) async fn declaring_again_adds_bindings(f: &Fixture) {
