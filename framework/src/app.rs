@@ -413,7 +413,7 @@ impl App {
     /// stream, they come one by one, and an iterator of a million calls takes the memory of a few
     /// hundred.
     ///
-    /// ```
+    /// ```standalone_crate
     /// # use garenne::{App, Worker, task};
     /// # #[task]
     /// # async fn add(a: i64, b: i64) -> i64 { a + b }

@@ -21,7 +21,7 @@ use crate::task::{Ack, Definition, Value};
 /// Made by `call(…)` on the task's name, or by [`Call::named`] where the function is elsewhere. What the
 /// setters say goes before what the task's attribute says.
 ///
-/// ```
+/// ```standalone_crate
 /// use garenne::{App, Worker, HOUR, MINUTE, SECOND, task};
 ///
 /// #[task(retries = 2)]

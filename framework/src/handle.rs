@@ -21,7 +21,7 @@ use crate::reply::Reply;
 ///
 /// Dropping it forgets the call's result, not the call.
 ///
-/// ```
+/// ```standalone_crate
 /// # use garenne::{App, Worker, task};
 /// # #[task]
 /// # async fn add(a: i64, b: i64) -> i64 { a + b }

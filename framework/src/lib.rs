@@ -1,19 +1,48 @@
-//! A distributed task queue.
-#![doc(html_root_url = "https://docs.rs/garenne")]
+//! A distributed task queue on RabbitMQ, one SQLite file, or memory: put `#[task]` on a function, start
+//! workers, call it from another process and await its typed result.
+//!
+//! ```standalone_crate
+//! use garenne::{App, Worker, task};
+//!
+//! #[task]
+//! async fn add(a: i64, b: i64) -> i64 {
+//!     a + b
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let app = App::in_memory(); // or `App::connect("amqp://…")`, `App::connect("sqlite://…")`
+//!     let worker = Worker::new(&app).queue("default", 4).spawn();
+//!
+//!     let handle = add::call(2, 3).send(&app).await?;
+//!     assert_eq!(handle.await?, 5);
+//!
+//!     worker.stop().await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! In the order in which a call meets them: [`task`], [`Call`], [`App`], [`Handle`]; [`Queue`] and
+//! [`Exchange`]; [`Worker`], [`Context`], [`TaskError`]; [`Failure`] and [`Error`]. What the brokers have in
+//! common is in [`broker`].
 
+// The way of a call, from the function to the wire …
 pub mod app;
-pub mod broker;
 pub mod call;
-pub mod context;
-pub mod error;
 pub mod handle;
 pub mod message;
 pub mod registry;
 pub mod reply;
-pub mod retry;
 pub mod send_all;
 pub mod task;
+// … what carries it …
+pub mod broker;
+// … and what runs it.
+pub mod context;
+pub mod retry;
 pub mod worker;
+
+pub mod error;
 
 pub use app::{App, AppBuilder};
 pub use broker::{Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
@@ -57,3 +86,8 @@ pub mod __private {
     };
     pub use inventory;
 }
+
+/// The README's examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -34,7 +34,7 @@ const HAND_BACK_LIMIT: Duration = Duration::from_secs(10);
 /// Any number of workers, in any number of processes on any number of machines, may take from the same
 /// queues. Every task linked into the binary is known to every worker in it.
 ///
-/// ```
+/// ```standalone_crate
 /// use garenne::{App, MINUTE, Worker, task};
 ///
 /// struct Db;
