@@ -47,8 +47,8 @@ pub mod __private {
     pub use crate::call::CallBuilder;
     pub use crate::retry::Backoff;
     pub use crate::task::{
-        Ack, Borrow, Definition, Fails, Fallible, Invocation, Lent, Outcome, Registered, Run,
-        RunError, TaskOptions, Value, encode, failed,
+        Ack, Borrow, Definition, Fails, Fallible, Invocation, Lent, Outcome, Parameter, Registered,
+        Run, RunError, TaskOptions, Value, encode, failed,
     };
     pub use inventory;
 }
