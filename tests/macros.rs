@@ -10,7 +10,7 @@ fn definition<T: Task>() -> &'static Definition {
     T::DEFINITION
 }
 
-pub struct Db;
+struct Db;
 
 /// Adds two numbers.
 ///
@@ -22,8 +22,8 @@ async fn add(a: i64, b: i64) -> i64 {
     a + b
 }
 
-#[rustfmt::skip]
-const LINE: u32 = line!() + 3;
+/// Where the attribute of the next task stands.
+const LINE: u32 = line!() + 2;
 
 #[task(
     name = "billing.report",
@@ -99,6 +99,8 @@ fn one_duration_is_a_constant_backoff() {
     assert_eq!(options.retries, Some(0));
 }
 
+/// Tasks of every visibility.
+#[allow(unreachable_pub)]
 mod nested {
     use garenne::task;
 
@@ -106,6 +108,7 @@ mod nested {
     pub struct Local(pub u8);
 
     #[task(name = "nested.public")]
+    #[allow(private_interfaces)]
     pub async fn public(local: Local) -> super::Twice {
         super::Twice(local.0, local.0)
     }
@@ -134,7 +137,7 @@ mod nested {
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
-pub struct Twice(u8, u8);
+pub(crate) struct Twice(u8, u8);
 
 #[test]
 fn tasks_stand_in_modules() {
@@ -196,7 +199,7 @@ mod hygiene {
     }
 
     #[task(name = "hygiene.DEFINITION")]
-    #[allow(non_snake_case)]
+    #[allow(non_snake_case, clippy::upper_case_acronyms)]
     fn DEFINITION(call: u8) -> Result<u8, std::fmt::Error> {
         Ok(call)
     }
@@ -209,9 +212,9 @@ mod hygiene {
     /// The written code names everything by its full path.
     mod shadows {
         #[derive(serde::Serialize, serde::Deserialize)]
-        pub struct Option;
+        pub(super) struct Option;
         #[allow(dead_code)]
-        pub enum Result {}
+        pub(super) enum Result {}
         #[allow(dead_code)]
         struct Vec;
         #[allow(dead_code)]
@@ -228,7 +231,7 @@ mod hygiene {
         }
 
         #[garenne::task(name = "hygiene.shadows")]
-        pub async fn shadows(option: Option, number: u8) -> u8 {
+        pub(super) async fn shadows(option: Option, number: u8) -> u8 {
             let _ = option;
             number
         }
@@ -295,7 +298,7 @@ mod attributes {
     #[task]
     #[must_use]
     #[allow(unused_variables)]
-    pub fn kept(#[allow(unused_mut)] mut a: u8, _unused: Option<u8>) -> u8 {
+    pub(super) fn kept(#[allow(unused_mut)] mut a: u8, _unused: Option<u8>) -> u8 {
         1
     }
 
