@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
-use garenne::task::{Ack, Borrow, Definition, Registry, Run, Task, TaskOptions};
-use garenne::{Backoff, Call, Context, Error, HOUR, MINUTE, SECOND, TaskError, task};
+use garenne::registry::Registry;
+use garenne::task::{Ack, Borrow, Definition, Run, Task, TaskOptions};
+use garenne::{
+    App, Backoff, Call, Context, Error, FailureKind, HOUR, MINUTE, SECOND, TaskError, Worker, task,
+};
 
 fn definition<T: Task>() -> &'static Definition {
     T::DEFINITION
@@ -179,7 +182,7 @@ mod hygiene {
 
     #[task(name = "hygiene.run")]
     #[allow(non_snake_case, clippy::too_many_arguments)]
-    async fn run(
+    pub(super) async fn run(
         invocation: i64,
         run: i64,
         state: &Db,
@@ -270,8 +273,8 @@ mod results {
     }
 
     #[task]
-    fn by_path() -> std::result::Result<(u8, u8), std::num::ParseIntError> {
-        Ok((1, 2))
+    pub(super) fn by_number(text: String) -> std::result::Result<u8, std::num::ParseIntError> {
+        text.parse()
     }
 
     #[test]
@@ -279,7 +282,7 @@ mod results {
         let _: Call<String> = by_anyhow::call("a".into());
         let _: Call<()> = by_io::call();
         let _: Call<Vec<u8>> = by_alias::call();
-        let _: Call<(u8, u8)> = by_path::call();
+        let _: Call<u8> = by_number::call("1".into());
     }
 }
 
@@ -360,6 +363,54 @@ fn two_tasks_of_one_name_are_refused_with_both_places() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn what_is_written_runs() {
+    let app = App::in_memory();
+    let worker = Worker::new(&app)
+        .queue("default", 4)
+        .queue("first", 1)
+        .queue("reports", 1)
+        .state(Db)
+        .spawn();
+
+    // Every argument reaches its parameter, past what is lent and whatever the parameters are called.
+    let run = hygiene::run::call(1, 2, None, 30, 400, 5000, 60_000);
+    assert_eq!(result(run.send(&app).await).await, Ok(65_433));
+    assert_eq!(
+        result(report::call("day".into()).send(&app).await).await,
+        Ok(3)
+    );
+    let by_macro = written_by_macro::call(7, Some(8));
+    assert_eq!(result(by_macro.send(&app).await).await, Ok(7));
+
+    // By name, raw identifiers have no prefix; what is optional may be missing.
+    let by_name = Call::<i64>::named("type").kwarg("match", 5).expect("JSON");
+    assert_eq!(result(by_name.send(&app).await).await, Ok(5));
+    let shorter = Call::<u8>::named("kept").arg(4).expect("JSON");
+    assert_eq!(result(shorter.send(&app).await).await, Ok(1));
+    let none = Call::<u8>::named("kept");
+    assert_eq!(
+        result(none.send(&app).await).await,
+        Err((FailureKind::Rejected, "argument `a`: missing".into()))
+    );
+
+    // An error of any type that can be displayed is the call's failure.
+    assert_eq!(
+        result(results::by_number::call("x".into()).send(&app).await).await,
+        Err((FailureKind::Failed, "invalid digit found in string".into()))
+    );
+    worker.stop().await.expect("stopped");
+}
+
+async fn result<T: serde::de::DeserializeOwned>(
+    sent: Result<garenne::Handle<T>, Error>,
+) -> Result<T, (FailureKind, String)> {
+    let handle = sent.expect("sent");
+    let result = tokio::time::timeout(10 * SECOND, handle.result());
+    let result = result.await.expect("a result in time");
+    result.map_err(|failure| (failure.kind, failure.message))
 }
 
 #[test]

@@ -2,31 +2,24 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::future::{Future, IntoFuture};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{self, Poll};
 use std::time::{Duration, SystemTime};
 
-use futures_util::stream::{FuturesOrdered, Stream, StreamExt};
 use tokio::sync::OnceCell;
 
 use crate::broker::memory::MemoryBroker;
 use crate::broker::url::BrokerUrl;
-use crate::broker::{self, BoxFuture, Broker, Exchange, Publish, Queue, Replies, Route};
+use crate::broker::{self, Broker, Exchange, Publish, Queue, Replies, Route};
 use crate::call::{Call, Prepared};
 use crate::error::{Error, Result};
 use crate::handle::{Handle, Waiters};
-use crate::message::Reply;
+use crate::reply::Reply;
+use crate::send_all::SendAll;
 
 /// Where [`App::from_env`] looks for the broker's URL.
 const BROKER_VARIABLE: &str = "GARENNE_BROKER";
 /// What [`App::from_env`] takes where the environment names no broker.
 const DEFAULT_BROKER: &str = "sqlite://garenne.db";
-/// Calls of one [`App::send_all`] that are under way at a time: enough to hide the confirms' round trip,
-/// few enough to bound the memory of a million calls.
-const SEND_WINDOW: usize = 512;
-
 /// A connection to a broker. Calls are sent through it, workers are made from it.
 ///
 /// Cloning is cheap, and the clones share the connection. It disconnects when it is
@@ -194,12 +187,16 @@ impl App {
         }))
     }
 
-    pub(crate) fn broker(&self) -> &Arc<dyn Broker> {
+    /// The broker itself, for what calls and workers do not cover. Names of queues and exchanges are
+    /// the broker's there: with the URL's prefix, if it has one.
+    #[must_use]
+    pub fn broker(&self) -> &Arc<dyn Broker> {
         &self.0.broker
     }
 
-    /// What stands before the names of all queues and exchanges on the broker.
-    pub(crate) fn prefix(&self) -> &str {
+    /// What stands before the names of all queues and exchanges on the broker: the URL's `prefix`.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
         &self.0.prefix
     }
 
@@ -209,6 +206,10 @@ impl App {
 
     pub(crate) fn result_timeout(&self) -> Duration {
         self.0.settings.result_timeout
+    }
+
+    pub(crate) fn max_message_size(&self) -> usize {
+        self.0.settings.max_message_size
     }
 
     /// How many replies are awaited at this moment.
@@ -437,11 +438,7 @@ impl App {
         I: IntoIterator<Item = Call<T>>,
         T: 'static,
     {
-        SendAll {
-            app: self.clone(),
-            calls: calls.into_iter().fuse(),
-            under_way: FuturesOrdered::new(),
-        }
+        SendAll::new(self.clone(), calls.into_iter())
     }
 }
 
@@ -449,68 +446,6 @@ impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("App")
             .field("name", &self.0.settings.name)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Many calls on their way: await it for a vector of the outcomes, or take them one by one.
-/// Made by [`App::send_all`].
-#[must_use = "nothing is sent until it is awaited, or its outcomes are taken with `.next().await`"]
-pub struct SendAll<T, I> {
-    app: App,
-    calls: std::iter::Fuse<I>,
-    under_way: FuturesOrdered<BoxFuture<'static, Result<Handle<T>>>>,
-}
-
-impl<T: 'static, I: Iterator<Item = Call<T>>> SendAll<T, I> {
-    /// The outcome of the next call, in the calls' order; `None` after the last.
-    pub async fn next(&mut self) -> Option<Result<Handle<T>>> {
-        self.fill();
-        self.under_way.next().await
-    }
-
-    fn fill(&mut self) {
-        while self.under_way.len() < SEND_WINDOW {
-            let Some(call) = self.calls.next() else { break };
-            let app = self.app.clone();
-            self.under_way
-                .push_back(Box::pin(async move { app.send(call).await }));
-        }
-    }
-}
-
-impl<T: 'static, I: Iterator<Item = Call<T>> + Unpin> Stream for SendAll<T, I> {
-    type Item = Result<Handle<T>>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Option<Self::Item>> {
-        self.fill();
-        self.under_way.poll_next_unpin(cx)
-    }
-}
-
-impl<T, I> IntoFuture for SendAll<T, I>
-where
-    T: 'static,
-    I: Iterator<Item = Call<T>> + Send + 'static,
-{
-    type Output = Vec<Result<Handle<T>>>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
-
-    fn into_future(mut self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let mut outcomes = Vec::new();
-            while let Some(outcome) = self.next().await {
-                outcomes.push(outcome);
-            }
-            outcomes
-        })
-    }
-}
-
-impl<T, I> fmt::Debug for SendAll<T, I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendAll")
-            .field("under_way", &self.under_way.len())
             .finish_non_exhaustive()
     }
 }

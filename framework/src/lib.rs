@@ -8,7 +8,10 @@ pub mod context;
 pub mod error;
 pub mod handle;
 pub mod message;
+pub mod registry;
+pub mod reply;
 pub mod retry;
+pub mod send_all;
 pub mod task;
 pub mod worker;
 
@@ -20,6 +23,7 @@ pub use error::{Error, Failure, FailureKind, TaskError};
 pub use garenne_macros::task;
 pub use handle::Handle;
 pub use retry::Backoff;
+pub use send_all::SendAll;
 pub use task::{Ack, Task};
 pub use time::{DAY, HOUR, MILLISECOND, MINUTE, SECOND};
 pub use worker::{RunningWorker, Worker, shutdown_signal};
@@ -45,10 +49,11 @@ mod time {
 pub mod __private {
     pub use crate::broker::BoxFuture;
     pub use crate::call::CallBuilder;
+    pub use crate::registry::Registered;
     pub use crate::retry::Backoff;
     pub use crate::task::{
-        Ack, Borrow, Definition, Fails, Fallible, Invocation, Lent, Outcome, Parameter, Registered,
-        Run, RunError, TaskOptions, Value, encode, failed,
+        Ack, Borrow, Definition, Fails, Fallible, Invocation, Lent, Outcome, Parameter, Run,
+        RunError, TaskOptions, Value, encode, failed,
     };
     pub use inventory;
 }

@@ -1,4 +1,4 @@
-//! All that crosses the wire: a [`Message`] asks for a run, a [`Reply`] answers it. Celery's message
+//! What crosses the wire to ask for a run: a [`Message`], in Celery's message
 //! protocol 2 (headers for metadata, a JSON body `[args, kwargs, embed]`), with our own headers prefixed
 //! `garenne-`. Knows nothing of brokers or of registered tasks, and reads no clock.
 
@@ -8,8 +8,6 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-
-use crate::error::{Failure, FailureKind};
 
 /// A message's header table, as JSON values.
 pub type Headers = Map<String, Value>;
@@ -74,6 +72,13 @@ pub struct Message {
 #[error("{0}")]
 pub struct Unreadable(pub String);
 
+/// A body as it is written: `[args, kwargs, embed]`.
+type Body = (
+    Vec<Box<RawValue>>,
+    Option<BTreeMap<String, Box<RawValue>>>,
+    Value,
+);
+
 /// The arguments of a call, each still encoded.
 #[derive(Debug, Default)]
 pub struct Arguments {
@@ -102,11 +107,7 @@ impl Arguments {
                 message.content_type
             )));
         }
-        let (args, kwargs, _embed): (
-            Vec<Box<RawValue>>,
-            Option<BTreeMap<String, Box<RawValue>>>,
-            Value,
-        ) = serde_json::from_slice(&message.body).map_err(|e| {
+        let (args, kwargs, _embed): Body = serde_json::from_slice(&message.body).map_err(|e| {
             Unreadable(format!(
                 "the body is not `[args, kwargs, embed]` in JSON: {e}"
             ))
@@ -230,7 +231,7 @@ impl Message {
         self.headers.get(name)?.as_str()
     }
 
-    fn count(&self, name: &str) -> Option<u32> {
+    pub(crate) fn count(&self, name: &str) -> Option<u32> {
         let value = self.headers.get(name)?;
         let number = value
             .as_i64()
@@ -300,205 +301,6 @@ fn is_brokers_own(name: &str) -> bool {
         || matches!(name, "x-delivery-count" | "x-acquired-count" | "CC" | "BCC")
 }
 
-/// The answer to a call.
-#[derive(Debug)]
-pub struct Reply {
-    /// The call's id.
-    pub id: String,
-    /// The result, still encoded, or why there is none.
-    pub outcome: Result<Box<RawValue>, Failure>,
-}
-
-/// The body of a reply, as Celery's rpc backend writes it.
-#[derive(Serialize, Deserialize)]
-struct ReplyBody {
-    status: String,
-    result: Option<Box<RawValue>>,
-    #[serde(default)]
-    traceback: Option<String>,
-    #[serde(default, skip_deserializing)]
-    children: Vec<Value>,
-    #[serde(default, skip_deserializing)]
-    date_done: Option<String>,
-    task_id: String,
-}
-
-/// A failure's `result`, as Celery describes an exception.
-#[derive(Serialize, Deserialize)]
-struct ExceptionBody {
-    exc_type: String,
-    #[serde(default)]
-    exc_message: Value,
-    #[serde(default)]
-    exc_module: Option<String>,
-}
-
-impl Reply {
-    /// The message that carries this reply to who awaits `request`.
-    #[must_use]
-    pub fn encode(&self, request: &Message, now: SystemTime) -> Message {
-        let mut headers = Headers::new();
-        let (status, result, traceback) = match &self.outcome {
-            Ok(value) => ("SUCCESS", value.clone(), None),
-            Err(failure) => {
-                headers.insert(header::KIND.into(), failure.kind.as_str().into());
-                headers.insert(header::ATTEMPTS.into(), failure.attempts.into());
-                headers.insert("task".into(), failure.task.as_str().into());
-                (
-                    status(failure.kind),
-                    exception(failure),
-                    failure.traceback.clone(),
-                )
-            }
-        };
-        let body = ReplyBody {
-            status: status.into(),
-            result: Some(result),
-            traceback,
-            children: Vec::new(),
-            date_done: Some(format_time(now)),
-            task_id: self.id.clone(),
-        };
-        Message {
-            id: self.id.clone(),
-            headers,
-            content_type: "application/json".into(),
-            content_encoding: "utf-8".into(),
-            correlation_id: Some(
-                request
-                    .correlation_id
-                    .clone()
-                    .unwrap_or_else(|| self.id.clone()),
-            ),
-            reply_to: None,
-            priority: None,
-            body: serde_json::to_vec(&body).expect("a reply always serialises"),
-        }
-    }
-
-    /// Reads a reply; `None` for the news of a call that is not finished yet (`STARTED`, `RETRY`, …).
-    ///
-    /// # Errors
-    /// [`Unreadable`] with the reason.
-    pub fn decode(message: &Message) -> Result<Option<Self>, Unreadable> {
-        let body: ReplyBody = serde_json::from_slice(&message.body)
-            .map_err(|e| Unreadable(format!("the reply cannot be read: {e}")))?;
-        let outcome = match body.status.as_str() {
-            "SUCCESS" => Ok(body.result.unwrap_or_else(null)),
-            "FAILURE" | "REVOKED" => Err(failure(message, &body)),
-            _ => return Ok(None),
-        };
-        Ok(Some(Self {
-            id: body.task_id,
-            outcome,
-        }))
-    }
-}
-
-fn null() -> Box<RawValue> {
-    RawValue::from_string("null".into()).expect("null is JSON")
-}
-
-fn status(kind: FailureKind) -> &'static str {
-    match kind {
-        FailureKind::Expired | FailureKind::Cancelled => "REVOKED",
-        _ => "FAILURE",
-    }
-}
-
-/// The exception that a Python caller gets: Celery's own where one means the same, otherwise the Rust
-/// type under its crate's path.
-fn exception(failure: &Failure) -> Box<RawValue> {
-    let (module, name, message) = match failure.kind {
-        FailureKind::Expired => ("celery.exceptions", "TaskRevokedError", json!(["expired"])),
-        FailureKind::Cancelled => ("celery.exceptions", "TaskRevokedError", json!(["revoked"])),
-        FailureKind::TimedOut => (
-            "billiard.exceptions",
-            "TimeLimitExceeded",
-            json!([failure.message]),
-        ),
-        FailureKind::Panicked => ("garenne", "Panic", json!([failure.message])),
-        FailureKind::Rejected => ("garenne", "Rejected", json!([failure.message])),
-        FailureKind::Failed | FailureKind::Unknown => {
-            let (module, name) = split_path(&failure.error_type);
-            (module, name, json!([failure.message]))
-        }
-    };
-    let body = ExceptionBody {
-        exc_type: name.into(),
-        exc_message: message,
-        exc_module: Some(module.into()),
-    };
-    serde_json::value::to_raw_value(&body).expect("an exception always serialises")
-}
-
-fn split_path(path: &str) -> (&str, &str) {
-    match path.rsplit_once("::") {
-        _ if path.is_empty() || path.contains(['<', '&']) || path.ends_with("str") => {
-            ("builtins", "Exception")
-        }
-        Some(("alloc::string", _)) => ("builtins", "Exception"),
-        Some((module, name)) => (module, name),
-        None => ("builtins", "Exception"),
-    }
-}
-
-fn failure(message: &Message, body: &ReplyBody) -> Failure {
-    let exception = body
-        .result
-        .as_ref()
-        .and_then(|raw| serde_json::from_str::<ExceptionBody>(raw.get()).ok());
-    let said = exception.as_ref().map(|e| match &e.exc_message {
-        Value::Array(parts) => parts.iter().map(plain).collect::<Vec<_>>().join(", "),
-        other => plain(other),
-    });
-    let kind = FailureKind::ALL
-        .into_iter()
-        .find(|kind| message.text(header::KIND) == Some(kind.as_str()));
-    let kind = kind.unwrap_or_else(|| python_kind(exception.as_ref(), said.as_deref()));
-    let error_type = exception.map(|e| match e.exc_module {
-        Some(module) if !module.is_empty() => {
-            format!("{module}{}{}", separator(&module), e.exc_type)
-        }
-        _ => e.exc_type,
-    });
-    Failure {
-        error_type: error_type.unwrap_or_default(),
-        attempts: message.count(header::ATTEMPTS).unwrap_or(0),
-        traceback: body.traceback.clone(),
-        ..Failure::new(
-            message.text("task").unwrap_or_default(),
-            body.task_id.clone(),
-            kind,
-            said.unwrap_or_else(|| "the worker gave no reason".into()),
-        )
-    }
-}
-
-fn separator(module: &str) -> &'static str {
-    if module.contains("::") || module == "garenne" {
-        "::"
-    } else {
-        "."
-    }
-}
-
-fn python_kind(exception: Option<&ExceptionBody>, said: Option<&str>) -> FailureKind {
-    match exception.map(|e| e.exc_type.as_str()) {
-        Some("TaskRevokedError") if said == Some("expired") => FailureKind::Expired,
-        Some("TaskRevokedError") => FailureKind::Cancelled,
-        Some("TimeLimitExceeded" | "SoftTimeLimitExceeded") => FailureKind::TimedOut,
-        Some("NotRegistered") => FailureKind::Rejected,
-        _ => FailureKind::Failed,
-    }
-}
-
-fn plain(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
-}
-
 /// RFC 3339 with microseconds and `+00:00`, the form that every Python reads.
 #[must_use]
 pub fn format_time(time: SystemTime) -> String {
@@ -522,10 +324,17 @@ pub fn parse_time(text: &str) -> Option<SystemTime> {
             .ok()
             .map(|zoned| zoned.timestamp())
     })?;
-    SystemTime::try_from(stamp).ok()
+    Some(stamp.into())
 }
 
 /// The longest beginning of `text` with at most `limit` bytes.
 pub(crate) fn cut(text: &str, limit: usize) -> &str {
-    &text[..text.floor_char_boundary(limit)]
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -197,7 +197,13 @@ impl Consumer {
     /// Only what waiting does not mend: no permission, a queue that cannot be declared. Losing the
     /// connection is none.
     pub async fn next(&mut self) -> Option<Result<Delivery>> {
-        self.deliveries.recv().await
+        loop {
+            match self.deliveries.recv().await {
+                // It became void while it waited here, and is delivered again.
+                Some(Ok(delivery)) if delivery.stale().is_stale() => {}
+                next => return next,
+            }
+        }
     }
 }
 

@@ -1,37 +1,410 @@
-//! placeholder
-use crate::{App, Error, Queue};
+//! A worker: takes deliveries from its queues, a slot each, and stops without losing one.
+
+mod body;
+mod cancel;
+mod execute;
+mod memory;
+mod settle;
+mod signal;
+
+use std::any::TypeId;
+use std::fmt;
 use std::future::Future;
-/// placeholder
-#[derive(Debug)]
-pub struct Worker {}
-/// placeholder
-#[derive(Debug)]
-pub struct RunningWorker {}
+use std::sync::Arc;
+use std::sync::atomic::AtomicIsize;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::app::App;
+use crate::broker::{Consumer, Queue};
+use crate::error::{Error, Result};
+use crate::registry::Registry;
+use crate::task::{Definition, Lent, State, Task};
+use cancel::CancelledCalls;
+use memory::{Outcomes, Running};
+pub use signal::{ShutdownSignal, shutdown_signal};
+
+/// How long a stop may take once the grace period is over and everything was told to end.
+const HAND_BACK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Takes calls from queues and runs their tasks.
+///
+/// Any number of workers, in any number of processes on any number of machines, may take from the same
+/// queues. Every task linked into the binary is known to every worker in it.
+///
+/// ```
+/// use garenne::{App, MINUTE, Worker, task};
+///
+/// struct Db;
+///
+/// #[task]
+/// async fn count(db: &Db, table: String) -> u64 {
+///     table.len() as u64
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let app = App::in_memory();
+/// # let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+/// # stop.send(()).ok();
+/// # let shutdown = async { stopped.await.unwrap_or(()) };
+/// Worker::new(&app)
+///     .queue("default", 32) // 32 at a time
+///     .queue("reports", 2)
+///     .state(Db)            // what tasks borrow
+///     .grace(MINUTE)
+///     .run(shutdown)        // usually `garenne::shutdown_signal()`
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a worker does nothing until `.run(…).await` or `.spawn()`"]
+pub struct Worker {
+    app: App,
+    queues: Vec<(Queue, usize)>,
+    state: State,
+    /// A type of which `state` was given twice.
+    repeated: Option<&'static str>,
+    tasks: Vec<&'static Definition>,
+    grace: Duration,
+    max_deliveries: u32,
+}
+
+/// What all slots of a running worker share.
+struct Shared {
+    app: App,
+    tasks: Registry,
+    state: Arc<State>,
+    max_deliveries: u32,
+    slots: usize,
+    cancelled: CancelledCalls,
+    running: Running,
+    outcomes: Outcomes,
+    /// Threads of plain tasks whose time is up but which go on.
+    runaways: Arc<AtomicIsize>,
+    /// True once the grace period is over: what still runs is handed back.
+    hand_back: watch::Sender<bool>,
+}
+
 impl Worker {
-    /// placeholder
-    pub fn new(_: &App) -> Self {
-        Self {}
+    /// A worker for the queues of this app's broker.
+    pub fn new(app: &App) -> Self {
+        Self {
+            app: app.clone(),
+            queues: Vec::new(),
+            state: State::default(),
+            repeated: None,
+            tasks: Vec::new(),
+            grace: Duration::from_secs(30),
+            max_deliveries: 5,
+        }
     }
-    /// placeholder
-    pub fn queue(self, _: impl Into<Queue>, _: usize) -> Self {
+
+    /// Takes from `queue`, running at most `concurrency` of its calls at a time. It takes a call only
+    /// when it has a free slot for it, so that no call waits behind a long one while another worker is
+    /// free.
+    pub fn queue(mut self, queue: impl Into<Queue>, concurrency: usize) -> Self {
+        self.queues.push((queue.into(), concurrency));
         self
     }
-    /// placeholder
-    pub fn register<T: crate::Task>(self) -> Self {
+
+    /// Lends `value` to every task that has a parameter `&T`. Once for each type.
+    pub fn state<T: Lent>(mut self, value: T) -> Self {
+        if !self.state.insert(value) {
+            self.repeated = Some(std::any::type_name::<T>());
+        }
         self
     }
-    /// placeholder
+
+    /// Runs this task, too, if the linker did not find it by itself: `.register::<tasks::add>()`.
+    pub fn register<T: Task>(mut self) -> Self {
+        self.tasks.push(T::DEFINITION);
+        self
+    }
+
+    /// How long running tasks may go on once the worker is told to stop; 30 s unless set. What is not
+    /// done by then is handed back to its queue, and runs elsewhere.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// How often a call may be delivered without being settled before it counts as poison, which kills
+    /// the workers that take it; 5 unless set.
+    pub fn max_deliveries(mut self, deliveries: u32) -> Self {
+        self.max_deliveries = deliveries.max(1);
+        self
+    }
+
+    /// Works until `shutdown` resolves, then finishes what runs within the grace period, and hands the
+    /// rest back. With [`shutdown_signal`], a second signal hands back at once.
+    ///
+    /// # Errors
+    /// At the start, what [`Error`] says of tasks, state and queues; later, only what waiting does not
+    /// mend.
+    pub async fn run<F>(self, shutdown: F) -> Result<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let second_signal = TypeId::of::<F>() == TypeId::of::<ShutdownSignal>();
+        let started = self.start().await?;
+        started.serve(shutdown, second_signal).await
+    }
+
+    /// Works in the background until told to stop.
     pub fn spawn(self) -> RunningWorker {
-        RunningWorker {}
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (ready, is_ready) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            let started = self.start().await?;
+            ready.send_replace(true);
+            // A dropped `RunningWorker` leaves the worker to itself.
+            let shutdown = async {
+                if stopped.await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            started.serve(shutdown, false).await
+        });
+        RunningWorker {
+            stop: Some(stop),
+            ready: is_ready,
+            task,
+        }
+    }
+
+    async fn start(self) -> Result<Started> {
+        let mut tasks = Registry::linked()?;
+        self.tasks.iter().try_for_each(|task| tasks.add(task))?;
+        tasks.check(&self.state)?;
+        if let Some(state) = self.repeated {
+            return Err(Error::invalid(
+                "state",
+                state,
+                "the worker was given two values of this type",
+            ));
+        }
+        if self.queues.is_empty() {
+            return Err(Error::NoQueues);
+        }
+        for (queue, concurrency) in &self.queues {
+            queue.validate()?;
+            if *concurrency == 0 {
+                return Err(Error::invalid(
+                    "concurrency",
+                    "0",
+                    format!("queue `{}` needs a slot", queue.name()),
+                ));
+            }
+        }
+        let shared = Arc::new(Shared {
+            slots: self.queues.iter().map(|(_, concurrency)| concurrency).sum(),
+            app: self.app,
+            tasks,
+            state: Arc::new(self.state),
+            max_deliveries: self.max_deliveries,
+            cancelled: CancelledCalls::default(),
+            running: Running::default(),
+            outcomes: Outcomes::default(),
+            runaways: Arc::default(),
+            hand_back: watch::channel(false).0,
+        });
+        let mut cancellations = shared.app.broker().cancellations().await?;
+        cancellations
+            .known
+            .drain(..)
+            .for_each(|id| shared.cancelled.add(id));
+        let follower = shared.clone();
+        let follow = tokio::spawn(async move {
+            while let Some(id) = cancellations.later.recv().await {
+                follower.cancelled.add(id);
+            }
+        });
+        let mut feeds = Vec::new();
+        for (queue, concurrency) in &self.queues {
+            let queue = queue.prefixed(shared.app.prefix());
+            shared.app.broker().declare(&queue).await?;
+            let consumer = shared.app.broker().consume(&queue, *concurrency).await?;
+            feeds.push(Feed {
+                consumer,
+                dead_letters: queue.dead_letters,
+                worker: shared.clone(),
+            });
+            tracing::info!(queue = queue.name(), concurrency, "consuming");
+        }
+        let known: Vec<&str> = shared.tasks.iter().map(|task| task.name).collect();
+        tracing::info!(tasks = ?known, "worker started");
+        Ok(Started {
+            shared,
+            feeds,
+            grace: self.grace,
+            follow: AbortOnDrop(follow),
+        })
     }
 }
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("queues", &self.queues)
+            .finish_non_exhaustive()
+    }
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A worker that consumes.
+struct Started {
+    shared: Arc<Shared>,
+    feeds: Vec<Feed>,
+    grace: Duration,
+    follow: AbortOnDrop,
+}
+
+impl Started {
+    async fn serve(self, shutdown: impl Future<Output = ()>, second_signal: bool) -> Result<()> {
+        let (stop, stopping) = watch::channel(false);
+        let mut feeds = JoinSet::new();
+        for feed in self.feeds {
+            feeds.spawn(feed.run(stopping.clone()));
+        }
+        let ended = tokio::select! {
+            () = shutdown => Ok(()),
+            Some(ended) = feeds.join_next() => flatten(ended),
+        };
+        tracing::info!(grace = ?self.grace, "worker stops: finishing what runs");
+        stop.send_replace(true);
+        let again = async {
+            if second_signal {
+                shutdown_signal().await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        let drain = async {
+            let mut outcome = ended;
+            while let Some(ended) = feeds.join_next().await {
+                outcome = outcome.and(flatten(ended));
+            }
+            outcome
+        };
+        tokio::pin!(drain);
+        let in_time = tokio::select! {
+            outcome = &mut drain => Some(outcome),
+            () = tokio::time::sleep(self.grace) => None,
+            () = again => None,
+        };
+        let outcome = match in_time {
+            Some(outcome) => outcome,
+            None => {
+                tracing::warn!("handing back what still runs");
+                self.shared.hand_back.send_replace(true);
+                tokio::time::timeout(HAND_BACK_LIMIT, drain)
+                    .await
+                    .unwrap_or_else(|_| {
+                        tracing::error!(
+                            "some deliveries could not be settled; the broker gives them to others"
+                        );
+                        Ok(())
+                    })
+            }
+        };
+        drop(self.follow);
+        tracing::info!("worker stopped");
+        outcome
+    }
+}
+
+fn flatten(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    ended.unwrap_or_else(|panic| Err(Error::broker("the worker's loop", panic)))
+}
+
+/// Takes deliveries from one queue into slots.
+struct Feed {
+    consumer: Consumer,
+    dead_letters: bool,
+    worker: Arc<Shared>,
+}
+
+impl Feed {
+    async fn run(mut self, mut stopping: watch::Receiver<bool>) -> Result<()> {
+        let mut slots = JoinSet::new();
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stopping| *stopping) => break Ok(()),
+                Some(ended) = slots.join_next(), if !slots.is_empty() => {
+                    if let Err(panic) = ended {
+                        tracing::error!(%panic, "a slot failed; its delivery goes back to the queue");
+                    }
+                }
+                next = self.consumer.next() => match next {
+                    Some(Ok(delivery)) => {
+                        slots.spawn(execute::process(self.worker.clone(), delivery, self.dead_letters));
+                    }
+                    Some(Err(error)) => break Err(error),
+                    None => break Err(Error::Closed { what: "the broker" }),
+                },
+            }
+        };
+        drop(self.consumer);
+        while slots.join_next().await.is_some() {}
+        outcome
+    }
+}
+
+/// A worker in the background. Dropped, it goes on by itself.
+#[must_use = "keep it to stop the worker; dropped, the worker goes on by itself"]
+pub struct RunningWorker {
+    stop: Option<oneshot::Sender<()>>,
+    ready: watch::Receiver<bool>,
+    task: JoinHandle<Result<()>>,
+}
+
 impl RunningWorker {
-    /// placeholder
-    pub async fn stop(self) -> Result<(), Error> {
-        Ok(())
+    /// Resolves when the worker consumes; also when it could not start, which [`stop`](Self::stop) tells.
+    pub async fn ready(&self) {
+        // An error means that the worker has ended before it was ready.
+        let _ = self.ready.clone().wait_for(|ready| *ready).await;
+    }
+
+    /// Ends it at once, as a crash would: what runs is dropped, and goes back to its queue.
+    pub async fn abort(mut self) {
+        self.task.abort();
+        // Nothing but the news that it was aborted.
+        let _ = (&mut self.task).await;
+    }
+
+    /// Stops it as [`Worker::run`] does when its shutdown resolves.
+    ///
+    /// # Errors
+    /// What [`Worker::run`] would have returned.
+    pub async fn stop(mut self) -> Result<()> {
+        // A closed channel means that the worker has ended already.
+        self.stop.take().map(|stop| stop.send(()));
+        (&mut self.task)
+            .await
+            .unwrap_or_else(|panic| Err(Error::broker("the worker", panic)))
     }
 }
-/// placeholder
-pub fn shutdown_signal() -> impl Future<Output = ()> {
-    async {}
+
+impl Drop for RunningWorker {
+    fn drop(&mut self) {
+        // Forgotten rather than dropped, the sender never tells the worker to stop.
+        std::mem::forget(self.stop.take());
+    }
+}
+
+impl fmt::Debug for RunningWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunningWorker").finish_non_exhaustive()
+    }
 }

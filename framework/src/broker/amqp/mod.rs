@@ -1,43 +1,132 @@
-//! placeholder
-use crate::broker::*;
+//! RabbitMQ: messages confirmed, consumers that live through the loss of their connection, and delays,
+//! replies and cancellations kept in queues of the broker, without plugins.
+//!
+//! lapin is named here only.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::url::BrokerUrl;
+use super::{BoxFuture, Broker, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies};
 use crate::error::Result;
-/// placeholder
-pub struct AmqpBroker;
+
+mod arguments;
+mod cancel;
+mod connection;
+mod consume;
+mod delay;
+mod publish;
+mod replies;
+mod send;
+mod settle;
+mod topology;
+mod transport;
+mod window;
+mod wire;
+
+use connection::closed;
+use publish::Publisher;
+use send::{Core, Outgoing};
+use topology::Topology;
+use transport::Transport;
+
+/// How long `close` lets consumers stop, and again the publisher finish.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A RabbitMQ server, or a cluster of them.
+///
+/// A thread of its own drives the connections, so that work which keeps other threads busy cannot starve
+/// their heartbeats. Dropping the broker ends it without waiting; [`close`](Broker::close) waits.
+pub struct AmqpBroker {
+    core: Arc<Core>,
+}
+
 impl AmqpBroker {
-    /// placeholder
-    pub async fn connect(_url: &url::BrokerUrl, _name: &str) -> Result<Self> {
-        unimplemented!()
+    /// Connects to one of the addresses of `url`, under `name`.
+    ///
+    /// # Errors
+    /// [`Error::Connect`](crate::Error::Connect) where none lets us in.
+    pub async fn connect(url: &BrokerUrl, name: &str) -> Result<Self> {
+        let transport = Transport::start(url, name).await?;
+        let topology = Arc::new(Topology::new(transport.clone(), url.queue_type));
+        let publisher = Publisher::start(&transport).await?;
+        let core = Arc::new(Core::new(transport, topology, publisher));
+        Ok(Self { core })
+    }
+
+    /// Runs `work` with the topology on the transport's thread.
+    async fn on_topology<T: Send + 'static, F: Future<Output = Result<T>> + Send + 'static>(
+        &self,
+        work: impl FnOnce(Arc<Topology>) -> F,
+    ) -> Result<T> {
+        if self.core.transport.is_closing() {
+            return Err(closed());
+        }
+        let work = work(self.core.topology.clone());
+        self.core.transport.run(work).await
     }
 }
+
 impl Broker for AmqpBroker {
-    fn declare<'a>(&'a self, _: &'a Queue) -> BoxFuture<'a, Result<()>> {
-        unimplemented!()
+    fn declare<'a>(&'a self, queue: &'a Queue) -> BoxFuture<'a, Result<()>> {
+        let queue = queue.clone();
+        Box::pin(
+            self.on_topology(|topology| async move { topology.declare(&queue).await.map(|_| ()) }),
+        )
     }
-    fn declare_exchange<'a>(&'a self, _: &'a Exchange) -> BoxFuture<'a, Result<()>> {
-        unimplemented!()
+
+    fn declare_exchange<'a>(&'a self, exchange: &'a Exchange) -> BoxFuture<'a, Result<()>> {
+        let exchange = exchange.clone();
+        Box::pin(
+            self.on_topology(|topology| async move { topology.declare_exchange(&exchange).await }),
+        )
     }
-    fn publish(&self, _: Publish) -> BoxFuture<'static, Result<()>> {
-        unimplemented!()
+
+    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<()>> {
+        let core = self.core.clone();
+        Box::pin(async move { core.send(&mut Outgoing::new(publish)?).await })
     }
-    fn consume<'a>(&'a self, _: &'a Queue, _: usize) -> BoxFuture<'a, Result<Consumer>> {
-        unimplemented!()
+
+    fn consume<'a>(&'a self, queue: &'a Queue, slots: usize) -> BoxFuture<'a, Result<Consumer>> {
+        Box::pin(consume::start(self.core.clone(), queue.clone(), slots))
     }
+
     fn replies(&self) -> BoxFuture<'_, Result<Replies>> {
-        unimplemented!()
+        Box::pin(replies::start(&self.core))
     }
-    fn cancel<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<()>> {
-        unimplemented!()
+
+    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(cancel::cancel(&self.core, id))
     }
+
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>> {
-        unimplemented!()
+        Box::pin(cancel::start(&self.core))
     }
-    fn depth<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Depth>> {
-        unimplemented!()
+
+    fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {
+        let queue = queue.to_owned();
+        Box::pin(self.on_topology(|topology| async move { topology.depth(&queue).await }))
     }
-    fn delete<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<()>> {
-        unimplemented!()
+
+    fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>> {
+        let queue = queue.to_owned();
+        Box::pin(self.on_topology(|topology| async move { topology.delete(&queue).await }))
     }
+
     fn close(&self) -> BoxFuture<'_, ()> {
-        unimplemented!()
+        Box::pin(async {
+            // What consumers hold is put back through the publisher, so it goes last.
+            self.core.transport.stop(CLOSE_LIMIT).await;
+            self.core.publisher.flush(CLOSE_LIMIT).await;
+            self.core.void();
+            self.core.transport.disconnect().await;
+        })
+    }
+}
+
+impl Drop for AmqpBroker {
+    fn drop(&mut self) {
+        self.core.void();
+        self.core.transport.abandon();
     }
 }

@@ -1,43 +1,229 @@
-//! placeholder
-use crate::broker::*;
-use crate::error::Result;
-/// placeholder
-pub struct SqliteBroker;
+//! The embedded broker: one SQLite file shared by all processes of a machine. This file is its public
+//! face; one thread in each process does the writing (`engine.rs`).
+//!
+//! What waits longer than it should cost nothing: processes wake each other by datagrams on 127.0.0.1, and
+//! a dead one is known by a lock that the operating system drops with it, in `<file>-locks/`. The file
+//! must be on a local disk: locks on network filesystems cannot be relied on.
+
+mod batch;
+mod command;
+mod consume;
+mod engine;
+mod fault;
+mod handout;
+mod liveness;
+mod news;
+mod schema;
+mod store;
+mod wake;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use self::command::{Command, Handle, Outgoing, Request, millis};
+use self::engine::Engine;
+use self::fault::Fault;
+use super::url::BrokerUrl;
+use super::{BoxFuture, Broker, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies};
+use crate::error::{Error, Result};
+
+/// Replies and cancellations that wait in memory for their reader.
+const CHANNEL: usize = 1024;
+
+/// A broker in a SQLite file.
+///
+/// A message delayed on its way to an exchange is routed when it is published, not when it is due.
+/// Dropping the broker closes it: unsettled deliveries go back to their queues.
+pub struct SqliteBroker {
+    handle: Handle,
+    path: Arc<PathBuf>,
+    consumers: AtomicU64,
+    /// Reads beside the writer thread, so that counting a long queue keeps nobody waiting.
+    reader: Arc<Mutex<Option<Connection>>>,
+}
+
 impl SqliteBroker {
-    /// placeholder
-    pub async fn open(_url: &url::BrokerUrl) -> Result<Self> {
-        unimplemented!()
+    /// Opens the file that `url` names, creating it where it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] with the reason, for example that the file is something else than a database of
+    /// ours; such a file is never changed.
+    pub async fn open(url: &BrokerUrl) -> Result<Self> {
+        let refused = {
+            let url = url.to_string();
+            move |reason: String| Error::Connect { url, reason }
+        };
+        let path = url.addresses.first().cloned().unwrap_or_default();
+        if path.is_empty() || path.starts_with(":memory:") || path.starts_with("file:") {
+            return Err(refused(
+                "sqlite:// takes the path of a file; use memory:// to keep nothing".into(),
+            ));
+        }
+        let durable = url.durable_commits;
+        let opened = tokio::task::spawn_blocking(move || start(Path::new(&path), durable)).await;
+        match opened {
+            Ok(Ok(broker)) => Ok(broker),
+            Ok(Err(reason)) => Err(refused(reason)),
+            Err(error) => Err(refused(error.to_string())),
+        }
     }
 }
+
+/// Opens the file and starts the writer thread.
+fn start(path: &Path, durable: bool) -> Result<SqliteBroker, String> {
+    let db = schema::open(path, durable)?;
+    // Absolute, so that a program may change its working directory.
+    let path = std::fs::canonicalize(path).map_err(|e| format!("`{}`: {e}", path.display()))?;
+    let reader =
+        schema::open_reader(&path).map_err(|e| Fault::new(&path, &e).reason().to_owned())?;
+    let (handle, inbox) = Handle::new();
+    let engine = Engine::new(db, path.clone(), handle.clone(), inbox)?;
+    std::thread::Builder::new()
+        .name("garenne-sqlite".into())
+        .spawn(move || engine.run())
+        .map_err(|e| format!("no thread can be started: {e}"))?;
+    Ok(SqliteBroker {
+        handle,
+        path: Arc::new(path),
+        consumers: AtomicU64::new(0),
+        reader: Arc::new(Mutex::new(Some(reader))),
+    })
+}
+
+impl SqliteBroker {
+    /// Asks for something that has no result of its own.
+    fn ask(&self, request: Request) -> BoxFuture<'static, Result<()>> {
+        let handle = self.handle.clone();
+        Box::pin(async move { handle.call(request).await.map(drop) })
+    }
+
+    fn close_reader(&self) {
+        // A panic while it was locked leaves the connection as usable as it was.
+        drop(
+            self.reader
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+    }
+}
+
 impl Broker for SqliteBroker {
-    fn declare<'a>(&'a self, _: &'a Queue) -> BoxFuture<'a, Result<()>> {
-        unimplemented!()
+    fn declare<'a>(&'a self, queue: &'a Queue) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            queue.validate()?;
+            self.ask(Request::Declare(queue.clone())).await
+        })
     }
-    fn declare_exchange<'a>(&'a self, _: &'a Exchange) -> BoxFuture<'a, Result<()>> {
-        unimplemented!()
+
+    fn declare_exchange<'a>(&'a self, exchange: &'a Exchange) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            exchange.validate()?;
+            self.ask(Request::DeclareExchange(exchange.clone())).await
+        })
     }
-    fn publish(&self, _: Publish) -> BoxFuture<'static, Result<()>> {
-        unimplemented!()
+
+    fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<()>> {
+        let handle = self.handle.clone();
+        let deadline = publish.deadline;
+        let outgoing = Outgoing::new(publish, SystemTime::now());
+        Box::pin(async move { handle.publish(outgoing?, deadline).await })
     }
-    fn consume<'a>(&'a self, _: &'a Queue, _: usize) -> BoxFuture<'a, Result<Consumer>> {
-        unimplemented!()
+
+    fn consume<'a>(&'a self, queue: &'a Queue, slots: usize) -> BoxFuture<'a, Result<Consumer>> {
+        Box::pin(async move {
+            let number = self.consumers.fetch_add(1, Ordering::Relaxed);
+            let slots = slots.max(1);
+            // One place more, for the error that ends the consumer.
+            let (sender, deliveries) = mpsc::channel(slots.saturating_add(1).min(1 << 20));
+            let handle = self.handle.clone();
+            // Made before the answer, so that a caller who gives up leaves no consumer behind.
+            let consumer = Consumer::new(deliveries, move || {
+                handle.post(Request::Unsubscribe(number));
+            });
+            let request = Request::Subscribe {
+                number,
+                queue: queue.clone(),
+                slots: slots.min((1 << 20) - 1),
+                deliveries: sender,
+            };
+            self.handle.call(request).await?;
+            Ok(consumer)
+        })
     }
+
     fn replies(&self) -> BoxFuture<'_, Result<Replies>> {
-        unimplemented!()
+        Box::pin(async move {
+            let address = format!("garenne.reply.{}", uuid::Uuid::new_v4().simple());
+            let (sender, messages) = mpsc::channel(CHANNEL);
+            let request = Request::Replies {
+                address: address.clone(),
+                messages: sender,
+            };
+            self.handle.call(request).await?;
+            Ok(Replies { address, messages })
+        })
     }
-    fn cancel<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<()>> {
-        unimplemented!()
+
+    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.ask(Request::Cancel(id.to_owned()))
     }
+
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>> {
-        unimplemented!()
+        Box::pin(async move {
+            let (sender, later) = mpsc::channel(CHANNEL);
+            let known = self.handle.call(Request::Cancellations(sender)).await?;
+            Ok(Cancellations { known, later })
+        })
     }
-    fn depth<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Depth>> {
-        unimplemented!()
+
+    fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {
+        Box::pin(async move {
+            let (reader, path) = (Arc::clone(&self.reader), Arc::clone(&self.path));
+            let name = queue.to_owned();
+            let what = format!("the depth of queue `{queue}`");
+            let counted = tokio::task::spawn_blocking(move || {
+                let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+                let db = reader
+                    .as_ref()
+                    .ok_or(Error::Closed { what: "the broker" })?;
+                store::depth(db, &name, millis(SystemTime::now())).map_err(|e| {
+                    Fault::new(&path, &e).error(format!("the depth of queue `{name}`"))
+                })
+            })
+            .await
+            .map_err(|e| Error::broker(what.clone(), e))??;
+            let (ready, consumers) = counted.ok_or_else(|| Error::Refused {
+                what,
+                reason: "there is no such queue".into(),
+            })?;
+            Ok(Depth::new(ready, consumers))
+        })
     }
-    fn delete<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<()>> {
-        unimplemented!()
+
+    fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.ask(Request::Delete(queue.to_owned()))
     }
+
     fn close(&self) -> BoxFuture<'_, ()> {
-        unimplemented!()
+        Box::pin(async move {
+            let (closed, done) = oneshot::channel();
+            self.close_reader();
+            self.handle.send(Command::Close(closed));
+            // An error means that it was closed before.
+            let _ = done.await;
+        })
+    }
+}
+
+impl Drop for SqliteBroker {
+    fn drop(&mut self) {
+        self.close_reader();
+        self.handle.send(Command::Close(oneshot::channel().0));
     }
 }

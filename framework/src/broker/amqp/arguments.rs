@@ -1,0 +1,78 @@
+//! The arguments that queues are declared with. Pure.
+
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::topology::EXCHANGE;
+use super::wire::{own, text};
+use crate::broker::{Queue, QueueType};
+
+/// What dead letters' queues are called, after the queue's name.
+const DEAD: &str = ".dead";
+const DEAD_LETTERS_KEPT_MS: i64 = 30 * 24 * 3600 * 1000;
+const OWN_QUEUE_EXPIRES_MS: i32 = 60_000;
+const DELIVERY_LIMIT: i32 = 20;
+
+/// What a queue must be told when it is made. As little as possible: anything that differs later is a
+/// conflict, and an operator can set the rest by policies.
+pub(super) fn of(queue: &Queue, queue_type: QueueType) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    let mut set = |name: &str, value| {
+        arguments.insert(own(name), value);
+    };
+    let quorum = queue_type == QueueType::Quorum;
+    set(
+        "x-queue-type",
+        text(if quorum { "quorum" } else { "classic" }),
+    );
+    if queue.exclusive {
+        set("x-expires", AMQPValue::LongInt(OWN_QUEUE_EXPIRES_MS));
+    }
+    if let Some(highest) = queue.max_priority.filter(|_| !quorum) {
+        set("x-max-priority", AMQPValue::LongInt(highest.into()));
+    }
+    if queue.dead_letters {
+        set("x-dead-letter-exchange", text(EXCHANGE));
+        set("x-dead-letter-routing-key", text(&queue.dead_letter_name()));
+        if quorum {
+            set("x-delivery-limit", AMQPValue::LongInt(DELIVERY_LIMIT));
+            set("x-dead-letter-strategy", text("at-least-once"));
+            // At-least-once wants it: a full queue refuses messages rather than drop the oldest.
+            set("x-overflow", text("reject-publish"));
+        }
+    } else if queue.name().ends_with(DEAD) {
+        set(
+            "x-message-ttl",
+            AMQPValue::LongLongInt(DEAD_LETTERS_KEPT_MS),
+        );
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(queue: &Queue, queue_type: QueueType) -> Vec<String> {
+        let table = of(queue, queue_type);
+        table.inner().keys().map(|name| name.to_string()).collect()
+    }
+
+    #[test]
+    fn arguments_fit_the_type() {
+        let work = Queue::new("q").max_priority(9);
+        let quorum = names(&work, QueueType::Quorum);
+        assert!(quorum.contains(&"x-delivery-limit".to_owned()));
+        assert!(!quorum.contains(&"x-max-priority".to_owned()));
+        let classic = names(&work, QueueType::Classic);
+        assert!(classic.contains(&"x-max-priority".to_owned()));
+        assert!(!classic.contains(&"x-delivery-limit".to_owned()));
+        assert_eq!(
+            names(&work.dead_letters(), QueueType::Quorum),
+            ["x-message-ttl", "x-queue-type"]
+        );
+        assert_eq!(
+            names(&Queue::exclusive(), QueueType::Classic),
+            ["x-expires", "x-queue-type"]
+        );
+    }
+}

@@ -1,0 +1,220 @@
+//! Cancelled calls: a stream that every worker reads from its beginning, so that those who start later
+//! know of them, too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::connection::{Backoff, rpc};
+use super::consume::{self, Stream};
+use super::send::{Core, Outgoing};
+use super::wire::{self, own, table, text};
+use crate::broker::{Cancellations, Publish, Route};
+use crate::error::{Error, Result};
+use crate::message::Message;
+
+const STREAM: &str = "garenne.cancelled";
+/// Marks the end of what was cancelled before a reader came.
+const MARKER: &str = "garenne-marker";
+const OFFSET: &str = "x-stream-offset";
+const PREFETCH: u16 = 200;
+const LATER: usize = 1024;
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a starting worker waits for what was cancelled before.
+const HISTORY_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Adds `id` to the stream.
+pub(super) async fn cancel(core: &Core, id: &str) -> Result<()> {
+    let message = Message {
+        id: id.to_owned(),
+        body: id.as_bytes().to_vec(),
+        ..Message::default()
+    };
+    store(core, message).await
+}
+
+async fn store(core: &Core, message: Message) -> Result<()> {
+    let publish = || Publish {
+        // The default exchange, and no mending: the stream is not one of the task queues.
+        route: Route::Exchange {
+            exchange: String::new(),
+            routing_key: STREAM.into(),
+        },
+        message: message.clone(),
+        delay: Duration::ZERO,
+        deadline: DEADLINE,
+    };
+    match core.send(&mut Outgoing::new(publish())?).await {
+        Err(Error::Unroutable { .. }) => {
+            let topology = core.topology.clone();
+            let declare = async move {
+                let arguments = table([
+                    ("x-queue-type", text("stream")),
+                    ("x-max-age", text("1D")),
+                    // Old ids go a whole segment at a time.
+                    (
+                        "x-stream-max-segment-size-bytes",
+                        AMQPValue::LongInt(1_000_000),
+                    ),
+                ]);
+                topology
+                    .on_channel(|channel| async move {
+                        let options = QueueDeclareOptions::durable();
+                        rpc(channel.queue_declare(own(STREAM), options, arguments)).await
+                    })
+                    .await?
+                    .map_err(|trouble| trouble.refused(format!("to declare stream `{STREAM}`")))
+            };
+            core.transport.run(declare).await?;
+            core.send(&mut Outgoing::new(publish())?).await
+        }
+        sent => sent,
+    }
+}
+
+/// What a reader knows of the stream.
+struct Reader {
+    core: Arc<Core>,
+    /// Where to go on; `None` is the beginning.
+    next_offset: Option<i64>,
+    stream: Option<Stream>,
+    backoff: Backoff,
+}
+
+/// One entry of the stream.
+enum Entry {
+    Id(String),
+    Marker(String),
+}
+
+/// Reads what has been cancelled, and goes on reading.
+pub(super) async fn start(core: &Arc<Core>) -> Result<Cancellations> {
+    let marker = uuid::Uuid::new_v4().to_string();
+    let mut message = Message::default();
+    message.set(MARKER, marker.as_str());
+    let (sender, later) = mpsc::channel(LATER);
+    if let Err(error) = store(core, message).await {
+        if matches!(error, Error::Closed { .. }) {
+            return Err(error);
+        }
+        tracing::warn!(%error, "cancelled calls will not be known");
+        let transport = core.transport.clone();
+        // An end of `later` would mean that the broker is closed.
+        core.transport.spawn(async move {
+            let _ = transport.closing().wait_for(|closing| *closing).await;
+            drop(sender);
+        });
+        return Ok(Cancellations {
+            known: Vec::new(),
+            later,
+        });
+    }
+    let mut reader = Reader {
+        core: core.clone(),
+        next_offset: None,
+        stream: None,
+        backoff: Backoff::default(),
+    };
+    let known = core
+        .transport
+        .run(async move {
+            let mut known = Vec::new();
+            let read = async {
+                loop {
+                    match reader.next().await {
+                        Some(Entry::Id(id)) => known.push(id),
+                        Some(Entry::Marker(found)) if found == marker => return,
+                        Some(Entry::Marker(_)) => {}
+                        None => return,
+                    }
+                }
+            };
+            if timeout(HISTORY_DEADLINE, read).await.is_err() {
+                tracing::warn!("not all that was cancelled before is known yet");
+            }
+            let transport = reader.core.transport.clone();
+            transport.spawn(reader.follow(sender));
+            Ok(known)
+        })
+        .await?;
+    Ok(Cancellations { known, later })
+}
+
+impl Reader {
+    async fn follow(mut self, sender: mpsc::Sender<String>) {
+        let mut closing = self.core.transport.closing();
+        loop {
+            let entry = tokio::select! {
+                _ = closing.wait_for(|closing| *closing) => return,
+                () = sender.closed() => return,
+                entry = self.next() => entry,
+            };
+            match entry {
+                None => return,
+                Some(Entry::Marker(_)) => {}
+                Some(Entry::Id(id)) => tokio::select! {
+                    _ = closing.wait_for(|closing| *closing) => return,
+                    sent = sender.send(id) => if sent.is_err() { return },
+                },
+            }
+        }
+    }
+
+    /// The next entry, over however many connections; `None` when the broker is closed.
+    async fn next(&mut self) -> Option<Entry> {
+        loop {
+            let Some(stream) = &mut self.stream else {
+                self.backoff.wait().await;
+                match self.open().await {
+                    Ok(stream) => self.stream = Some(stream),
+                    Err(Error::Closed { .. }) => return None,
+                    Err(error) => tracing::warn!(%error, "cannot read what is cancelled yet"),
+                }
+                continue;
+            };
+            let Some(Ok(raw)) = stream.deliveries.next().await else {
+                self.stream = None;
+                continue;
+            };
+            self.backoff.reset();
+            // On a stream it only asks for more.
+            let options = BasicAckOptions::default();
+            let _ = rpc(stream.channel.basic_ack(raw.delivery_tag, options)).await;
+            if let Some(offset) = offset(&raw) {
+                // A chunk may begin before the offset that was asked for.
+                if self.next_offset.is_some_and(|next| offset < next) {
+                    continue;
+                }
+                self.next_offset = Some(offset + 1);
+            }
+            let message = wire::message(&raw.properties, raw.data);
+            return Some(match message.text(MARKER) {
+                Some(marker) => Entry::Marker(marker.to_owned()),
+                None => Entry::Id(String::from_utf8_lossy(&message.body).into_owned()),
+            });
+        }
+    }
+
+    async fn open(&self) -> Result<Stream> {
+        let from = match self.next_offset {
+            None => text("first"),
+            Some(offset) => AMQPValue::LongLongInt(offset),
+        };
+        let arguments: FieldTable = table([(OFFSET, from)]);
+        consume::open(&self.core.transport, STREAM, PREFETCH, arguments).await
+    }
+}
+
+fn offset(raw: &Delivery) -> Option<i64> {
+    match raw.properties.headers().as_ref()?.inner().get(OFFSET)? {
+        AMQPValue::LongLongInt(offset) => Some(*offset),
+        AMQPValue::LongInt(offset) => Some((*offset).into()),
+        _ => None,
+    }
+}

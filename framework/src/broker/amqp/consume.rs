@@ -1,0 +1,305 @@
+//! Consuming: a task for each consumer that keeps a channel open through every loss, and forwards what
+//! comes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::Channel;
+use lapin::message::Delivery as Raw;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+
+use super::connection::{Backoff, Live, Trouble, closed, rpc};
+use super::delay;
+use super::send::Core;
+use super::settle::{ORIGIN_EXCHANGE, ORIGIN_KEY, Session, Settler};
+use super::topology::EXCHANGE;
+use super::transport::Transport;
+use super::wire::{self, own, short};
+use crate::broker::{Consumer, Delivery, Queue, QueueType, Stale};
+use crate::error::{Error, Result};
+use crate::message::{Message, header};
+
+/// Refusals in a row that are taken for the server's last word.
+const REFUSALS: u32 = 3;
+/// How long to wait for the end of a cancelled stream, which a dying channel may not give.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+const OUTLIVE_TICK: Duration = Duration::from_millis(100);
+
+/// A channel with a consumer on it.
+pub(super) struct Stream {
+    pub(super) channel: Channel,
+    pub(super) live: Arc<Live>,
+    pub(super) deliveries: lapin::Consumer,
+}
+
+/// Opens a channel and consumes from `queue`.
+pub(super) async fn open(
+    transport: &Transport,
+    queue: &str,
+    prefetch: u16,
+    arguments: FieldTable,
+) -> Result<Stream> {
+    let refused = |trouble: Trouble| trouble.refused(format!("to consume from queue `{queue}`"));
+    let live = transport.consuming.get().await?;
+    let channel = live.channel().await.map_err(refused)?;
+    let name = short("queue name", queue)?;
+    let consume = async {
+        // It holds for consumers that start later, so it comes first.
+        rpc(channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;
+        let options = BasicConsumeOptions::default();
+        rpc(channel.basic_consume(name, own(""), options, arguments)).await
+    };
+    let deliveries = consume.await.map_err(refused)?;
+    Ok(Stream {
+        channel,
+        live,
+        deliveries,
+    })
+}
+
+/// Starts a consumer; the queue is declared and consumed from when this returns.
+pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result<Consumer> {
+    let slots = slots.max(1);
+    let (sender, deliveries) = mpsc::channel(slots);
+    let (stop, stopped) = watch::channel(false);
+    let forwarder = Forwarder {
+        core: core.clone(),
+        queue,
+        prefetch: u16::try_from(slots).unwrap_or(u16::MAX),
+        sender,
+        stopped,
+    };
+    let task = core.clone();
+    core.transport
+        .run(async move {
+            let first = forwarder.session().await?;
+            task.transport.spawn(forwarder.run(first));
+            Ok(())
+        })
+        .await?;
+    Ok(Consumer::new(deliveries, move || {
+        stop.send_replace(true);
+    }))
+}
+
+/// Why a session ended.
+enum End {
+    Stopped,
+    Lost(String),
+}
+
+struct Forwarder {
+    core: Arc<Core>,
+    queue: Queue,
+    prefetch: u16,
+    sender: mpsc::Sender<Result<Delivery>>,
+    stopped: watch::Receiver<bool>,
+}
+
+type Opened = (Arc<Session>, lapin::Consumer);
+
+impl Forwarder {
+    async fn run(self, first: Opened) {
+        let mut opened = first;
+        loop {
+            let (session, deliveries) = opened;
+            let end = self.forward(&session, deliveries).await;
+            match end {
+                End::Stopped => break,
+                End::Lost(reason) => {
+                    session.stale.send_replace(true);
+                    let queue = self.queue.name();
+                    tracing::warn!(
+                        queue,
+                        reason,
+                        "the consumer's channel ended: opening another"
+                    );
+                    let channel = session.channel.clone();
+                    drop(session);
+                    tokio::spawn(async move {
+                        if channel.status().connected() {
+                            let _ = rpc(channel.close(200, own("bye"))).await;
+                        }
+                    });
+                }
+            }
+            match self.reopen().await {
+                Some(again) => opened = again,
+                None => break,
+            }
+        }
+        if self.queue.exclusive {
+            let _ = self.core.topology.delete(self.queue.name()).await;
+        }
+    }
+
+    /// The next session; `None` if there is to be none.
+    async fn reopen(&self) -> Option<Opened> {
+        let mut backoff = Backoff::default();
+        let mut refusals = 0;
+        loop {
+            tokio::select! {
+                () = self.stop() => return None,
+                () = backoff.wait() => {}
+            }
+            let opened = tokio::select! {
+                () = self.stop() => return None,
+                opened = self.session() => opened,
+            };
+            match opened {
+                Ok(opened) => return Some(opened),
+                Err(Error::Closed { .. }) => return None,
+                Err(error) => {
+                    tracing::warn!(queue = self.queue.name(), %error, "cannot consume yet");
+                    refusals = if error.is_transient() {
+                        0
+                    } else {
+                        refusals + 1
+                    };
+                    if refusals >= REFUSALS {
+                        let _ = self.sender.send(Err(error)).await;
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn session(&self) -> Result<Opened> {
+        if self.core.transport.is_closing() {
+            return Err(closed());
+        }
+        let known = self.core.topology.declare(&self.queue).await?;
+        let transport = &self.core.transport;
+        let stream = open(
+            transport,
+            self.queue.name(),
+            self.prefetch,
+            FieldTable::default(),
+        );
+        let stream = stream.await?;
+        let session = Arc::new(Session {
+            core: self.core.clone(),
+            queue: self.queue.clone(),
+            queue_type: known.queue_type,
+            channel: stream.channel,
+            _live: stream.live,
+            stale: watch::channel(false).0,
+        });
+        self.core.remember(&session);
+        Ok((session, stream.deliveries))
+    }
+
+    /// Resolves when the consumer is dropped or the broker closed.
+    async fn stop(&self) {
+        let (mut stopped, mut closing) = (self.stopped.clone(), self.core.transport.closing());
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+            _ = closing.wait_for(|closing| *closing) => {}
+        }
+    }
+
+    async fn forward(&self, session: &Arc<Session>, mut deliveries: lapin::Consumer) -> End {
+        loop {
+            let next = tokio::select! {
+                () = self.stop() => break,
+                next = deliveries.next() => next,
+            };
+            let raw = match next {
+                Some(Ok(raw)) => raw,
+                Some(Err(error)) => return End::Lost(Trouble::from(error).text),
+                None => return End::Lost("the server cancelled the consumer".into()),
+            };
+            let Some(delivery) = receive(session, raw) else {
+                continue;
+            };
+            tokio::select! {
+                // The delivery is dropped with the send, and so goes back.
+                () = self.stop() => break,
+                _ = self.sender.send(Ok(delivery)) => {}
+            }
+        }
+        // What is buffered was never started: it goes back.
+        let cancel = BasicCancelOptions::default();
+        let _ = rpc(session.channel.basic_cancel(deliveries.tag(), cancel)).await;
+        let drain = async {
+            while let Some(Ok(raw)) = deliveries.next().await {
+                drop(receive(session, raw));
+            }
+        };
+        let _ = timeout(DRAIN_TIMEOUT, drain).await;
+        tokio::spawn(outlive(session.clone()));
+        End::Stopped
+    }
+}
+
+/// Tells those who still work on deliveries of a stopped consumer when their channel ends.
+async fn outlive(session: Arc<Session>) {
+    while Arc::strong_count(&session) > 1 && session.channel.status().connected() {
+        sleep(OUTLIVE_TICK).await;
+    }
+    session
+        .stale
+        .send_replace(!session.channel.status().connected());
+}
+
+/// A message as a worker gets it; `None` if it is put back with a count first.
+fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
+    let queue = session.queue.name().to_owned();
+    let broker_counted = wire::count(&raw.properties, "x-delivery-count");
+    let counts = session.queue_type == Some(QueueType::Quorum)
+        || broker_counted.is_some()
+        || wire::count(&raw.properties, "x-acquired-count").is_some();
+    let past = wire::count(&raw.properties, header::DELIVERIES)
+        .unwrap_or(0)
+        .saturating_add(broker_counted.unwrap_or(0));
+    let mut message = wire::message(&raw.properties, raw.data.clone());
+    let (exchange, routing_key) = origin(&message, &queue, &raw);
+    message
+        .headers
+        .retain(|name, _| !delay::is_ours(name) && name != ORIGIN_EXCHANGE && name != ORIGIN_KEY);
+    let settler = Settler {
+        session: session.clone(),
+        tag: raw.delivery_tag,
+        properties: raw.properties,
+        body: raw.data,
+        past,
+        exchange: exchange.clone(),
+        routing_key: routing_key.clone(),
+        settled: false,
+    };
+    if raw.redelivered && !counts {
+        session.core.transport.spawn(async move {
+            if let Err(error) = settler.count().await {
+                tracing::debug!(%error, "a redelivery could not be counted");
+            }
+        });
+        return None;
+    }
+    let stale = Stale::new(session.stale.subscribe());
+    let mut delivery = Delivery::new(queue, message, stale, Box::new(settler));
+    delivery.exchange = exchange;
+    delivery.routing_key = routing_key;
+    delivery.redelivered = raw.redelivered || past > 0;
+    delivery.deliveries = past.saturating_add(1);
+    Some(delivery)
+}
+
+/// The exchange and key that the message was published to: empty for a queue's own name.
+fn origin(message: &Message, queue: &str, raw: &Raw) -> (String, String) {
+    let key = raw.routing_key.as_str().to_owned();
+    if let Some(exchange) = message.text(ORIGIN_EXCHANGE) {
+        let key = message.text(ORIGIN_KEY).map_or(key, str::to_owned);
+        return (exchange.to_owned(), key);
+    }
+    match delay::destination(&message.headers) {
+        Some("") => (String::new(), queue.to_owned()),
+        Some(exchange) => (exchange.to_owned(), key),
+        None if raw.exchange.as_str() == EXCHANGE => (String::new(), key),
+        None => (raw.exchange.as_str().to_owned(), key),
+    }
+}

@@ -1,0 +1,418 @@
+//! Publishing: one task owns the confirm channel and tells every caller what became of its message. A
+//! message whose channel ends before its confirm is published again under its id, until its deadline.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::ConfirmSelectOptions;
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+
+use super::connection::{Backoff, Live, Trouble, closed, rpc};
+use super::transport::Transport;
+use super::window::{Fate, Window};
+use crate::error::{Error, Result};
+
+/// Requests that wait for a place in the window, beside those in the channel to the task.
+const BACKLOG: usize = 1024;
+/// How exact deadlines are.
+const TICK: Duration = Duration::from_millis(20);
+/// Channels that may end under a message before it is held responsible.
+const CHANNELS_PER_MESSAGE: u8 = 3;
+/// AMQP's code for an operator's `close_connection`, or a server's shutdown.
+const CONNECTION_FORCED: u16 = 320;
+/// Confirms that may stay away before the channel is given up.
+const OVERDUE: usize = 256;
+
+/// One message, ready for the wire.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    /// Where it goes, for errors.
+    pub(super) route: String,
+    pub(super) exchange: ShortString,
+    pub(super) routing_key: ShortString,
+    pub(super) properties: BasicProperties,
+    pub(super) body: Vec<u8>,
+    /// How long to try.
+    pub(super) limit: Duration,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// The broker has it.
+    Stored,
+    /// No queue takes it.
+    Unroutable,
+    /// The broker refused to store it.
+    Nacked,
+    /// There is no such exchange.
+    NoExchange(Trouble),
+    /// The broker will not have it.
+    Refused(Trouble),
+    /// The deadline passed.
+    Late(Late),
+}
+
+/// How far a request got by its deadline.
+#[derive(Debug)]
+pub(super) enum Late {
+    /// On the wire, unconfirmed.
+    Unconfirmed,
+    /// Nowhere: the server takes no messages, for this reason.
+    Blocked(String),
+    /// Nowhere: there is no connection, for this reason.
+    Unsent(String),
+}
+
+/// A request on its way through the task.
+pub(super) struct Ticket {
+    pub(super) request: Arc<Request>,
+    deadline: Instant,
+    /// Gone once the caller has been told.
+    done: Option<oneshot::Sender<Verdict>>,
+    number: u64,
+    was_written: bool,
+    channels_lost: u8,
+}
+
+impl Ticket {
+    fn tell(&mut self, verdict: Verdict) {
+        if let Some(done) = self.done.take() {
+            let _ = done.send(verdict);
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.done.as_ref().is_some_and(|done| !done.is_closed())
+    }
+}
+
+/// Hands requests to the publishing task.
+pub(super) struct Publisher {
+    requests: mpsc::Sender<Ticket>,
+    blocked: watch::Receiver<Option<String>>,
+    transport: Arc<Transport>,
+    flush: watch::Sender<bool>,
+    task: tokio::sync::Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+impl Publisher {
+    pub(super) async fn start(transport: &Arc<Transport>) -> Result<Self> {
+        let (requests, receiver) = mpsc::channel(BACKLOG);
+        let (flush, flushed) = watch::channel(false);
+        let (ended, task) = oneshot::channel();
+        let actor = Actor {
+            transport: transport.clone(),
+            requests: receiver,
+            accepts: true,
+            waiting: VecDeque::new(),
+            window: Window::new(),
+            channel: None,
+            opening: None,
+            blocked: transport.publishing.blocked(),
+            flush: flushed,
+            next_number: 0,
+        };
+        transport
+            .run(async move {
+                tokio::spawn(async move {
+                    actor.run().await;
+                    let _ = ended.send(());
+                });
+                Ok(())
+            })
+            .await?;
+        Ok(Self {
+            requests,
+            blocked: transport.publishing.blocked(),
+            transport: transport.clone(),
+            flush,
+            task: tokio::sync::Mutex::new(Some(task)),
+        })
+    }
+
+    /// Publishes `request` once (again only if its channel ends) and says what became of it.
+    pub(super) async fn submit(
+        &self,
+        request: &Arc<Request>,
+        deadline: Instant,
+    ) -> Result<Verdict> {
+        let (done, verdict) = oneshot::channel();
+        let ticket = Ticket {
+            request: request.clone(),
+            deadline,
+            done: Some(done),
+            number: 0,
+            was_written: false,
+            channels_lost: 0,
+        };
+        match timeout_at(deadline, self.requests.send(ticket)).await {
+            Ok(Ok(())) => verdict.await.map_err(|_| closed()),
+            Ok(Err(_)) => Err(closed()),
+            Err(_) => Ok(Verdict::Late(unsent(&self.blocked, &self.transport))),
+        }
+    }
+
+    /// Waits until all that was submitted has its verdict, but not longer than `limit`.
+    pub(super) async fn flush(&self, limit: Duration) {
+        self.flush.send_replace(true);
+        if let Some(task) = self.task.lock().await.take() {
+            let _ = timeout(limit, task).await;
+        }
+    }
+}
+
+fn unsent(blocked: &watch::Receiver<Option<String>>, transport: &Transport) -> Late {
+    match blocked.borrow().clone() {
+        Some(reason) => Late::Blocked(reason),
+        None => Late::Unsent(transport.publishing.last_error()),
+    }
+}
+
+impl Request {
+    /// What a verdict means to the caller.
+    pub(super) fn conclude(&self, verdict: Verdict) -> Result<()> {
+        let route = self.route.clone();
+        let waited = self.limit;
+        Err(match verdict {
+            Verdict::Stored => return Ok(()),
+            Verdict::Unroutable => Error::Unroutable { route },
+            Verdict::Nacked => Error::Refused {
+                what: format!("a message to {route}"),
+                reason: "the queue is full or unavailable: let workers drain it, \
+                         or look at its length limit and its replicas"
+                    .into(),
+            },
+            Verdict::NoExchange(said) | Verdict::Refused(said) => Error::Refused {
+                what: format!("a message to {route}"),
+                reason: said.text,
+            },
+            Verdict::Late(Late::Unconfirmed) => Error::Unconfirmed { route, waited },
+            Verdict::Late(Late::Blocked(reason)) => Error::Blocked {
+                route,
+                reason,
+                waited,
+            },
+            Verdict::Late(Late::Unsent(reason)) => Error::Unavailable {
+                what: format!("the message to {route}"),
+                waited,
+                reason,
+            },
+        })
+    }
+}
+
+type Opened = (Channel, Arc<Live>);
+
+struct Actor {
+    transport: Arc<Transport>,
+    requests: mpsc::Receiver<Ticket>,
+    accepts: bool,
+    waiting: VecDeque<Ticket>,
+    window: Window,
+    /// With the connection, which lives as long as someone holds it.
+    channel: Option<Opened>,
+    opening: Option<JoinHandle<Result<Opened>>>,
+    blocked: watch::Receiver<Option<String>>,
+    flush: watch::Receiver<bool>,
+    next_number: u64,
+}
+
+impl Actor {
+    async fn run(mut self) {
+        let mut batch = Vec::new();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.pump();
+            let idle = self.waiting.is_empty() && self.window.is_empty();
+            if idle && !self.accepts {
+                return;
+            }
+            let accepts = self.accepts && self.waiting.len() < BACKLOG;
+            let mut flush = self.flush.clone();
+            let flushing = *flush.borrow();
+            tokio::select! {
+                biased;
+                settled = poll_fn(|cx| self.window.poll_settled(cx)) => self.settle(settled),
+                opened = async { self.opening.as_mut().expect("guarded").await }, if self.opening.is_some() => {
+                    self.opening = None;
+                    match opened {
+                        Ok(Ok(opened)) => self.channel = Some(opened),
+                        _ => self.accepts = false,
+                    }
+                    if !self.accepts {
+                        self.give_up();
+                    }
+                }
+                count = self.requests.recv_many(&mut batch, BACKLOG), if accepts => {
+                    self.accepts = count > 0;
+                    for mut ticket in batch.drain(..) {
+                        self.next_number += 1;
+                        ticket.number = self.next_number;
+                        self.waiting.push_back(ticket);
+                    }
+                }
+                _ = self.blocked.changed() => {}
+                _ = flush.wait_for(|flush| *flush), if !flushing => self.requests.close(),
+                _ = tick.tick(), if !idle => self.expire(),
+            }
+        }
+    }
+
+    /// Writes what can be written.
+    fn pump(&mut self) {
+        if let Some((channel, _)) = &self.channel
+            && !channel.status().connected()
+            && self.window.is_empty()
+        {
+            self.channel = None;
+        }
+        let Some((channel, _)) = &self.channel else {
+            if self.opening.is_none() && !self.waiting.is_empty() {
+                self.opening = Some(tokio::spawn(open(self.transport.clone())));
+            }
+            return;
+        };
+        // On a blocked connection lapin would keep the frames: written later, after the caller was told
+        // that they were not sent.
+        if self.blocked.borrow().is_some() {
+            return;
+        }
+        while !self.window.is_full()
+            && let Some(mut ticket) = self.waiting.pop_front()
+        {
+            if ticket.is_wanted() {
+                ticket.was_written = true;
+                self.window.start(channel, ticket);
+            }
+        }
+    }
+
+    fn settle(&mut self, settled: Vec<(Ticket, Fate)>) {
+        let mut lost = Vec::new();
+        let mut reason = None;
+        for (mut ticket, fate) in settled {
+            match fate {
+                Fate::Stored => ticket.tell(Verdict::Stored),
+                Fate::Returned => ticket.tell(Verdict::Unroutable),
+                Fate::Nacked => ticket.tell(Verdict::Nacked),
+                Fate::Lost(trouble) => {
+                    // The first error with a code is the server's; others only follow from it.
+                    match &reason {
+                        Some(Trouble { code: Some(_), .. }) => {}
+                        _ => reason = Some(trouble),
+                    }
+                    lost.push(ticket);
+                }
+            }
+        }
+        if let Some(reason) = reason {
+            lost.extend(self.window.abandon());
+            self.channel = None;
+            self.requeue(lost, &reason);
+        }
+    }
+
+    /// Publishes again what a channel took with it, except what ended the channel.
+    fn requeue(&mut self, mut lost: Vec<Ticket>, reason: &Trouble) {
+        tracing::debug!(reason = %reason.text, messages = lost.len(), "publishing again on a new channel");
+        let found = lost
+            .iter()
+            .any(|ticket| blame(&ticket.request, reason).is_some());
+        // What ends a whole connection from outside is no message's fault.
+        let suspect = !found && reason.code.is_some_and(|code| code != CONNECTION_FORCED);
+        lost.sort_by_key(|ticket| std::cmp::Reverse(ticket.number));
+        for mut ticket in lost {
+            ticket.channels_lost += u8::from(suspect);
+            let verdict = match ticket.channels_lost >= CHANNELS_PER_MESSAGE {
+                true => Some(Verdict::Refused(reason.clone())),
+                false => blame(&ticket.request, reason),
+            };
+            match verdict {
+                Some(verdict) => ticket.tell(verdict),
+                None if ticket.is_wanted() => self.waiting.push_front(ticket),
+                None => {}
+            }
+        }
+    }
+
+    /// Tells those whose time is up.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let mut late = 0;
+        for ticket in self.window.tickets() {
+            if ticket.deadline <= now {
+                ticket.tell(Verdict::Late(Late::Unconfirmed));
+            }
+            late += usize::from(!ticket.is_wanted());
+        }
+        for ticket in &mut self.waiting {
+            if ticket.deadline <= now {
+                ticket.tell(Verdict::Late(match ticket.was_written {
+                    true => Late::Unconfirmed,
+                    false => unsent(&self.blocked, &self.transport),
+                }));
+            }
+        }
+        self.waiting.retain(Ticket::is_wanted);
+        // lapin keeps a confirm that nobody awaits until its channel is closed.
+        if late > OVERDUE
+            && let Some((channel, live)) = self.channel.take()
+        {
+            let kept = self.window.abandon();
+            self.requeue(kept, &Trouble::new("too many confirms are overdue"));
+            tokio::spawn(async move {
+                let _ = timeout(Duration::from_secs(2), channel.close(200, "bye".into())).await;
+                drop(live);
+            });
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.requests.close();
+        self.waiting.clear();
+    }
+}
+
+/// The verdict, if the server's complaint is about this very message.
+fn blame(request: &Request, reason: &Trouble) -> Option<Verdict> {
+    let exchange = match request.exchange.as_str() {
+        "" => "amq.default",
+        name => name,
+    };
+    // `NOT_FOUND - no exchange 'x' in vhost '/'`, `ACCESS_REFUSED - access to exchange 'x' in …`
+    let names_exchange = reason.text.contains(&format!("exchange '{exchange}' "));
+    // `PRECONDITION_FAILED - message size 20000000 is larger than configured max size 16777216`
+    let size = request.body.len();
+    let names_size = reason.text.contains(&format!("message size {size} "));
+    match reason.code? {
+        404 if names_exchange => Some(Verdict::NoExchange(reason.clone())),
+        403 if names_exchange => Some(Verdict::Refused(reason.clone())),
+        406 if names_size => Some(Verdict::Refused(reason.clone())),
+        _ => None,
+    }
+}
+
+async fn open(transport: Arc<Transport>) -> Result<Opened> {
+    let mut backoff = Backoff::default();
+    loop {
+        backoff.wait().await;
+        let live = transport.publishing.get().await?;
+        let opened = async {
+            let channel = live.channel().await?;
+            rpc(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+            Ok::<_, Trouble>(channel)
+        };
+        match opened.await {
+            Ok(channel) => return Ok((channel, live)),
+            Err(trouble) => tracing::debug!(reason = %trouble.text, "no channel to publish on"),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The reply queue: durable and expiring rather than exclusive, so that replies which come while the
+//! connection is away are there when it is back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{BasicAckOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::connection::{Backoff, rpc};
+use super::consume::{self, Stream};
+use super::send::Core;
+use super::wire::{self, own, table, text};
+use crate::broker::Replies;
+use crate::error::{Error, Result};
+use crate::message::Message;
+
+const PREFETCH: u16 = 512;
+/// Replies acknowledged together: each on its own would cost as much as the reply.
+const GROUP: usize = 64;
+/// How long a smaller group waits for more.
+const GROUP_WAIT: Duration = Duration::from_millis(50);
+const EXPIRES_MS: i32 = 3_600_000;
+
+/// Opens the reply queue.
+pub(super) async fn start(core: &Arc<Core>) -> Result<Replies> {
+    let address = format!("garenne.reply.{}", uuid::Uuid::new_v4());
+    let (sender, messages) = mpsc::channel(PREFETCH.into());
+    let (this, queue) = (core.clone(), address.clone());
+    core.transport
+        .run(async move {
+            let first = open(&this, &queue).await?;
+            let task = this.clone();
+            this.transport.spawn(async move {
+                let mut closing = task.transport.closing();
+                tokio::select! {
+                    _ = closing.wait_for(|closing| *closing) => {}
+                    () = follow(&task, &queue, first, sender) => {}
+                }
+                let _ = task.topology.delete(&queue).await;
+            });
+            Ok(())
+        })
+        .await?;
+    Ok(Replies { address, messages })
+}
+
+async fn open(core: &Core, queue: &str) -> Result<Stream> {
+    let arguments = table([
+        ("x-queue-type", text("classic")),
+        ("x-expires", AMQPValue::LongInt(EXPIRES_MS)),
+    ]);
+    let name = own(queue);
+    core.topology
+        .on_channel(|channel| async move {
+            let options = QueueDeclareOptions::durable();
+            rpc(channel.queue_declare(name, options, arguments)).await
+        })
+        .await?
+        .map_err(|trouble| trouble.refused(format!("to declare queue `{queue}`")))?;
+    consume::open(&core.transport, queue, PREFETCH, FieldTable::default()).await
+}
+
+async fn follow(core: &Core, queue: &str, first: Stream, sender: mpsc::Sender<Message>) {
+    let mut stream = first;
+    let mut backoff = Backoff::default();
+    loop {
+        if forward(&mut stream, &sender).await.is_err() {
+            return;
+        }
+        tracing::warn!(queue, "the reply queue's channel ended: opening another");
+        stream = loop {
+            backoff.wait().await;
+            match open(core, queue).await {
+                Ok(stream) => break stream,
+                Err(Error::Closed { .. }) => return,
+                Err(error) => tracing::warn!(queue, %error, "no replies yet"),
+            }
+        };
+        backoff.reset();
+    }
+}
+
+/// Forwards replies until the channel ends, or fails if nobody wants them any more.
+async fn forward(stream: &mut Stream, sender: &mpsc::Sender<Message>) -> Result<(), ()> {
+    let (mut last, mut unacked) = (0, 0);
+    loop {
+        let next = match unacked {
+            0 => stream.deliveries.next().await,
+            _ => match timeout(GROUP_WAIT, stream.deliveries.next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    ack(stream, last).await;
+                    unacked = 0;
+                    continue;
+                }
+            },
+        };
+        let Some(Ok(raw)) = next else {
+            return Ok(());
+        };
+        last = raw.delivery_tag;
+        let message = wire::message(&raw.properties, raw.data);
+        sender.send(message).await.map_err(|_| ())?;
+        unacked += 1;
+        if unacked == GROUP {
+            ack(stream, last).await;
+            unacked = 0;
+        }
+    }
+}
+
+/// A lost acknowledgement brings the replies again, which whoever awaited them knows already.
+async fn ack(stream: &Stream, last: u64) {
+    let options = BasicAckOptions { multiple: true };
+    let _ = rpc(stream.channel.basic_ack(last, options)).await;
+}

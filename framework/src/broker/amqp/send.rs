@@ -1,0 +1,262 @@
+//! Finds a message's way to its queue, and mends the way once where part of it is missing.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use lapin::types::FieldTable;
+use tokio::time::{Instant, timeout_at};
+
+use super::delay;
+use super::publish::{Publisher, Request, Verdict};
+use super::settle::Session;
+use super::topology::{EXCHANGE, Topology};
+use super::transport::Transport;
+use super::wire::{self, own, short};
+use crate::broker::{Publish, Route};
+use crate::error::{Error, Result};
+
+/// What all parts of the broker share.
+pub(super) struct Core {
+    pub(super) transport: Arc<Transport>,
+    pub(super) topology: Arc<Topology>,
+    pub(super) publisher: Publisher,
+    /// Those whose deliveries become void when the broker is closed.
+    sessions: Mutex<Vec<Weak<Session>>>,
+}
+
+/// A message whose way can be found again.
+pub(super) struct Outgoing {
+    pub(super) route: Route,
+    delay: Duration,
+    deadline: Duration,
+    request: Arc<Request>,
+    headers: FieldTable,
+}
+
+impl Outgoing {
+    pub(super) fn new(publish: Publish) -> Result<Self> {
+        let properties = wire::properties(&publish.message)?;
+        let delay = match publish.route {
+            Route::Reply(_) => Duration::ZERO,
+            _ => publish.delay,
+        };
+        Self::raw(
+            publish.route,
+            properties,
+            publish.message.body,
+            delay,
+            publish.deadline,
+        )
+    }
+
+    pub(super) fn raw(
+        route: Route,
+        properties: BasicProperties,
+        body: Vec<u8>,
+        delay: Duration,
+        deadline: Duration,
+    ) -> Result<Self> {
+        let key = match &route {
+            Route::Queue(name) | Route::Reply(name) => short("queue name", name)?,
+            Route::Exchange {
+                routing_key,
+                exchange,
+            } => {
+                short("exchange name", exchange)?;
+                short("routing key", routing_key)?
+            }
+        };
+        Ok(Self {
+            headers: properties.headers().clone().unwrap_or_default(),
+            request: Arc::new(Request {
+                route: route.to_string(),
+                exchange: own(""),
+                routing_key: key,
+                properties,
+                body,
+                limit: deadline,
+            }),
+            route,
+            delay,
+            deadline,
+        })
+    }
+
+    fn aim(&mut self, exchange: &str, extra: Option<FieldTable>) -> Result<()> {
+        let exchange = short("exchange name", exchange)?;
+        let request = Arc::make_mut(&mut self.request);
+        request.exchange = exchange;
+        if let Some(extra) = extra {
+            let mut headers = self.headers.clone();
+            for (name, value) in &extra {
+                headers.insert(name.clone(), value.clone());
+            }
+            request.properties = request.properties.clone().with_headers(headers);
+        }
+        Ok(())
+    }
+}
+
+impl Core {
+    pub(super) fn new(
+        transport: Arc<Transport>,
+        topology: Arc<Topology>,
+        publisher: Publisher,
+    ) -> Self {
+        Self {
+            transport,
+            topology,
+            publisher,
+            sessions: Mutex::default(),
+        }
+    }
+
+    pub(super) fn remember(&self, session: &Arc<Session>) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.push(Arc::downgrade(session));
+    }
+
+    /// Makes all deliveries void.
+    pub(super) fn void(&self) {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        for session in sessions.iter().filter_map(Weak::upgrade) {
+            session.stale.send_replace(true);
+        }
+    }
+
+    /// Publishes a message; resolves when it is confirmed.
+    pub(super) async fn send(&self, outgoing: &mut Outgoing) -> Result<()> {
+        let deadline = Instant::now() + outgoing.deadline;
+        let mut mended = false;
+        loop {
+            if !self.find_way(outgoing, deadline).await? {
+                return outgoing.request.conclude(Verdict::Unroutable);
+            }
+            let verdict = self.publisher.submit(&outgoing.request, deadline).await?;
+            match verdict {
+                Verdict::Unroutable | Verdict::NoExchange(_) => {}
+                // Who may not use our exchange may be allowed the default one.
+                Verdict::Refused(_) => return self.last_resort(outgoing, verdict, deadline).await,
+                _ => return outgoing.request.conclude(verdict),
+            }
+            if let Route::Reply(_) = outgoing.route {
+                // Nobody waits any more.
+                return Ok(());
+            }
+            if mended {
+                return self.last_resort(outgoing, verdict, deadline).await;
+            }
+            mended = true;
+            match &outgoing.route {
+                Route::Queue(name) => {
+                    let (topology, name) = (self.topology.clone(), name.clone());
+                    let work = async move { topology.mend(&name).await };
+                    let known = self.within(deadline, outgoing, work).await?;
+                    if !known && outgoing.delay.is_zero() {
+                        return self.last_resort(outgoing, verdict, deadline).await;
+                    }
+                }
+                Route::Exchange { exchange, .. } => {
+                    let known = self.topology.known_exchange(exchange);
+                    if matches!(verdict, Verdict::Unroutable) && outgoing.delay.is_zero() {
+                        return outgoing.request.conclude(verdict);
+                    }
+                    let topology = self.topology.clone();
+                    let work = async move {
+                        topology.doubt();
+                        match known {
+                            Some(known) => topology.declare_exchange(&known).await,
+                            None => Ok(()),
+                        }
+                    };
+                    self.within(deadline, outgoing, work).await?;
+                }
+                Route::Reply(_) => {}
+            }
+        }
+    }
+
+    /// Tries the default exchange for a queue that others have made, and never bound to ours.
+    async fn last_resort(
+        &self,
+        outgoing: &mut Outgoing,
+        verdict: Verdict,
+        deadline: Instant,
+    ) -> Result<()> {
+        let Route::Queue(name) = &outgoing.route else {
+            return outgoing.request.conclude(verdict);
+        };
+        let name = name.clone();
+        if !outgoing.delay.is_zero() || outgoing.request.exchange.as_str() != EXCHANGE {
+            return outgoing.request.conclude(verdict);
+        }
+        outgoing.aim("", None)?;
+        let direct = self.publisher.submit(&outgoing.request, deadline).await?;
+        if matches!(direct, Verdict::Stored) {
+            self.topology.reach_directly(&name);
+        }
+        // Without permission for that way, the answer of the usual one counts.
+        outgoing.request.conclude(match direct {
+            Verdict::Refused(_) => verdict,
+            direct => direct,
+        })
+    }
+
+    /// Decides where the message is published; false if there is no such place.
+    async fn find_way(&self, outgoing: &mut Outgoing, deadline: Instant) -> Result<bool> {
+        if outgoing.delay.is_zero() {
+            let exchange = match &outgoing.route {
+                Route::Queue(name) => self.topology.exchange_of(name).to_owned(),
+                Route::Exchange { exchange, .. } => exchange.clone(),
+                Route::Reply(_) => String::new(),
+            };
+            outgoing.aim(&exchange, None)?;
+            return Ok(true);
+        }
+        let to = match &outgoing.route {
+            Route::Exchange { exchange, .. } => Some(exchange.as_str()),
+            _ => None,
+        };
+        let climb = delay::climb(outgoing.delay, to)?;
+        let topology = self.topology.clone();
+        let found = match outgoing.route.clone() {
+            Route::Queue(name) if !topology.ladder.reaches_queue(&name) => {
+                let work = async move {
+                    if topology.lead_to_queue(&name).await? {
+                        return Ok(true);
+                    }
+                    topology.mend(&name).await?;
+                    topology.lead_to_queue(&name).await
+                };
+                self.within(deadline, outgoing, work).await?
+            }
+            Route::Exchange { exchange, .. } if !topology.ladder.reaches_exchange(&exchange) => {
+                let work = async move { topology.lead_to_exchange(&exchange).await };
+                self.within(deadline, outgoing, work).await?;
+                true
+            }
+            _ => true,
+        };
+        outgoing.aim(&climb.exchange, Some(climb.headers))?;
+        Ok(found)
+    }
+
+    /// Runs `work` on the transport, but not beyond the message's deadline.
+    async fn within<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        outgoing: &Outgoing,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        match timeout_at(deadline, self.transport.run(work)).await {
+            Ok(done) => done,
+            Err(_) => Err(Error::Unavailable {
+                what: format!("the message to {}", outgoing.route),
+                waited: outgoing.deadline,
+                reason: self.transport.consuming.last_error(),
+            }),
+        }
+    }
+}

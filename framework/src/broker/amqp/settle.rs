@@ -1,0 +1,249 @@
+//! Settles deliveries: on the channel they came from, or not at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel};
+use tokio::sync::watch;
+
+use super::connection::{Backoff, Live, rpc};
+use super::delay;
+use super::send::{Core, Outgoing};
+use super::wire::{self, own, text};
+use crate::broker::{BoxFuture, Publish, Queue, QueueType, Route, Settle, Stale};
+use crate::error::{Error, Result};
+use crate::message::header;
+
+/// Where a message was first published to, kept in a copy that is put back.
+pub(super) const ORIGIN_EXCHANGE: &str = "garenne-exchange";
+/// The key it was first published with.
+pub(super) const ORIGIN_KEY: &str = "garenne-routing-key";
+/// How long to try to put a message back before the broker is left to do it.
+const PUT_BACK_DEADLINE: Duration = Duration::from_secs(5);
+
+/// One consumer's channel for as long as it lives. The last holder closes it.
+pub(super) struct Session {
+    pub(super) core: Arc<Core>,
+    pub(super) queue: Queue,
+    /// Where it is as we have declared it.
+    pub(super) queue_type: Option<QueueType>,
+    pub(super) channel: Channel,
+    /// The connection lives as long as someone holds it.
+    pub(super) _live: Arc<Live>,
+    pub(super) stale: watch::Sender<bool>,
+}
+
+impl Session {
+    fn error(&self) -> Error {
+        Error::Stale {
+            queue: self.queue.name().to_owned(),
+        }
+    }
+
+    /// A channel that has ended, or whose consumer the server has cancelled, settles nothing any more.
+    fn check(&self) -> Result<()> {
+        match *self.stale.borrow() || !self.channel.status().connected() {
+            true => Err(self.error()),
+            false => Ok(()),
+        }
+    }
+
+    async fn ack(&self, tag: u64) -> Result<()> {
+        self.check()?;
+        rpc(self.channel.basic_ack(tag, BasicAckOptions::default()))
+            .await
+            .map_err(|_| self.error())
+    }
+
+    async fn nack(&self, tag: u64) -> Result<()> {
+        self.check()?;
+        let options = BasicNackOptions {
+            requeue: true,
+            ..BasicNackOptions::default()
+        };
+        rpc(self.channel.basic_nack(tag, options))
+            .await
+            .map_err(|_| self.error())
+    }
+
+    /// Whether the broker takes a message back without counting that as a failed delivery.
+    async fn takes_back_freely(&self) -> bool {
+        if self.queue_type != Some(QueueType::Quorum) {
+            return false;
+        }
+        let topology = self.core.topology.clone();
+        let modern = self
+            .core
+            .transport
+            .run(async move { topology.is_modern().await });
+        modern.await.unwrap_or(false)
+    }
+}
+
+/// What settles one delivery.
+pub(super) struct Settler {
+    pub(super) session: Arc<Session>,
+    pub(super) tag: u64,
+    /// The message as it came, for putting a copy back.
+    pub(super) properties: BasicProperties,
+    pub(super) body: Vec<u8>,
+    /// How often it came back before this delivery.
+    pub(super) past: u32,
+    pub(super) exchange: String,
+    pub(super) routing_key: String,
+    pub(super) settled: bool,
+}
+
+impl Settler {
+    async fn finish(mut self, first: Vec<Publish>) -> Result<()> {
+        for publish in first {
+            self.session.check()?;
+            let mut outgoing = Outgoing::new(publish)?;
+            if let Err(error) = self.publish(&mut outgoing).await {
+                // Dropped unsettled, the message goes back.
+                if !matches!(error, Error::Stale { .. }) {
+                    let queue = self.session.queue.name();
+                    tracing::error!(queue, %error, "a delivery cannot be settled");
+                }
+                return Err(error);
+            }
+        }
+        self.settled = true;
+        self.session.ack(self.tag).await
+    }
+
+    /// Publishes until it is confirmed, as long as the delivery is valid.
+    async fn publish(&self, outgoing: &mut Outgoing) -> Result<()> {
+        let stale = Stale::new(self.session.stale.subscribe());
+        let core = &self.session.core;
+        let mut backoff = Backoff::default();
+        let mut mended = false;
+        loop {
+            backoff.wait().await;
+            let sent = tokio::select! {
+                sent = core.send(outgoing) => sent,
+                () = stale.stale() => Err(self.session.error()),
+            };
+            match sent {
+                Err(error) if error.is_transient() && !matches!(error, Error::Stale { .. }) => {
+                    tracing::warn!(queue = self.session.queue.name(), %error, "trying again");
+                }
+                Err(Error::Unroutable { .. }) if !mended && self.is_for_our_dead(outgoing) => {
+                    mended = true;
+                    let (topology, queue) = (core.topology.clone(), self.session.queue.clone());
+                    core.transport
+                        .run(async move { topology.mend_dead_letters(&queue).await })
+                        .await?;
+                }
+                sent => return sent,
+            }
+        }
+    }
+
+    fn is_for_our_dead(&self, outgoing: &Outgoing) -> bool {
+        outgoing.route == Route::Queue(self.session.queue.dead_letter_name())
+    }
+
+    /// Puts the message back as if it had not been delivered.
+    async fn put_back(mut self) -> Result<()> {
+        self.settled = true;
+        self.session.check()?;
+        if self.session.takes_back_freely().await {
+            return self.session.nack(self.tag).await;
+        }
+        let past = self.past;
+        self.replace(past).await
+    }
+
+    /// Counts a delivery that came back, on a queue that does not count: a copy that says so takes the
+    /// message's place.
+    pub(super) async fn count(mut self) -> Result<()> {
+        self.settled = true;
+        let past = self.past.saturating_add(1);
+        self.replace(past).await
+    }
+
+    /// Stores a copy of the message that came back `past` times, then takes this one off the queue.
+    async fn replace(&mut self, past: u32) -> Result<()> {
+        let mut properties = std::mem::take(&mut self.properties);
+        let headers = properties.headers().clone().unwrap_or_default();
+        properties = properties.with_headers(self.headers_of_copy(&headers, past));
+        let body = std::mem::take(&mut self.body);
+        let route = Route::Queue(self.session.queue.name().to_owned());
+        let stored = async {
+            let zero = Duration::ZERO;
+            let mut copy = Outgoing::raw(route, properties, body, zero, PUT_BACK_DEADLINE)?;
+            self.session.core.send(&mut copy).await
+        };
+        match stored.await {
+            Ok(()) => self.session.ack(self.tag).await,
+            Err(error) => {
+                let queue = self.session.queue.name();
+                tracing::debug!(queue, %error, "no copy can be stored: the broker takes the message back");
+                self.session.nack(self.tag).await
+            }
+        }
+    }
+
+    fn headers_of_copy(&self, headers: &FieldTable, past: u32) -> FieldTable {
+        let mut copy = FieldTable::default();
+        for (name, value) in headers {
+            let name_str = name.as_str();
+            let dropped = wire::is_brokers_own(name_str) || delay::is_ours(name_str);
+            if !dropped && name_str != header::DELIVERIES {
+                copy.insert(name.clone(), value.clone());
+            }
+        }
+        if past > 0 {
+            let past = i32::try_from(past).unwrap_or(i32::MAX);
+            copy.insert(own(header::DELIVERIES), AMQPValue::LongInt(past));
+        }
+        if !self.exchange.is_empty() {
+            copy.insert(own(ORIGIN_EXCHANGE), text(&self.exchange));
+            copy.insert(own(ORIGIN_KEY), text(&self.routing_key));
+        }
+        copy
+    }
+
+    /// A stand-in that settles what `self` is dropped with.
+    fn take(&mut self) -> Self {
+        self.settled = true;
+        Self {
+            session: self.session.clone(),
+            tag: self.tag,
+            properties: std::mem::take(&mut self.properties),
+            body: std::mem::take(&mut self.body),
+            past: self.past,
+            exchange: std::mem::take(&mut self.exchange),
+            routing_key: std::mem::take(&mut self.routing_key),
+            settled: false,
+        }
+    }
+}
+
+impl Settle for Settler {
+    fn ack(self: Box<Self>, first: Vec<Publish>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(self.finish(first))
+    }
+
+    fn release(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(self.put_back())
+    }
+}
+
+impl Drop for Settler {
+    fn drop(&mut self) {
+        if self.settled || self.session.check().is_err() {
+            return;
+        }
+        let left = self.take();
+        let transport = self.session.core.transport.clone();
+        transport.spawn(async move {
+            if let Err(error) = left.put_back().await {
+                tracing::debug!(%error, "a delivery was dropped with its channel");
+            }
+        });
+    }
+}

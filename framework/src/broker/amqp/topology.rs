@@ -1,0 +1,378 @@
+//! Declares queues and exchanges, remembers them so that they can be declared again, and puts up with
+//! what others have declared before us.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lapin::options::{
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ExchangeKind};
+
+use super::connection::{Live, Trouble, rpc};
+use super::transport::Transport;
+use super::wire::{self, own, short, table, text};
+use super::{arguments, delay};
+use crate::broker::{self, Binding, Depth, Exchange, HeaderMatch, Queue, QueueType};
+use crate::error::Result;
+
+/// Reaches every queue that we declare by its own name, so that a producer needs no permission on the
+/// default exchange, which reaches all queues of the vhost.
+pub(super) const EXCHANGE: &str = "garenne";
+
+/// A queue that this broker has declared.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) queue: Queue,
+    /// `None` where it already was there with other arguments.
+    pub(super) queue_type: Option<QueueType>,
+}
+
+#[derive(Default)]
+struct Memory {
+    base: bool,
+    queues: HashMap<String, Known>,
+    exchanges: HashMap<String, Exchange>,
+    /// Queues that are reached through the default exchange only.
+    direct: HashSet<String>,
+}
+
+/// What this broker has declared.
+pub(super) struct Topology {
+    transport: Arc<Transport>,
+    default_type: QueueType,
+    memory: Mutex<Memory>,
+    modern: tokio::sync::OnceCell<bool>,
+    pub(super) ladder: delay::Ladder,
+}
+
+impl Topology {
+    pub(super) fn new(transport: Arc<Transport>, default_type: QueueType) -> Self {
+        Self {
+            transport,
+            default_type,
+            memory: Mutex::default(),
+            modern: tokio::sync::OnceCell::new(),
+            ladder: delay::Ladder::default(),
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn known(&self, name: &str) -> Option<Known> {
+        self.memory().queues.get(name).cloned()
+    }
+
+    pub(super) fn known_exchange(&self, name: &str) -> Option<Exchange> {
+        self.memory().exchanges.get(name).cloned()
+    }
+
+    /// The exchange through which a queue is reached.
+    pub(super) fn exchange_of(&self, queue: &str) -> &'static str {
+        match self.memory().direct.contains(queue) {
+            true => "",
+            false => EXCHANGE,
+        }
+    }
+
+    pub(super) fn reach_directly(&self, queue: &str) {
+        self.memory().direct.insert(queue.to_owned());
+    }
+
+    /// Forgets that anything but queues has been declared, because something of it is missing.
+    pub(super) fn doubt(&self) {
+        self.memory().base = false;
+        self.ladder.doubt();
+    }
+
+    /// Runs `work` on a channel of its own, since any refusal closes the channel.
+    pub(super) async fn on_channel<T, F: Future<Output = Result<T, Trouble>>>(
+        &self,
+        work: impl FnOnce(Channel) -> F,
+    ) -> Result<Result<T, Trouble>> {
+        // The consuming connection: a blocked one answers nothing.
+        let live: Arc<Live> = self.transport.consuming.get().await?;
+        let channel = match live.channel().await {
+            Ok(channel) => channel,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        let done = work(channel.clone()).await;
+        if channel.status().connected() {
+            let _ = rpc(channel.close(200, own("done"))).await;
+        }
+        Ok(done)
+    }
+
+    /// Our own exchanges.
+    async fn base(&self) -> Result<()> {
+        if self.memory().base {
+            return Ok(());
+        }
+        self.exchange(&Exchange::direct(EXCHANGE), FieldTable::default())
+            .await?;
+        let unrouted = table([("alternate-exchange", text(delay::UNROUTED))]);
+        self.exchange(&Exchange::direct(delay::DUE_QUEUES), unrouted)
+            .await?;
+        self.memory().base = true;
+        Ok(())
+    }
+
+    /// Declares an exchange of the user's.
+    pub(super) async fn declare_exchange(&self, exchange: &Exchange) -> Result<()> {
+        exchange.validate()?;
+        self.exchange(exchange, FieldTable::default()).await?;
+        let name = exchange.name().to_owned();
+        self.memory().exchanges.insert(name, exchange.clone());
+        Ok(())
+    }
+
+    pub(super) async fn exchange(&self, exchange: &Exchange, arguments: FieldTable) -> Result<()> {
+        let name = exchange.name().to_owned();
+        let kind = ExchangeKind::Custom(exchange.kind().as_str().to_owned());
+        let declared = self
+            .on_channel(|channel| declare_exchange(channel, name.clone(), kind, false, arguments))
+            .await?;
+        let Err(trouble) = declared else {
+            return Ok(());
+        };
+        if !matches!(trouble.code, Some(403 | 406)) {
+            return Err(trouble.refused(format!("to declare exchange `{name}`")));
+        }
+        let found = self
+            .on_channel(|channel| {
+                let kind = ExchangeKind::Direct;
+                declare_exchange(channel, name.clone(), kind, true, FieldTable::default())
+            })
+            .await?;
+        match found {
+            // A passive check needs permissions, too: if they are lacking, the first use tells.
+            Err(found) if found.code != Some(403) => {
+                Err(trouble.refused(format!("to declare exchange `{name}`")))
+            }
+            _ => {
+                if trouble.code == Some(406) {
+                    tracing::warn!(exchange = %name, server_said = %trouble.text, "the exchange is used as it is");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Declares a queue, its dead-letter queue and its bindings.
+    pub(super) async fn declare(&self, queue: &Queue) -> Result<Known> {
+        queue.validate()?;
+        self.base().await?;
+        let queue_type = self.type_of(queue).await?;
+        if queue.dead_letters {
+            let dead = queue.dead_letters().queue_type(queue_type);
+            // It comes first: what dies without it is lost.
+            self.one(&dead, queue_type).await?;
+        }
+        self.one(queue, queue_type).await
+    }
+
+    async fn one(&self, queue: &Queue, queue_type: QueueType) -> Result<Known> {
+        let name = queue.name();
+        let as_asked = self.declare_queue(queue, queue_type).await?;
+        for exchange in [EXCHANGE, delay::DUE_QUEUES] {
+            let bound = self
+                .bind(name, exchange, name, FieldTable::default())
+                .await?;
+            if let Err(trouble) = bound {
+                if trouble.code != Some(403) {
+                    return Err(trouble.refused(format!("to bind queue `{name}`")));
+                }
+                // Others may have bound it; if not, the first publish finds another way.
+                tracing::debug!(queue = %name, exchange, server_said = %trouble.text, "not bound");
+            }
+        }
+        for binding in &queue.bindings {
+            self.bind_to(name, binding).await?;
+        }
+        let known = Known {
+            queue: queue.clone(),
+            queue_type: as_asked.then_some(queue_type),
+        };
+        self.memory().queues.insert(name.to_owned(), known.clone());
+        Ok(known)
+    }
+
+    /// Whether the queue now is as we want it; otherwise it is there, but different.
+    async fn declare_queue(&self, queue: &Queue, queue_type: QueueType) -> Result<bool> {
+        let name = queue.name();
+        let arguments = arguments::of(queue, queue_type);
+        let declared = self
+            .on_channel(|channel| async move {
+                let options = QueueDeclareOptions::durable();
+                rpc(channel.queue_declare(own(name), options, arguments)).await
+            })
+            .await?;
+        let Err(trouble) = declared else {
+            return Ok(true);
+        };
+        if matches!(trouble.code, Some(403 | 406)) && self.find(name).await?.is_ok() {
+            if trouble.code == Some(406) && self.known(name).is_none() {
+                tracing::warn!(queue = %name, server_said = %trouble.text, "the queue is used as it is");
+            }
+            return Ok(false);
+        }
+        Err(trouble.refused(format!("to declare queue `{name}`")))
+    }
+
+    async fn find(&self, name: &str) -> Result<Result<lapin::Queue, Trouble>> {
+        let name = short("queue name", name)?;
+        self.on_channel(|channel| async move {
+            let options = QueueDeclareOptions::durable().passive();
+            rpc(channel.queue_declare(name, options, FieldTable::default())).await
+        })
+        .await
+    }
+
+    /// Binds a queue.
+    pub(super) async fn bind(
+        &self,
+        queue: &str,
+        exchange: &str,
+        key: &str,
+        arguments: FieldTable,
+    ) -> Result<Result<(), Trouble>> {
+        let queue = short("queue name", queue)?;
+        let exchange = short("exchange name", exchange)?;
+        let key = short("routing key", key)?;
+        self.on_channel(|channel| async move {
+            let options = QueueBindOptions::default();
+            rpc(channel.queue_bind(queue, exchange, key, options, arguments)).await
+        })
+        .await
+    }
+
+    async fn bind_to(&self, queue: &str, binding: &Binding) -> Result<()> {
+        self.declare_exchange(&binding.exchange).await?;
+        broker::queue::validate_routing_key(&binding.routing_key)?;
+        let mut arguments = wire::headers(&binding.headers)?;
+        if binding.exchange.kind() == broker::ExchangeKind::Headers {
+            let how = match binding.header_match {
+                HeaderMatch::All => "all",
+                HeaderMatch::Any => "any",
+            };
+            arguments.insert(own("x-match"), text(how));
+        }
+        let exchange = binding.exchange.name();
+        self.bind(queue, exchange, &binding.routing_key, arguments)
+            .await?
+            .map_err(|trouble| {
+                trouble.refused(format!("to bind queue `{queue}` to exchange `{exchange}`"))
+            })
+    }
+
+    async fn type_of(&self, queue: &Queue) -> Result<QueueType> {
+        Ok(match queue.queue_type {
+            _ if queue.exclusive => QueueType::Classic,
+            Some(queue_type) => queue_type,
+            None if queue.max_priority.is_some() => match self.is_modern().await? {
+                true => QueueType::Quorum,
+                false => QueueType::Classic,
+            },
+            None => self.default_type,
+        })
+    }
+
+    /// Whether the server is RabbitMQ 4.3 or later, where quorum queues have priorities, and handing a
+    /// message back does not count as a failed delivery.
+    ///
+    /// lapin keeps the server's version to itself. What tells is that 4.3 refuses the first version of
+    /// classic queues, which all earlier servers either have or ignore.
+    pub(super) async fn is_modern(&self) -> Result<bool> {
+        let probe = || async {
+            let declared = self
+                .on_channel(|channel| async move {
+                    let options = QueueDeclareOptions::exclusive().auto_delete();
+                    let old = table([
+                        ("x-queue-type", text("classic")),
+                        ("x-queue-version", AMQPValue::LongInt(1)),
+                    ]);
+                    let name = own(&format!("garenne.probe.{}", uuid::Uuid::new_v4().simple()));
+                    let queue = rpc(channel.queue_declare(name, options, old)).await?;
+                    let options = QueueDeleteOptions::default();
+                    rpc(channel.queue_delete(queue.name().clone(), options)).await
+                })
+                .await?;
+            match declared {
+                Ok(_) => Ok(false),
+                Err(trouble) if trouble.code == Some(406) => Ok(true),
+                // Without the permission to look, what works everywhere is right.
+                Err(trouble) if trouble.code == Some(403) => Ok(false),
+                Err(trouble) => Err(trouble.refused("to look for the server's version")),
+            }
+        };
+        self.modern.get_or_try_init(probe).await.copied()
+    }
+
+    pub(super) async fn depth(&self, name: &str) -> Result<Depth> {
+        let found = self.find(name).await?;
+        let queue =
+            found.map_err(|trouble| trouble.refused(format!("to look at queue `{name}`")))?;
+        Ok(Depth::new(
+            u64::from(queue.message_count()),
+            u64::from(queue.consumer_count()),
+        ))
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<()> {
+        {
+            let mut memory = self.memory();
+            memory.queues.remove(name);
+            memory.direct.remove(name);
+        }
+        self.ladder.forget(name);
+        let queue = short("queue name", name)?;
+        let deleted = self
+            .on_channel(|channel| async move {
+                rpc(channel.queue_delete(queue, QueueDeleteOptions::default())).await
+            })
+            .await?;
+        match deleted {
+            Err(trouble) if trouble.code != Some(404) => {
+                Err(trouble.refused(format!("to delete queue `{name}`")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Declares again what a publish missed; whether there was anything to declare.
+    pub(super) async fn mend(&self, queue: &str) -> Result<bool> {
+        self.doubt();
+        match self.known(queue) {
+            Some(known) => self.declare(&known.queue).await.map(|_| true),
+            None => self.base().await.map(|()| false),
+        }
+    }
+
+    /// Declares the queue that a consumer's dead letters go to.
+    pub(super) async fn mend_dead_letters(&self, queue: &Queue) -> Result<()> {
+        let queue_type = self.type_of(queue).await?;
+        let dead = queue.dead_letters().queue_type(queue_type);
+        self.one(&dead, queue_type).await.map(|_| ())
+    }
+}
+
+/// Declares a durable exchange, or looks whether there is one.
+pub(super) async fn declare_exchange(
+    channel: Channel,
+    name: String,
+    kind: ExchangeKind,
+    passive: bool,
+    arguments: FieldTable,
+) -> Result<(), Trouble> {
+    let options = ExchangeDeclareOptions {
+        passive,
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let name = own(&name);
+    rpc(channel.exchange_declare(name, kind, options, arguments)).await
+}

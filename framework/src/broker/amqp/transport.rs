@@ -1,0 +1,135 @@
+//! The thread that drives all of AMQP. User code never runs there, so that tasks which hog their own
+//! threads cannot starve the heartbeats.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::connection::{Slot, closed};
+use crate::broker::url::BrokerUrl;
+use crate::error::{Error, Result};
+
+/// Headers that an attacker has nested deeply are dropped recursively.
+const STACK: usize = 64 << 20;
+
+/// The thread that drives AMQP, and its two connections: a server that blocks publishers must not stop
+/// the acknowledgements.
+pub(super) struct Transport {
+    handle: Handle,
+    pub(super) publishing: Slot,
+    pub(super) consuming: Slot,
+    closing: watch::Sender<bool>,
+    end: watch::Sender<bool>,
+    /// Cloned by all that `close` waits for.
+    busy: Mutex<Option<mpsc::Sender<()>>>,
+    idle: tokio::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+impl Transport {
+    /// Starts the thread and opens the publishing connection.
+    pub(super) async fn start(url: &BrokerUrl, name: &str) -> Result<Arc<Self>> {
+        let failed = |error| Error::broker("the transport's thread cannot start", error);
+        let (end, mut ended) = watch::channel(false);
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        let handle = runtime.handle().clone();
+        std::thread::Builder::new()
+            .name("garenne-amqp".into())
+            .stack_size(STACK)
+            .spawn(move || {
+                // An error means that the sender is gone, with all who could want something.
+                let _ = runtime.block_on(ended.wait_for(|end| *end));
+            })
+            .map_err(failed)?;
+        let closing = watch::channel(false).0;
+        let (busy, idle) = mpsc::channel(1);
+        let transport = Arc::new(Self {
+            handle,
+            publishing: Slot::new(url, format!("{name} publish"), closing.subscribe()),
+            consuming: Slot::new(url, format!("{name} consume"), closing.subscribe()),
+            closing,
+            end,
+            busy: Mutex::new(Some(busy)),
+            idle: tokio::sync::Mutex::new(idle),
+        });
+        let this = transport.clone();
+        let first = transport.run(async move { this.publishing.connect().await });
+        match first.await {
+            Ok(()) => Ok(transport),
+            Err(error) => {
+                transport.end.send_replace(true);
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs `work` on the transport's thread.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.handle
+            .spawn(work)
+            .await
+            .unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Runs `work` on the transport's thread; `close` waits for it.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let busy = self
+            .busy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        self.handle.spawn(async move {
+            work.await;
+            drop(busy);
+        });
+    }
+
+    /// Becomes true when the broker is being closed.
+    pub(super) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Tells everyone to stop, and waits until they have, but not longer than `limit`.
+    pub(super) async fn stop(&self, limit: Duration) {
+        self.closing.send_replace(true);
+        self.busy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let mut idle = self.idle.lock().await;
+        let _ = timeout(limit, idle.recv()).await;
+    }
+
+    /// Closes the connections and ends the thread.
+    pub(super) async fn disconnect(self: &Arc<Self>) {
+        let this = self.clone();
+        let _ = self
+            .run(async move {
+                this.consuming.close().await;
+                this.publishing.close().await;
+                Ok(())
+            })
+            .await;
+        self.end.send_replace(true);
+    }
+
+    /// Ends it all without waiting.
+    pub(super) fn abandon(self: &Arc<Self>) {
+        self.closing.send_replace(true);
+        let this = self.clone();
+        self.handle.spawn(async move { this.disconnect().await });
+    }
+}

@@ -1,0 +1,320 @@
+//! What callers ask of the writer thread, and the handle by which they ask. Knows no SQL.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc as threads;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use super::liveness::DeadProcess;
+use crate::broker::{Delivery, Exchange, Publish, Queue, Route, validate_routing_key};
+use crate::error::{Error, Result};
+use crate::message::{Headers, Message};
+
+/// Publishes that wait for the writer thread before further callers have to wait for room.
+const ROOM: usize = 4096;
+/// How long anything but a publish, which has its own deadline, waits for the writer thread.
+pub(super) const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// A publish with all that the writer thread need not do itself already done.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) route: Route,
+    /// The message without its body, in JSON.
+    pub(super) envelope: String,
+    pub(super) body: Vec<u8>,
+    /// For exchanges that route by them; empty on other routes.
+    pub(super) headers: Headers,
+    pub(super) priority: u8,
+    /// In milliseconds since 1970.
+    pub(super) due: Option<i64>,
+}
+
+impl Outgoing {
+    pub(super) fn new(publish: Publish, now: SystemTime) -> Result<Self> {
+        let Publish {
+            route,
+            mut message,
+            delay,
+            ..
+        } = publish;
+        let envelope = serde_json::to_string(&message)
+            .map_err(|e| Error::broker(format!("encoding the envelope for {route}"), e))?;
+        let route = match route {
+            // AMQP's default exchange, to which every queue is bound by its name.
+            Route::Exchange {
+                exchange,
+                routing_key,
+            } if exchange.is_empty() => Route::Queue(routing_key),
+            route => route,
+        };
+        if let Route::Exchange { routing_key, .. } = &route {
+            validate_routing_key(routing_key)?;
+        }
+        let headers = match route {
+            Route::Exchange { .. } => std::mem::take(&mut message.headers),
+            _ => Headers::new(),
+        };
+        Ok(Self {
+            route,
+            envelope,
+            headers,
+            priority: message.priority.unwrap_or(0),
+            due: due(delay, now),
+            body: message.body,
+        })
+    }
+}
+
+/// When what is delayed from `now` on is due. Rounded up, so that it is never early.
+fn due(delay: Duration, now: SystemTime) -> Option<i64> {
+    if delay.is_zero() {
+        return None;
+    }
+    let due = now.checked_add(delay).map(|at| {
+        at.duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_nanos()
+            .div_ceil(1_000_000)
+    });
+    Some(
+        due.and_then(|ms| i64::try_from(ms).ok())
+            .unwrap_or(i64::MAX),
+    )
+}
+
+/// Milliseconds since 1970.
+pub(super) fn millis(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Names one delivery of one message. The number tells it from an earlier delivery of a message that
+/// had the same place in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) seq: i64,
+    pub(super) number: u64,
+}
+
+/// What the writer thread can be asked to do in a transaction.
+pub(super) enum Request {
+    Declare(Queue),
+    DeclareExchange(Exchange),
+    Publish(Outgoing),
+    Subscribe {
+        number: u64,
+        queue: Queue,
+        slots: usize,
+        deliveries: mpsc::Sender<Result<Delivery>>,
+    },
+    Unsubscribe(u64),
+    Settle {
+        claim: Claim,
+        queue: String,
+        first: Arc<[Outgoing]>,
+    },
+    Release(Claim),
+    Cancel(String),
+    Delete(String),
+    Replies {
+        address: String,
+        messages: mpsc::Sender<Message>,
+    },
+    /// Answered with the ids known.
+    Cancellations(mpsc::Sender<String>),
+    /// Takes back what a dead process held.
+    Rescue(DeadProcess),
+    /// Takes part again after this process's own row was taken for a dead one's.
+    Rejoin,
+    /// Forgets what has been kept long enough.
+    Prune,
+}
+
+impl Request {
+    /// What was asked, for an error's sentence.
+    pub(super) fn what(&self) -> String {
+        match self {
+            Self::Declare(queue) => format!("declaring queue `{}`", queue.name()),
+            Self::DeclareExchange(exchange) => format!("declaring exchange `{}`", exchange.name()),
+            Self::Publish(outgoing) => outgoing.route.to_string(),
+            Self::Subscribe { queue, .. } => format!("consuming queue `{}`", queue.name()),
+            Self::Unsubscribe(_) => "ending a consumer".into(),
+            Self::Settle { queue, .. } => format!("settling a delivery from queue `{queue}`"),
+            Self::Release(_) => "handing a delivery back".into(),
+            Self::Cancel(id) => format!("cancelling `{id}`"),
+            Self::Delete(queue) => format!("deleting queue `{queue}`"),
+            Self::Replies { .. } => "opening the reply queue".into(),
+            Self::Cancellations(_) => "reading the cancelled calls".into(),
+            Self::Rescue(_) => "rescuing a dead process's deliveries".into(),
+            Self::Rejoin => "registering this process".into(),
+            Self::Prune => "forgetting old dead letters".into(),
+        }
+    }
+}
+
+/// A request's result: ids for [`Request::Cancellations`], empty for all others.
+pub(super) type Answer = Result<Vec<String>>;
+
+/// A request and who waits for it.
+pub(super) struct Job {
+    pub(super) request: Request,
+    answer: Option<oneshot::Sender<Answer>>,
+    /// Set by whoever is first: the thread that begins the work, or the caller that gives it up.
+    taken: Option<Arc<AtomicBool>>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Job {
+    /// A request whose answer nobody waits for.
+    pub(super) fn silent(request: Request) -> Self {
+        Self {
+            request,
+            answer: None,
+            taken: None,
+            _room: None,
+        }
+    }
+
+    /// Claims the right to do the work; false if the caller has given it up.
+    pub(super) fn take(&self) -> bool {
+        self.taken
+            .as_ref()
+            .is_none_or(|taken| !taken.swap(true, Ordering::AcqRel))
+    }
+
+    /// Ends the job.
+    pub(super) fn answer(self, answer: Answer) {
+        match (self.answer, answer) {
+            // A caller that has gone away knows that the outcome is unknown to it.
+            (Some(caller), answer) => drop(caller.send(answer)),
+            (None, Err(error)) => tracing::debug!(%error, "unattended broker operation failed"),
+            (None, Ok(_)) => {}
+        }
+    }
+}
+
+/// What reaches the writer thread.
+pub(super) enum Command {
+    Do(Job),
+    /// Another process says that there is news.
+    Wake,
+    /// Ends the thread; answered when the file is closed.
+    Close(oneshot::Sender<()>),
+}
+
+/// How callers reach the writer thread.
+#[derive(Clone)]
+pub(super) struct Handle {
+    inbox: threads::Sender<Command>,
+    room: Arc<Semaphore>,
+}
+
+impl Handle {
+    /// A handle, and the thread's end of it.
+    pub(super) fn new() -> (Self, threads::Receiver<Command>) {
+        let (inbox, commands) = threads::channel();
+        let room = Arc::new(Semaphore::new(ROOM));
+        (Self { inbox, room }, commands)
+    }
+
+    /// Sends a command; false if the thread has ended.
+    pub(super) fn send(&self, command: Command) -> bool {
+        self.inbox.send(command).is_ok()
+    }
+
+    /// Asks for something whose outcome nobody waits for.
+    pub(super) fn post(&self, request: Request) {
+        self.send(Command::Do(Job::silent(request)));
+    }
+
+    /// Asks and waits for the answer.
+    pub(super) async fn call(&self, request: Request) -> Answer {
+        self.call_within(request, None, CALL_LIMIT).await
+    }
+
+    /// Publishes, waiting first for room in the thread's inbox.
+    pub(super) async fn publish(&self, outgoing: Outgoing, limit: Duration) -> Result<()> {
+        let started = Instant::now();
+        let room = Arc::clone(&self.room).acquire_owned();
+        let Ok(room) = timeout_at(after(started, limit), room).await else {
+            return Err(Error::Unavailable {
+                what: outgoing.route.to_string(),
+                waited: limit,
+                reason: "too many publishes wait for the file".into(),
+            });
+        };
+        let left = limit.saturating_sub(started.elapsed());
+        self.call_within(Request::Publish(outgoing), room.ok(), left)
+            .await
+            .map(drop)
+    }
+
+    async fn call_within(
+        &self,
+        request: Request,
+        room: Option<OwnedSemaphorePermit>,
+        limit: Duration,
+    ) -> Answer {
+        let (answer, outcome) = oneshot::channel();
+        let taken = Arc::new(AtomicBool::new(false));
+        // Kept for the rare late answer only, so the common case pays for no words.
+        let route = match &request {
+            Request::Publish(outgoing) => Some(outgoing.route.clone()),
+            _ => None,
+        };
+        let what = if route.is_none() {
+            request.what()
+        } else {
+            String::new()
+        };
+        self.send(Command::Do(Job {
+            request,
+            answer: Some(answer),
+            taken: Some(Arc::clone(&taken)),
+            _room: room,
+        }));
+        match timeout_at(after(Instant::now(), limit), outcome).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Error::Closed { what: "the broker" }),
+            Err(_) => {
+                let what = route.map_or(what, |route| route.to_string());
+                Err(if taken.swap(true, Ordering::AcqRel) {
+                    Error::Unconfirmed {
+                        route: what,
+                        waited: limit,
+                    }
+                } else {
+                    Error::Unavailable {
+                        what,
+                        waited: limit,
+                        reason: "the file was busy all the time".into(),
+                    }
+                })
+            }
+        }
+    }
+}
+
+/// `start + limit`, or as good as never where the clock ends before.
+fn after(start: Instant, limit: Duration) -> Instant {
+    const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+    start + limit.min(NEVER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_are_rounded_up_and_never_overflow() {
+        let now = UNIX_EPOCH + Duration::from_micros(1_000_500);
+        assert_eq!(due(Duration::ZERO, now), None);
+        assert_eq!(due(Duration::from_micros(1), now), Some(1001));
+        assert_eq!(due(Duration::from_micros(500), now), Some(1001));
+        assert_eq!(due(Duration::from_millis(1), now), Some(1002));
+        assert_eq!(due(Duration::MAX, now), Some(i64::MAX));
+    }
+}

@@ -1,0 +1,376 @@
+//! The one thread that writes to the file: gathers requests, carries them out in one transaction (so that
+//! they share one fsync), and hands out what it claimed. Its SQL is in `batch.rs` and `store.rs`.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::batch::{Appetite, Batch, Harvest, Identity};
+use super::command::{Answer, Claim, Command, Handle, Job, Request, millis};
+use super::consume::{Member, Members};
+use super::fault::{Failed, Fault};
+use super::liveness::{LockDirectory, ProcessLock};
+use super::store;
+use super::wake::Waker;
+use crate::message::Message;
+
+/// Requests carried out in one transaction.
+const BATCH: usize = 512;
+/// How often the other processes' locks are tried, and news looked for that no datagram told of.
+const TICK: Duration = Duration::from_millis(150);
+/// How often old dead letters are looked for.
+pub(super) const PRUNE_PERIOD: Duration = Duration::from_secs(600);
+/// How long claiming pauses after it failed.
+pub(super) const CLAIM_PAUSE: Duration = Duration::from_millis(250);
+/// How soon a channel that was full is tried again.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
+/// After holding the file's lock this long without a pause, a process rests for `REST`: those that wait
+/// for the lock can only poll it, and would hardly ever find it free.
+const TURN: Duration = Duration::from_millis(5);
+const REST: Duration = Duration::from_micros(700);
+
+/// The reply queue of this process.
+pub(super) struct ReplyQueue {
+    pub(super) address: String,
+    pub(super) messages: mpsc::Sender<Message>,
+    /// Whether replies wait that there was no room for, or that another process stored.
+    pub(super) waiting: bool,
+}
+
+/// The writer thread's state.
+pub(super) struct Engine {
+    pub(super) db: Connection,
+    pub(super) path: PathBuf,
+    pub(super) me: Identity,
+    pub(super) locks: LockDirectory,
+    pub(super) lock: ProcessLock,
+    pub(super) waker: Waker,
+    pub(super) inbox: Receiver<Command>,
+    pub(super) handle: Handle,
+    pub(super) members: Members,
+    pub(super) replies: Option<ReplyQueue>,
+    pub(super) cancellations: Vec<mpsc::Sender<String>>,
+    pub(super) cancelled_seen: i64,
+    pub(super) cancelled_waiting: bool,
+    /// Deliveries that are to be given back and could not be yet.
+    pub(super) debts: Vec<Claim>,
+    /// Becomes true when the deliveries handed out are void.
+    pub(super) ended: watch::Sender<bool>,
+    pub(super) data_version: i64,
+    pub(super) others: bool,
+    pub(super) next_tick: Instant,
+    pub(super) next_prune: Instant,
+    pub(super) claim_again: Instant,
+    /// Time spent in transactions since the last pause.
+    pub(super) turn: Duration,
+}
+
+/// What a committed transaction leaves to be done.
+pub(super) struct Outcome {
+    pub(super) answers: Vec<Answer>,
+    pub(super) done: Vec<i64>,
+    pub(super) harvest: Option<Harvest>,
+    pub(super) ports: Vec<u16>,
+    pub(super) cancelled_until: i64,
+}
+
+impl Engine {
+    /// Registers this process in the database, which makes it known to the others.
+    ///
+    /// # Errors
+    /// A sentence for a person.
+    pub(super) fn new(
+        db: Connection,
+        path: PathBuf,
+        handle: Handle,
+        inbox: Receiver<Command>,
+    ) -> Result<Self, String> {
+        let locks = LockDirectory::beside(&path);
+        let id = new_id();
+        let lock = locks
+            .enter(id)
+            .map_err(|e| format!("the locks beside `{}` cannot be used: {e}", path.display()))?;
+        let waker = Waker::start(&handle);
+        let port = waker.port();
+        let explain = |e: rusqlite::Error| Fault::new(&path, &e).reason().to_owned();
+        store::add_process(&db, id, port, millis(SystemTime::now())).map_err(explain)?;
+        locks.sweep(&store::processes(&db).map_err(explain)?, SystemTime::now());
+        let now = Instant::now();
+        Ok(Self {
+            db,
+            path,
+            me: Identity { id, port },
+            locks,
+            lock,
+            waker,
+            inbox,
+            handle,
+            members: Members::default(),
+            replies: None,
+            cancellations: Vec::new(),
+            cancelled_seen: 0,
+            cancelled_waiting: false,
+            debts: Vec::new(),
+            ended: watch::channel(false).0,
+            data_version: 0,
+            others: false,
+            next_tick: now,
+            next_prune: now,
+            claim_again: now,
+            turn: Duration::ZERO,
+        })
+    }
+
+    /// Serves until it is told to close.
+    pub(super) fn run(mut self) {
+        loop {
+            let (mut jobs, news, close) = self.gather();
+            let now = Instant::now();
+            if now >= self.next_tick {
+                self.next_tick = now + TICK;
+                self.tick(&mut jobs);
+            }
+            if news || self.is_due() {
+                self.look();
+            }
+            jobs.retain(Job::take);
+            if !jobs.is_empty() || (self.wants_claim() && now >= self.claim_again) {
+                let started = Instant::now();
+                self.carry_out(jobs, true);
+                self.turn += started.elapsed();
+            }
+            if let Some(closed) = close {
+                self.close(closed);
+                return;
+            }
+        }
+    }
+
+    /// Waits for commands or for a time at which something is to be done.
+    fn gather(&mut self) -> (Vec<Job>, bool, Option<oneshot::Sender<()>>) {
+        let (mut jobs, mut news, mut close) = (Vec::new(), false, None);
+        if self.turn > TURN && self.others {
+            self.turn = Duration::ZERO;
+            std::thread::sleep(REST);
+        }
+        let started = Instant::now();
+        let mut next = match self.inbox.recv_timeout(self.patience(started)) {
+            Ok(command) => Some(command),
+            Err(RecvTimeoutError::Timeout) => None,
+            // Cannot be, since this thread holds a handle itself; without one there is nobody to serve.
+            Err(RecvTimeoutError::Disconnected) => Some(Command::Close(oneshot::channel().0)),
+        };
+        if started.elapsed() > REST {
+            self.turn = Duration::ZERO;
+        }
+        while let Some(command) = next {
+            match command {
+                Command::Do(job) => jobs.push(job),
+                Command::Wake => {
+                    self.waker.heard();
+                    news = true;
+                }
+                Command::Close(closed) => {
+                    close = Some(closed);
+                    break;
+                }
+            }
+            next = if jobs.len() < BATCH {
+                self.inbox.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        (jobs, news, close)
+    }
+
+    /// How long there is nothing to do but to wait for commands.
+    fn patience(&self, now: Instant) -> Duration {
+        let mut until = self.next_tick;
+        if self.wants_claim() {
+            until = until.min(self.claim_again);
+        }
+        if self.replies.as_ref().is_some_and(|replies| replies.waiting) || self.cancelled_waiting {
+            until = until.min(now + ROOM_PAUSE);
+        }
+        let patience = until.saturating_duration_since(now);
+        match self.next_due() {
+            Some(due) => {
+                let since_epoch = SystemTime::now()
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap_or_default();
+                let due = Duration::from_millis(due.max(0).unsigned_abs());
+                patience.min(due.saturating_sub(since_epoch))
+            }
+            None => patience,
+        }
+    }
+
+    fn next_due(&self) -> Option<i64> {
+        self.members
+            .consumers
+            .values()
+            .filter(|member| member.free() > 0 && !member.check)
+            .filter_map(|member| member.next_due)
+            .min()
+    }
+
+    fn is_due(&self) -> bool {
+        self.next_due()
+            .is_some_and(|due| due <= millis(SystemTime::now()))
+    }
+
+    /// Whether a transaction is wanted though nobody asked for one.
+    fn wants_claim(&self) -> bool {
+        let hungry = |member: &Member| member.check && member.free() > 0;
+        !self.debts.is_empty()
+            || self.members.consumers.values().any(hungry)
+            || self
+                .replies
+                .as_ref()
+                .is_some_and(|replies| replies.waiting && replies.messages.capacity() > 0)
+            || (self.cancelled_waiting && self.cancel_room() > 0)
+    }
+
+    fn cancel_room(&self) -> usize {
+        let room = |sender: &mpsc::Sender<String>| sender.capacity();
+        self.cancellations.iter().map(room).min().unwrap_or(0)
+    }
+
+    pub(super) fn complain(&self, what: &str, error: &rusqlite::Error) {
+        let fault = Fault::new(&self.path, error);
+        tracing::error!("{what}: {}", fault.reason());
+    }
+
+    /// Carries out `jobs` and answers them.
+    fn carry_out(&mut self, jobs: Vec<Job>, harvest: bool) {
+        match self.transact(&jobs, harvest) {
+            Ok(outcome) => self.hand_out(jobs, outcome),
+            Err(error) => {
+                let fault = Fault::new(&self.path, &error);
+                self.claim_again = Instant::now() + CLAIM_PAUSE;
+                // What deletes may succeed though what stores cannot; and one at a time, each of those
+                // that store learns its own fate.
+                if fault.is_full() && jobs.len() > 1 {
+                    for job in jobs {
+                        self.carry_out(vec![job], false);
+                    }
+                    return;
+                }
+                if jobs.is_empty() {
+                    tracing::error!("claiming deliveries: {}", fault.reason());
+                    if fault.is_lasting() {
+                        self.members.fail(|queue| {
+                            fault.error(format!("consuming queue `{}`", queue.name()))
+                        });
+                    }
+                }
+                for job in jobs {
+                    if let Request::Release(claim) = job.request {
+                        self.debts.push(claim);
+                    }
+                    let error = fault.error(job.request.what());
+                    job.answer(Err(error));
+                }
+            }
+        }
+    }
+
+    fn transact(&self, jobs: &[Job], harvest: bool) -> rusqlite::Result<Outcome> {
+        let tx = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
+        let now = millis(SystemTime::now());
+        let mut batch = Batch::new(&self.db, self.me, now, &self.members);
+        for debt in &self.debts {
+            if let Err(Failed::Sql(error)) = batch.release(*debt) {
+                return Err(error);
+            }
+        }
+        let mut answers = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            answers.push(match batch.apply(&job.request) {
+                Ok(answer) => Ok(answer),
+                Err(Failed::Said(error)) => Err(error),
+                Err(Failed::Sql(error)) if self.db.is_autocommit() => return Err(error),
+                Err(Failed::Sql(error)) => {
+                    Err(Fault::new(&self.path, &error).error(job.request.what()))
+                }
+            });
+        }
+        let harvest = if harvest {
+            self.harvest(&mut batch)?
+        } else {
+            None
+        };
+        let ports = batch.ports()?.into_iter().collect();
+        tx.commit()?;
+        Ok(Outcome {
+            answers,
+            harvest,
+            ports,
+            cancelled_until: batch.cancelled_until,
+            done: batch.into_done().collect(),
+        })
+    }
+
+    /// Claims within the transaction; `None` if that failed and left the requests' work as it was.
+    fn harvest(&self, batch: &mut Batch<'_>) -> rusqlite::Result<Option<Harvest>> {
+        let appetite = Appetite {
+            replies: self.replies.as_ref().map(|replies| {
+                let room = replies.messages.capacity();
+                (replies.address.clone(), room, replies.waiting)
+            }),
+            cancellations: (!self.cancellations.is_empty())
+                .then(|| (self.cancelled_seen, self.cancel_room())),
+        };
+        match batch.guarded(|batch| batch.harvest(&appetite)) {
+            Ok(harvest) => Ok(Some(harvest)),
+            Err(Failed::Sql(error)) if self.db.is_autocommit() => Err(error),
+            Err(error) => {
+                tracing::warn!(?error, "claiming deliveries");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Gives everything back and leaves. Dropping the inbox then tells waiting callers.
+    fn close(self, closed: oneshot::Sender<()>) {
+        self.ended.send_replace(true);
+        if let Err(error) = self.leave() {
+            self.complain("giving deliveries back at the end", &error);
+        }
+        let Self { db, lock, path, .. } = self;
+        if let Err((_, error)) = db.close() {
+            tracing::warn!(path = %path.display(), %error, "closing the file");
+        }
+        // Last of all: without it, others take over what could not be given back.
+        drop(lock);
+        let _ = closed.send(());
+    }
+
+    fn leave(&self) -> rusqlite::Result<()> {
+        let tx = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
+        let back = store::remove_process(&self.db, self.me.id, false)?;
+        let mut ports = Vec::new();
+        for queue in back.iter().flatten() {
+            ports.extend(store::waiting_ports(&self.db, self.me.id, queue)?);
+        }
+        tx.commit()?;
+        for port in ports {
+            self.waker.wake(port);
+        }
+        Ok(())
+    }
+}
+
+/// An id that no process before us had, so that no late settlement is taken for another's.
+pub(super) fn new_id() -> i64 {
+    let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
+    high.cast_signed()
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -1,0 +1,335 @@
+//! Messages as Celery writes them, as a hostile or broken sender writes them, and there and back again.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::reply::Reply;
+
+use super::{Arguments, Headers, Message, format_time, header, parse_time};
+
+pub(crate) const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+pub(crate) fn raw(text: &str) -> Box<RawValue> {
+    RawValue::from_string(text.to_owned()).expect("JSON")
+}
+
+pub(crate) fn with_body(body: impl Into<Vec<u8>>) -> Message {
+    Message {
+        id: "id-1".into(),
+        content_type: "application/json".into(),
+        content_encoding: "utf-8".into(),
+        body: body.into(),
+        ..Message::default()
+    }
+}
+
+fn with_header(name: &str, value: Value) -> Message {
+    let mut message = Message::new("id-1".into(), "t", &Arguments::default());
+    message.headers.insert(name.to_owned(), value);
+    message
+}
+
+/// The header table that Celery 5.7 sends with `add.delay(2, 3)`.
+fn celery_headers() -> Headers {
+    json!({
+        "lang": "py", "task": "capture.add", "id": "45783609", "shadow": null, "eta": null,
+        "expires": null, "group": null, "group_index": null, "retries": 0, "timelimit": [null, null],
+        "root_id": "45783609", "parent_id": null, "argsrepr": "(2, 3)", "kwargsrepr": "{}",
+        "origin": "gen28754@vm", "ignore_result": false, "replaced_task_nesting": 0,
+        "stamped_headers": null, "stamps": {}
+    })
+    .as_object()
+    .cloned()
+    .expect("an object")
+}
+
+#[test]
+fn a_message_of_celery_is_read() {
+    let mut message = with_body(
+        r#"[[2, 3], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#,
+    );
+    message.headers = celery_headers();
+    message.reply_to = Some("2b199b5b".into());
+    assert_eq!(message.task(), Ok("capture.add"));
+    assert_eq!(message.attempt(), 1);
+    assert_eq!((message.eta(), message.expires()), (None, None));
+    assert_eq!((message.timeout(), message.retries()), (None, None));
+    assert!(!message.ignores_result());
+    assert!(message.history().is_empty());
+    let arguments = Arguments::decode(&message).expect("arguments");
+    let args: Vec<&str> = arguments.args.iter().map(|arg| arg.get()).collect();
+    assert_eq!(args, ["2", "3"]);
+    assert!(arguments.kwargs.is_empty());
+}
+
+#[test]
+fn options_of_celery_are_read() {
+    let mut message = with_body("[[], {}, {}]");
+    message.headers = celery_headers();
+    message.reply_to = Some("2b199b5b".into());
+    message.set("retries", 2);
+    message.set("timelimit", json!([30, 20]));
+    message.set("expires", "2026-11-21T01:52:45.893351+00:00");
+    message.set("ignore_result", true);
+    assert_eq!(message.attempt(), 3);
+    assert_eq!(message.timeout(), Some(Duration::from_secs(30)));
+    assert!(message.expires().is_some());
+    assert!(message.ignores_result());
+    message.set("timelimit", json!([1.5, null]));
+    assert_eq!(message.timeout(), Some(Duration::from_millis(1500)));
+    for odd in [json!([-1, 2]), json!(["30", 1]), json!([]), json!(30)] {
+        message.set("timelimit", odd.clone());
+        assert_eq!(message.timeout(), None, "{odd}");
+    }
+}
+
+#[test]
+fn every_form_of_a_body_is_read() {
+    for (body, args, kwargs) in [
+        ("[[2, 3], {}, {}]", 2, 0),
+        ("[[2, 3], {}, null]", 2, 0),
+        ("[[2, 3], null, {}]", 2, 0),
+        (r#"[[], {"y": 3}, {"chain": []}]"#, 0, 1),
+        (
+            r#" [ [ {"deep": [[[]]]} ] , {"x": null, "y": "\u00fc"} , {} ] "#,
+            1,
+            2,
+        ),
+        ("[[123456789012345678901234567890], {}, {}]", 1, 0),
+        (r#"[["größe 🐇"], {}, {}]"#, 1, 0),
+    ] {
+        let arguments = Arguments::decode(&with_body(body)).expect(body);
+        let counted = (arguments.args.len(), arguments.kwargs.len());
+        assert_eq!(counted, (args, kwargs), "{body}");
+    }
+    let mut untyped = with_body("[[1], {}, {}]");
+    untyped.content_type = String::new();
+    assert!(Arguments::decode(&untyped).is_ok());
+}
+
+#[test]
+fn a_body_that_is_none_is_refused_with_a_reason() {
+    for body in [
+        &b""[..],
+        b"[[1], {}]",
+        b"[[1], {}, {}, {}]",
+        br#"{"task": "t", "id": "1", "args": [], "kwargs": {}}"#,
+        b"[[1], [], {}]",
+        b"[{}, {}, {}]",
+        b"[[1, 2], {}, {",
+        b"[[1], {}, {}] more",
+        b"[[NaN], {}, {}]",
+        b"[[\"\xff\"], {}, {}]",
+        b"\x80\x04\x95",
+        b"null",
+    ] {
+        let error = Arguments::decode(&with_body(body)).expect_err("a refusal");
+        assert!(error.0.contains("[args, kwargs, embed]"), "{error}");
+        assert!(error.0.len() > "the body is not `[args, kwargs, embed]` in JSON: ".len());
+    }
+    for content_type in [
+        "application/x-python-serialize",
+        "application/x-msgpack",
+        "text/plain",
+    ] {
+        let mut message = with_body("[[1], {}, {}]");
+        message.content_type = content_type.into();
+        let error = Arguments::decode(&message).expect_err("a refusal");
+        assert!(error.0.contains(content_type), "{error}");
+    }
+}
+
+#[test]
+fn deep_nesting_is_no_crash() {
+    let deep = format!("{}{}", "[".repeat(90_000), "]".repeat(90_000));
+    // Arguments are kept as they are: how deep a task's own types go is their matter.
+    assert!(Arguments::decode(&with_body(format!("[[{deep}], {{}}, {{}}]"))).is_ok());
+    assert!(Arguments::decode(&with_body(format!("[[], {{}}, {deep}]"))).is_err());
+    assert!(Reply::decode(&with_body(deep)).is_err());
+}
+
+#[test]
+fn arguments_go_there_and_back() {
+    let arguments = Arguments {
+        args: vec![raw("1"), raw(r#""two""#), raw("[3.0, null]")],
+        kwargs: [("größe".to_owned(), raw(r#"{"a":1}"#))].into(),
+    };
+    let message = Message::new("id-1".into(), "t", &arguments);
+    let back = Arguments::decode(&message).expect("arguments");
+    let texts = |of: &Arguments| -> Vec<String> {
+        let values = of.args.iter().chain(of.kwargs.values());
+        values.map(|value| value.get().to_owned()).collect()
+    };
+    assert_eq!(texts(&back), texts(&arguments));
+    assert!(back.kwargs.contains_key("größe"));
+    assert_eq!(message.text("argsrepr"), Some("(1, \"two\", [3.0, null])"));
+}
+
+#[test]
+fn long_arguments_are_shown_shortened() {
+    let long = raw(&format!("\"{}\"", "ü".repeat(100_000)));
+    let arguments = Arguments {
+        args: vec![long.clone(), long.clone()],
+        kwargs: [("x".to_owned(), long)].into(),
+    };
+    let message = Message::new("id-1".into(), "t", &arguments);
+    for name in ["argsrepr", "kwargsrepr"] {
+        let shown = message.text(name).expect("a text");
+        assert!(shown.len() < 1000, "{} bytes in {name}", shown.len());
+    }
+}
+
+#[test]
+fn a_message_without_a_task_or_id_is_unreadable() {
+    let no_task = with_body("[[], {}, {}]");
+    assert!(no_task.task().is_err_and(|e| e.0.contains("`task`")));
+    let no_id = Message::new(String::new(), "t", &Arguments::default());
+    assert!(no_id.task().is_err_and(|e| e.0.contains("no id")));
+    assert!(with_header("task", json!(7)).task().is_err());
+}
+
+#[test]
+fn hostile_counts_of_retries_are_clamped() {
+    for (retries, attempt) in [
+        (json!(0), 1),
+        (json!(4), 5),
+        (json!(-1), 1),
+        (json!(i64::MIN), 1),
+        (json!("7"), 1),
+        (json!(null), 1),
+        (json!([1]), 1),
+        (json!(true), 1),
+        (json!(2.9), 3),
+        (json!(-2.5), 1),
+        (json!(1e300), u32::MAX),
+        (json!(u32::MAX), u32::MAX),
+        (json!(1_u64 << 63), u32::MAX),
+        (json!(u64::MAX), u32::MAX),
+    ] {
+        let message = with_header("retries", retries.clone());
+        assert_eq!(message.attempt(), attempt, "{retries}");
+        // A counter that cannot rise any more stays where it is.
+        let next = message.next_attempt("no luck").attempt();
+        assert_eq!(next, attempt.saturating_add(1), "{retries}");
+    }
+}
+
+#[test]
+fn times_in_all_of_pythons_forms_are_read() {
+    let whole = parse_time("2026-11-21T01:52:45+00:00").expect("a time");
+    for text in [
+        "2026-11-21T01:52:45Z",
+        "2026-11-21T01:52:45",
+        "2026-11-21 01:52:45",
+        "2026-11-21T02:52:45+01:00",
+        "2026-11-20T20:52:45-05:00",
+        "2026-11-21T01:52:45.000000+00:00",
+        "2026-11-21T01:52:45.000",
+    ] {
+        assert_eq!(parse_time(text), Some(whole), "{text}");
+    }
+    let precise = whole + Duration::from_micros(893_351);
+    for text in [
+        "2026-11-21T01:52:45.893351+00:00",
+        "2026-11-21T01:52:45.893351Z",
+        "2026-11-21T01:52:45.893351",
+        "2026-11-21T01:52:45.893351000",
+    ] {
+        assert_eq!(parse_time(text), Some(precise), "{text}");
+    }
+    assert_eq!(format_time(precise), "2026-11-21T01:52:45.893351+00:00");
+    assert_eq!(format_time(whole), "2026-11-21T01:52:45.000000+00:00");
+}
+
+#[test]
+fn what_is_no_time_is_none() {
+    for text in [
+        "",
+        "soon",
+        "1700000000",
+        "2026-13-01T00:00:00Z",
+        "2026-11-21T25:00:00Z",
+        "01:52:45",
+        "2026-11-21T01:52:45+99:00",
+        "2026-11-21T01:52:45Z and more",
+    ] {
+        assert_eq!(parse_time(text), None, "{text:?}");
+        assert_eq!(with_header("eta", json!(text)).eta(), None, "{text:?}");
+    }
+    for value in [json!(1_700_000_000), json!(null), json!({})] {
+        assert_eq!(with_header("expires", value).expires(), None);
+    }
+    let never = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
+    assert!(format_time(never).starts_with("9999-"));
+}
+
+#[test]
+fn a_next_attempt_counts_and_remembers() {
+    let mut message = with_header("eta", json!("2026-11-21T01:52:45Z"));
+    message.set("tenant", "acme");
+    message.reply_to = Some("garenne.reply.x".into());
+    message.priority = Some(5);
+    let next = message.next_attempt("first").next_attempt("second");
+    assert_eq!(next.attempt(), 3);
+    assert_eq!(next.history(), ["first", "second"]);
+    assert_eq!(next.eta(), None);
+    assert_eq!(next.text("tenant"), Some("acme"));
+    assert_eq!((&next.id, &next.body), (&message.id, &message.body));
+    assert_eq!((next.reply_to, next.priority), (message.reply_to, Some(5)));
+}
+
+#[test]
+fn the_history_is_bounded() {
+    let mut message = with_header(header::HISTORY, json!("no JSON"));
+    for i in 0..50 {
+        message = message.next_attempt(&format!("{i} {}", "ü".repeat(50_000)));
+    }
+    let history = message.history();
+    assert_eq!(history.len(), 10);
+    assert!(history[0].starts_with("40 ") && history[9].starts_with("49 "));
+    let size = message.text(header::HISTORY).map_or(0, str::len);
+    assert!(size < 20_000, "{size} bytes");
+}
+
+#[test]
+fn copies_leave_the_brokers_notes_behind() {
+    let mut message = with_header("x-tenant", json!("acme"));
+    let notes = [
+        "x-death",
+        "x-first-death-reason",
+        "x-last-death-queue",
+        "x-delivery-count",
+        "CC",
+        "BCC",
+    ];
+    for name in notes {
+        message.set(name, json!(["other-queue"]));
+    }
+    message.set(header::DELIVERIES, 3);
+    for copy in [
+        message.again(),
+        message.next_attempt("no luck"),
+        message.dead("q", "failed", "no luck", NOW),
+    ] {
+        for name in notes.into_iter().chain([header::DELIVERIES]) {
+            assert!(!copy.headers.contains_key(name), "{name}");
+        }
+        assert_eq!(copy.text("x-tenant"), Some("acme"));
+    }
+    assert_eq!(message.again().attempt(), message.attempt());
+}
+
+#[test]
+fn a_dead_letter_says_why() {
+    let message = with_header("retries", json!(2)).next_attempt("earlier");
+    let dead = message.dead("images", "failed", &"x".repeat(100_000), NOW);
+    assert_eq!(dead.text(header::REASON), Some("failed"));
+    assert_eq!(dead.text(header::QUEUE), Some("images"));
+    let died_at = dead.text(header::DIED_AT).and_then(parse_time);
+    assert_eq!(died_at, Some(NOW));
+    assert!(dead.text(header::ERROR).is_some_and(|e| e.len() == 8192));
+    assert_eq!(dead.history().len(), 2);
+    assert_eq!((dead.attempt(), dead.id), (4, message.id));
+}

@@ -1,0 +1,220 @@
+//! The answer to a call on the wire: a result or a failure, in the form of Celery's rpc backend. Pure.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::error::{Failure, FailureKind};
+use crate::message::{Headers, Message, Unreadable, format_time, header};
+
+/// The answer to a call.
+#[derive(Debug)]
+pub struct Reply {
+    /// The call's id.
+    pub id: String,
+    /// The result, still encoded, or why there is none.
+    pub outcome: Result<Box<RawValue>, Failure>,
+}
+
+/// The body of a reply, as Celery's rpc backend writes it.
+#[derive(Serialize, Deserialize)]
+struct ReplyBody {
+    status: String,
+    result: Option<Box<RawValue>>,
+    #[serde(default)]
+    traceback: Option<String>,
+    #[serde(default, skip_deserializing)]
+    children: Vec<Value>,
+    #[serde(default, skip_deserializing)]
+    date_done: Option<String>,
+    task_id: String,
+}
+
+/// A failure's `result`, as Celery describes an exception.
+#[derive(Serialize, Deserialize)]
+struct ExceptionBody {
+    exc_type: String,
+    #[serde(default)]
+    exc_message: Value,
+    #[serde(default)]
+    exc_module: Option<String>,
+}
+
+impl Reply {
+    /// The message that carries this reply to who awaits `request`.
+    #[must_use]
+    pub fn encode(&self, request: &Message, now: SystemTime) -> Message {
+        let mut headers = Headers::new();
+        let (status, result, traceback) = match &self.outcome {
+            Ok(value) => ("SUCCESS", value.clone(), None),
+            Err(failure) => {
+                headers.insert(header::KIND.into(), failure.kind.as_str().into());
+                headers.insert(header::ATTEMPTS.into(), failure.attempts.into());
+                headers.insert("task".into(), failure.task.as_str().into());
+                (
+                    status(failure.kind),
+                    exception(failure),
+                    failure.traceback.clone(),
+                )
+            }
+        };
+        let body = ReplyBody {
+            status: status.into(),
+            result: Some(result),
+            traceback,
+            children: Vec::new(),
+            date_done: Some(format_time(now)),
+            task_id: self.id.clone(),
+        };
+        Message {
+            id: self.id.clone(),
+            headers,
+            content_type: "application/json".into(),
+            content_encoding: "utf-8".into(),
+            correlation_id: Some(
+                request
+                    .correlation_id
+                    .clone()
+                    .unwrap_or_else(|| self.id.clone()),
+            ),
+            reply_to: None,
+            priority: None,
+            body: serde_json::to_vec(&body).expect("a reply always serialises"),
+        }
+    }
+
+    /// Reads a reply; `None` for the news of a call that is not finished yet (`STARTED`, `RETRY`, …).
+    ///
+    /// # Errors
+    /// [`Unreadable`] with the reason.
+    pub fn decode(message: &Message) -> Result<Option<Self>, Unreadable> {
+        let body: ReplyBody = serde_json::from_slice(&message.body)
+            .map_err(|e| Unreadable(format!("the reply cannot be read: {e}")))?;
+        let outcome = match body.status.as_str() {
+            "SUCCESS" => Ok(body.result.unwrap_or_else(null)),
+            "FAILURE" | "REVOKED" => Err(failure(message, &body)),
+            _ => return Ok(None),
+        };
+        Ok(Some(Self {
+            id: body.task_id,
+            outcome,
+        }))
+    }
+}
+
+fn null() -> Box<RawValue> {
+    RawValue::from_string("null".into()).expect("null is JSON")
+}
+
+fn status(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::Expired | FailureKind::Cancelled => "REVOKED",
+        _ => "FAILURE",
+    }
+}
+
+/// The exception that a Python caller gets: Celery's own where one means the same, otherwise the Rust
+/// type under its crate's path.
+fn exception(failure: &Failure) -> Box<RawValue> {
+    let (module, name, message) = match failure.kind {
+        FailureKind::Expired => ("celery.exceptions", "TaskRevokedError", json!(["expired"])),
+        FailureKind::Cancelled => ("celery.exceptions", "TaskRevokedError", json!(["revoked"])),
+        FailureKind::TimedOut => (
+            "billiard.exceptions",
+            "TimeLimitExceeded",
+            json!([failure.message]),
+        ),
+        FailureKind::Panicked => ("garenne", "Panic", json!([failure.message])),
+        FailureKind::Rejected => ("garenne", "Rejected", json!([failure.message])),
+        FailureKind::Failed | FailureKind::Unknown => {
+            let (module, name) = split_path(&failure.error_type);
+            (module, name, json!([failure.message]))
+        }
+    };
+    let body = ExceptionBody {
+        exc_type: name.into(),
+        exc_message: message,
+        exc_module: Some(module.into()),
+    };
+    serde_json::value::to_raw_value(&body).expect("an exception always serialises")
+}
+
+fn split_path(path: &str) -> (&str, &str) {
+    match path.rsplit_once("::") {
+        _ if path.is_empty() || path.contains(['<', '&']) || path.ends_with("str") => {
+            ("builtins", "Exception")
+        }
+        Some(("alloc::string", _)) => ("builtins", "Exception"),
+        Some((module, name)) => (module, name),
+        None => ("builtins", "Exception"),
+    }
+}
+
+fn failure(message: &Message, body: &ReplyBody) -> Failure {
+    let exception = body
+        .result
+        .as_ref()
+        .and_then(|raw| serde_json::from_str::<ExceptionBody>(raw.get()).ok());
+    let said = exception.as_ref().map(|e| match &e.exc_message {
+        Value::Array(parts) => parts.iter().map(plain).collect::<Vec<_>>().join(", "),
+        other => plain(other),
+    });
+    let kind = FailureKind::ALL
+        .into_iter()
+        .find(|kind| message.text(header::KIND) == Some(kind.as_str()));
+    let from_rust = kind.is_some();
+    let kind = kind.unwrap_or_else(|| python_kind(body, exception.as_ref(), said.as_deref()));
+    let error_type = exception.map(|e| match e.exc_module {
+        Some(module) if !module.is_empty() => {
+            format!("{module}{}{}", separator(&module, from_rust), e.exc_type)
+        }
+        _ => e.exc_type,
+    });
+    Failure {
+        error_type: error_type.unwrap_or_default(),
+        attempts: message.count(header::ATTEMPTS).unwrap_or(0),
+        traceback: body.traceback.clone(),
+        ..Failure::new(
+            message.text("task").unwrap_or_default(),
+            body.task_id.clone(),
+            kind,
+            said.unwrap_or_else(|| "the worker gave no reason".into()),
+        )
+    }
+}
+
+/// What stands between a module and its type. A crate's path of one word looks like a Python module.
+fn separator(module: &str, from_rust: bool) -> &'static str {
+    let is_python = module.contains('.') || module == "builtins";
+    if module.contains("::") || (from_rust && !is_python) {
+        "::"
+    } else {
+        "."
+    }
+}
+
+fn python_kind(
+    body: &ReplyBody,
+    exception: Option<&ExceptionBody>,
+    said: Option<&str>,
+) -> FailureKind {
+    match exception.map(|e| e.exc_type.as_str()) {
+        Some("TaskRevokedError") if said == Some("expired") => FailureKind::Expired,
+        Some("TaskRevokedError") => FailureKind::Cancelled,
+        Some("TimeLimitExceeded" | "SoftTimeLimitExceeded") => FailureKind::TimedOut,
+        Some("NotRegistered") => FailureKind::Rejected,
+        _ if body.status == "REVOKED" => FailureKind::Cancelled,
+        _ => FailureKind::Failed,
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests;

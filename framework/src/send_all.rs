@@ -1,0 +1,88 @@
+//! Sending many calls at once, in bounded memory.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::stream::{FuturesOrdered, Stream, StreamExt};
+
+use crate::app::App;
+use crate::broker::BoxFuture;
+use crate::call::Call;
+use crate::error::Result;
+use crate::handle::Handle;
+
+/// Calls that are under way at a time: enough to hide the confirms' round trip, few enough to bound the
+/// memory of a million calls.
+const WINDOW: usize = 512;
+
+/// Many calls on their way: await it for a vector of the outcomes, or take them one by one.
+/// Made by [`App::send_all`].
+#[must_use = "nothing is sent until it is awaited, or its outcomes are taken with `.next().await`"]
+pub struct SendAll<T, I> {
+    app: App,
+    calls: std::iter::Fuse<I>,
+    under_way: FuturesOrdered<BoxFuture<'static, Result<Handle<T>>>>,
+}
+
+impl<T: 'static, I: Iterator<Item = Call<T>>> SendAll<T, I> {
+    pub(crate) fn new(app: App, calls: I) -> Self {
+        Self {
+            app,
+            calls: calls.fuse(),
+            under_way: FuturesOrdered::new(),
+        }
+    }
+
+    /// The outcome of the next call, in the calls' order; `None` after the last.
+    pub async fn next(&mut self) -> Option<Result<Handle<T>>> {
+        self.fill();
+        self.under_way.next().await
+    }
+
+    fn fill(&mut self) {
+        while self.under_way.len() < WINDOW {
+            let Some(call) = self.calls.next() else { break };
+            let app = self.app.clone();
+            self.under_way
+                .push_back(Box::pin(async move { app.send(call).await }));
+        }
+    }
+}
+
+impl<T: 'static, I: Iterator<Item = Call<T>> + Unpin> Stream for SendAll<T, I> {
+    type Item = Result<Handle<T>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.fill();
+        self.under_way.poll_next_unpin(cx)
+    }
+}
+
+impl<T, I> IntoFuture for SendAll<T, I>
+where
+    T: 'static,
+    I: Iterator<Item = Call<T>> + Send + 'static,
+{
+    type Output = Vec<Result<Handle<T>>>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(mut self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let mut outcomes = Vec::new();
+            while let Some(outcome) = self.next().await {
+                outcomes.push(outcome);
+            }
+            outcomes
+        })
+    }
+}
+
+impl<T, I> fmt::Debug for SendAll<T, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendAll")
+            .field("under_way", &self.under_way.len())
+            .finish_non_exhaustive()
+    }
+}

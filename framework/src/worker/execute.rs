@@ -1,0 +1,317 @@
+//! One delivery through a slot: check it, run its task under its time limit, settle it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+use tracing::Instrument;
+
+use super::Shared;
+use super::body::Ended;
+use super::memory::Key;
+use super::settle::{Custody, Problem, Verdict, failure, judge};
+use crate::broker::{Delivery, Stale};
+use crate::context::{Attempt, Context};
+use crate::error::{Error, FailureKind, TaskError, Then};
+use crate::message::{Arguments, Message};
+use crate::task::{Definition, Invocation, Run, RunError, TaskOptions};
+
+/// Before a plain task is tried again that found all threads taken by runaways.
+const RUNAWAY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Takes one delivery to its end.
+pub(super) async fn process(worker: Arc<Shared>, mut delivery: Delivery, dead_letters: bool) {
+    let message = std::mem::take(&mut delivery.message);
+    let key = Key {
+        queue: delivery.queue.clone(),
+        id: message.id.clone(),
+        attempt: message.attempt(),
+    };
+    let again = delivery.redelivered || delivery.deliveries > 1;
+    if again && let Some(verdict) = worker.outcomes.of(&key) {
+        tracing::info!(
+            id = message.id,
+            "delivered again after it was done: answered from memory"
+        );
+        let settled = worker
+            .settle(Custody::Held(delivery), &message, &verdict, dead_letters)
+            .await;
+        report(&message, &verdict, settled.err());
+        return;
+    }
+    let task = match worker.check(&delivery, &message) {
+        Ok(task) => task,
+        Err(verdict) => {
+            let settled = worker
+                .settle(Custody::Held(delivery), &message, &verdict, dead_letters)
+                .await;
+            report(&message, &verdict, settled.err());
+            return;
+        }
+    };
+    let Some(delivery) = worker.running.begin(&key, delivery) else {
+        tracing::info!(
+            id = message.id,
+            "delivered again while it runs: the running attempt adopts it"
+        );
+        return;
+    };
+    let span = tracing::info_span!(
+        "task",
+        name = task.name,
+        id = message.id,
+        attempt = key.attempt
+    );
+    worker
+        .attempt(task, delivery, message, key, dead_letters)
+        .instrument(span)
+        .await;
+}
+
+/// The call's arguments, checked so far as can be without knowing the function's types.
+struct Checked {
+    arguments: Arguments,
+    definition: &'static Definition,
+    name: &'static str,
+}
+
+impl Shared {
+    /// What speaks against running a message.
+    fn check(&self, delivery: &Delivery, message: &Message) -> Result<Checked, Verdict> {
+        let dead = |reason, text: String| Verdict::Dead {
+            reason,
+            failure: failure(message, FailureKind::Rejected, text),
+        };
+        let name = message
+            .task()
+            .map_err(|e| dead("unreadable", e.to_string()))?;
+        if delivery.deliveries > self.max_deliveries {
+            let text = format!(
+                "delivered {} times without being settled: it seems to kill the workers that take it",
+                delivery.deliveries - 1
+            );
+            return Err(dead("poison", text));
+        }
+        if self.cancelled.contains(&message.id) {
+            return Err(Verdict::Dropped(failure(
+                message,
+                FailureKind::Cancelled,
+                "cancelled before it ran",
+            )));
+        }
+        let now = SystemTime::now();
+        if let Some(expires) = message.expires().filter(|expires| *expires <= now) {
+            let late = now.duration_since(expires).unwrap_or_default();
+            let text = format!("expired {late:.1?} before a worker took it");
+            return Err(Verdict::Dropped(failure(
+                message,
+                FailureKind::Expired,
+                text,
+            )));
+        }
+        if let Some(delay) = early(message, now) {
+            return Err(Verdict::Postponed { delay });
+        }
+        let definition = self.tasks.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.tasks.iter().map(|task| task.name).collect();
+            dead(
+                "unknown_task",
+                format!(
+                    "no task `{name}` in this worker, which knows {}",
+                    known.join(", ")
+                ),
+            )
+        })?;
+        let arguments =
+            Arguments::decode(message).map_err(|e| dead("unreadable", e.to_string()))?;
+        Ok(Checked {
+            arguments,
+            definition,
+            name: definition.name,
+        })
+    }
+
+    /// Runs the task once and settles what came of it.
+    async fn attempt(
+        self: &Arc<Self>,
+        task: Checked,
+        delivery: Delivery,
+        message: Message,
+        key: Key,
+        dead_letters: bool,
+    ) {
+        let options = &task.definition.options;
+        let stale = delivery.stale().clone();
+        let custody = match self.take_custody(delivery, &message, options).await {
+            Ok(custody) => custody,
+            Err(error) => {
+                self.running.end(&key);
+                return report(&message, &Verdict::HandBack, Some(error));
+            }
+        };
+        let verdict = self.run(task, &message, &key, stale).await;
+        self.outcomes.remember(key.clone(), &verdict);
+        let mut settled = self.settle(custody, &message, &verdict, dead_letters).await;
+        while let (Err(Error::Stale { .. }), Some(again)) = (&settled, self.running.adopted(&key)) {
+            settled = self
+                .settle(Custody::Held(again), &message, &verdict, dead_letters)
+                .await;
+        }
+        if let Some(late) = self.running.end(&key) {
+            settled = self
+                .settle(Custody::Held(late), &message, &verdict, dead_letters)
+                .await;
+        }
+        report(&message, &verdict, settled.err());
+    }
+
+    /// Runs the task once, under its time limit, until it ends or nobody wants it to go on.
+    async fn run(&self, task: Checked, message: &Message, key: &Key, stale: Stale) -> Verdict {
+        let options = &task.definition.options;
+        let timeout = message.timeout().or(options.timeout);
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut cancelled = self.cancelled.watch(&message.id);
+        let (stop, stopped) = watch::channel(false);
+        let context = Context::new(Attempt {
+            app: self.app.clone(),
+            id: message.id.clone(),
+            task: task.name.to_owned(),
+            queue: key
+                .queue
+                .strip_prefix(self.app.prefix())
+                .unwrap_or(&key.queue)
+                .to_owned(),
+            number: key.attempt,
+            deadline,
+            headers: message.headers.clone(),
+            cancelled: stopped,
+            stale,
+        });
+        let invocation = Invocation::new(task.arguments, self.state.clone(), context);
+        let mut hand_back = self.hand_back.subscribe();
+        let timed_out = || {
+            let text = format!(
+                "it took longer than its time limit of {:?}",
+                timeout.unwrap_or_default()
+            );
+            let problem = Problem {
+                kind: FailureKind::TimedOut,
+                error: TaskError::from(text),
+            };
+            judge(message, options, problem, chance())
+        };
+        let on_thread = matches!(task.definition.run, Run::Blocking(_));
+        let verdict = tokio::select! {
+            biased;
+            ended = self.body(task.definition, invocation) => match ended {
+                // A plain task that asks `is_cancelled` returns when its time is up: without a result.
+                Some(_) if on_thread && deadline.is_some_and(|deadline| Instant::now() >= deadline) => timed_out(),
+                Some(ended) => self.judge(message, options, ended),
+                None => Verdict::Postponed { delay: RUNAWAY_PAUSE },
+            },
+            () = until(timeout) => timed_out(),
+            _ = cancelled.wait_for(|cancelled| *cancelled) => {
+                Verdict::Dropped(failure(message, FailureKind::Cancelled, "cancelled while it ran"))
+            }
+            _ = hand_back.wait_for(|hand_back| *hand_back) => Verdict::HandBack,
+        };
+        stop.send_replace(true);
+        drop(cancelled);
+        self.cancelled.forget(&message.id);
+        verdict
+    }
+
+    fn judge(&self, message: &Message, options: &TaskOptions, ended: Ended) -> Verdict {
+        let dead = |reason, kind, text: String| Verdict::Dead {
+            reason,
+            failure: failure(message, kind, text),
+        };
+        match ended {
+            Ok(Ok(value)) => {
+                let (size, limit) = (value.get().len(), self.app.max_message_size());
+                if size <= limit {
+                    return Verdict::Done(value);
+                }
+                let text =
+                    format!("the result has {size} bytes, more than the limit of {limit} bytes");
+                dead("result", FailureKind::Failed, text)
+            }
+            Ok(Err(RunError::Arguments(text))) => dead("arguments", FailureKind::Rejected, text),
+            Ok(Err(RunError::Result(error))) => dead(
+                "result",
+                FailureKind::Failed,
+                format!("the result cannot be encoded: {error}"),
+            ),
+            Ok(Err(RunError::Task(error))) => judge(
+                message,
+                options,
+                Problem {
+                    kind: FailureKind::Failed,
+                    error,
+                },
+                chance(),
+            ),
+            Err(panic) => {
+                let error = TaskError {
+                    then: Then::RetryWithBackoff,
+                    message: panic,
+                    type_name: "",
+                };
+                judge(
+                    message,
+                    options,
+                    Problem {
+                        kind: FailureKind::Panicked,
+                        error,
+                    },
+                    chance(),
+                )
+            }
+        }
+    }
+}
+
+/// How much too early a message of another kind of sender is, which left the waiting to us. Our own
+/// senders let the broker wait, by its clock.
+fn early(message: &Message, now: SystemTime) -> Option<Duration> {
+    if message.text("lang") == Some("rust") {
+        return None;
+    }
+    message
+        .eta()?
+        .duration_since(now)
+        .ok()
+        .filter(|early| !early.is_zero())
+}
+
+async fn until(timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => tokio::time::sleep(timeout).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Evenly distributed over all of `u64`.
+fn chance() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().1 << 2
+}
+
+/// Says what became of a delivery, once.
+fn report(message: &Message, verdict: &Verdict, error: Option<Error>) {
+    let (id, task) = (&message.id, message.text("task").unwrap_or_default());
+    match verdict {
+        Verdict::Done(_) => tracing::debug!(id, task, "done"),
+        Verdict::Dead { reason, failure } => {
+            tracing::error!(id, task, reason, "{}", failure.message)
+        }
+        Verdict::Dropped(failure) => tracing::info!(id, task, "not run: {}", failure.message),
+        Verdict::Retry { error, delay } => {
+            tracing::warn!(id, task, ?delay, "to be retried: {error}")
+        }
+        Verdict::Postponed { delay } => tracing::debug!(id, task, ?delay, "postponed"),
+        Verdict::HandBack => tracing::info!(id, task, "handed back"),
+    }
+    if let Some(error) = error {
+        tracing::warn!(id, task, "not settled, so it is delivered again: {error}");
+    }
+}

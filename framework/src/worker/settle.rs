@@ -1,0 +1,308 @@
+//! The end of a delivery: what came of it is decided purely ([`Verdict`]), then carried out in an order in
+//! which a crash at any point repeats work but never loses it. The only place that settles.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::value::RawValue;
+
+use super::Shared;
+use crate::broker::{Delivery, Publish, Route, dead_letter_name};
+use crate::error::{Error, Failure, FailureKind, TaskError, Then};
+use crate::message::{Message, header};
+use crate::reply::Reply;
+use crate::retry::Backoff;
+use crate::task::{Ack, TaskOptions};
+
+/// Retries allowed to a task that asks for one itself, where nothing else is said; as in Celery.
+const RETRIES_ON_REQUEST: u32 = 3;
+
+/// What came of an attempt.
+#[derive(Debug, Clone)]
+pub(super) enum Verdict {
+    /// It succeeded.
+    Done(Box<RawValue>),
+    /// It failed for good: the caller is told and the message becomes a dead letter, with `reason`.
+    Dead {
+        reason: &'static str,
+        failure: Box<Failure>,
+    },
+    /// It is not to run any more: the caller is told, and nothing is kept.
+    Dropped(Box<Failure>),
+    /// It failed and is to be tried again after `delay`.
+    Retry { error: String, delay: Duration },
+    /// It is to run later, with no attempt spent.
+    Postponed { delay: Duration },
+    /// It goes back to its queue as if it had not been taken.
+    HandBack,
+}
+
+impl Verdict {
+    /// Bytes of the result it carries.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Done(value) => value.get().len(),
+            Self::Dead { failure, .. } | Self::Dropped(failure) => failure.message.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// How an attempt went wrong.
+pub(super) struct Problem {
+    pub(super) kind: FailureKind,
+    pub(super) error: TaskError,
+}
+
+/// What is to become of a failed attempt.
+pub(super) fn judge(
+    message: &Message,
+    options: &TaskOptions,
+    problem: Problem,
+    chance: u64,
+) -> Verdict {
+    let Problem { kind, error } = problem;
+    let attempt = message.attempt();
+    let said = message.retries().or(options.retries);
+    let backoff = message
+        .backoff()
+        .map_or(options.backoff, |(base, max)| Backoff::new(base, max));
+    let (allowed, delay) = match error.then {
+        Then::Snooze(delay) => return Verdict::Postponed { delay },
+        Then::GiveUp => (0, Duration::ZERO),
+        Then::RetryWithBackoff => (said.unwrap_or(0), backoff.delay(attempt, chance)),
+        Then::RetryIn(delay) => (said.unwrap_or(RETRIES_ON_REQUEST), delay),
+    };
+    if attempt <= allowed {
+        return Verdict::Retry {
+            error: error.message,
+            delay,
+        };
+    }
+    let mut failure = failure(message, kind, error.message);
+    failure.error_type = error.type_name.to_owned();
+    Verdict::Dead {
+        reason: kind.as_str(),
+        failure,
+    }
+}
+
+/// A failure of this message's call, after as many attempts as it has had.
+pub(super) fn failure(
+    message: &Message,
+    kind: FailureKind,
+    text: impl Into<String>,
+) -> Box<Failure> {
+    let attempts = match kind {
+        FailureKind::Rejected | FailureKind::Expired => message.attempt() - 1,
+        _ => message.attempt(),
+    };
+    let task = message.text("task").unwrap_or_default();
+    Box::new(Failure {
+        attempts,
+        ..Failure::new(task, &*message.id, kind, text)
+    })
+}
+
+/// Who has the message while its task runs.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one for each slot, and nearly all are `Held`"
+)]
+pub(super) enum Custody {
+    /// We do, until it is settled.
+    Held(Delivery),
+    /// Nobody: it was acknowledged before the work, as the task wishes.
+    Released { queue: String },
+}
+
+impl Shared {
+    /// Acknowledges the delivery before the work, if the call or its task wishes so.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] where the delivery is void: it is not to be run then.
+    pub(super) async fn take_custody(
+        &self,
+        delivery: Delivery,
+        message: &Message,
+        options: &TaskOptions,
+    ) -> Result<Custody, Error> {
+        let ack = match message.text(header::ACK) {
+            Some("early") => Ack::Early,
+            Some("late") => Ack::Late,
+            _ => options.ack,
+        };
+        match ack {
+            Ack::Late => Ok(Custody::Held(delivery)),
+            Ack::Early => {
+                let queue = delivery.queue.clone();
+                delivery.ack(None).await?;
+                Ok(Custody::Released { queue })
+            }
+        }
+    }
+
+    /// Carries out a verdict on `message`.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] where the delivery is void; others where the broker cannot store what must follow.
+    pub(super) async fn settle(
+        &self,
+        custody: Custody,
+        message: &Message,
+        verdict: &Verdict,
+        dead_letters: bool,
+    ) -> Result<(), Error> {
+        let queue = match &custody {
+            Custody::Held(delivery) => &delivery.queue,
+            Custody::Released { queue } => queue,
+        };
+        let reply = self.reply(message, verdict);
+        let follow = match verdict {
+            Verdict::Dead { reason, failure } if dead_letters => {
+                let name = queue.strip_prefix(self.app.prefix()).unwrap_or(queue);
+                let dead = message.dead(name, reason, &failure.message, SystemTime::now());
+                Some(self.publish(Route::Queue(dead_letter_name(queue)), dead, Duration::ZERO))
+            }
+            Verdict::Retry { error, delay } => Some(self.publish(
+                Route::Queue(queue.clone()),
+                message.next_attempt(error),
+                *delay,
+            )),
+            Verdict::Postponed { delay } => {
+                Some(self.publish(Route::Queue(queue.clone()), message.again(), *delay))
+            }
+            _ => None,
+        };
+        match (custody, verdict) {
+            (Custody::Held(delivery), Verdict::HandBack) => delivery.release().await,
+            (Custody::Held(delivery), Verdict::Retry { .. } | Verdict::Postponed { .. }) => {
+                match follow {
+                    Some(copy) => delivery.retry(copy).await,
+                    None => delivery.release().await,
+                }
+            }
+            (Custody::Held(delivery), Verdict::Dead { .. }) => match follow {
+                Some(dead) => delivery.reject(dead, reply).await,
+                None => delivery.ack(reply).await,
+            },
+            (Custody::Held(delivery), Verdict::Done(_) | Verdict::Dropped(_)) => {
+                delivery.ack(reply).await
+            }
+            (Custody::Released { .. }, _) => {
+                for publish in follow.into_iter().chain(reply) {
+                    self.app.broker().publish(publish).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn reply(&self, message: &Message, verdict: &Verdict) -> Option<Publish> {
+        let outcome = match verdict {
+            Verdict::Done(value) => Ok(value.clone()),
+            Verdict::Dead { failure, .. } | Verdict::Dropped(failure) => Err((**failure).clone()),
+            _ => return None,
+        };
+        let address = message
+            .reply_to
+            .clone()
+            .filter(|_| !message.ignores_result())?;
+        let reply = Reply {
+            id: message.id.clone(),
+            outcome,
+        }
+        .encode(message, SystemTime::now());
+        Some(self.publish(Route::Reply(address), reply, Duration::ZERO))
+    }
+
+    fn publish(&self, route: Route, message: Message, delay: Duration) -> Publish {
+        Publish {
+            route,
+            message,
+            delay,
+            deadline: self.app.send_timeout(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Arguments;
+
+    fn message(attempt: u32) -> Message {
+        let mut message = Message::new("id".into(), "task", &Arguments::default());
+        message.set("retries", attempt - 1);
+        message
+    }
+
+    fn judged(attempt: u32, retries: Option<u32>, error: TaskError) -> Verdict {
+        let options = TaskOptions {
+            retries,
+            ..TaskOptions::DEFAULT
+        };
+        judge(
+            &message(attempt),
+            &options,
+            Problem {
+                kind: FailureKind::Failed,
+                error,
+            },
+            u64::MAX / 2,
+        )
+    }
+
+    #[test]
+    fn an_error_is_retried_as_often_as_allowed() {
+        for (attempt, retries, retried) in [
+            (1, None, false),
+            (1, Some(2), true),
+            (2, Some(2), true),
+            (3, Some(2), false),
+        ] {
+            let verdict = judged(attempt, retries, TaskError::from("no"));
+            assert_eq!(
+                matches!(verdict, Verdict::Retry { .. }),
+                retried,
+                "{attempt} {retries:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_error_may_say_otherwise() {
+        let minute = Duration::from_secs(60);
+        assert!(matches!(
+            judged(1, Some(9), TaskError::permanent("no")),
+            Verdict::Dead { .. }
+        ));
+        assert!(
+            matches!(judged(9, None, TaskError::snooze(minute)), Verdict::Postponed { delay } if delay == minute)
+        );
+        assert!(
+            matches!(judged(3, None, TaskError::retry_in(minute)), Verdict::Retry { delay, .. } if delay == minute)
+        );
+        assert!(matches!(
+            judged(4, None, TaskError::retry_in(minute)),
+            Verdict::Dead { .. }
+        ));
+        assert!(matches!(
+            judged(1, Some(0), TaskError::retry_in(minute)),
+            Verdict::Dead { .. }
+        ));
+    }
+
+    #[test]
+    fn the_call_goes_before_the_task() {
+        let mut message = message(3);
+        message.set(crate::message::header::RETRIES, 5);
+        let problem = Problem {
+            kind: FailureKind::Panicked,
+            error: "no".into(),
+        };
+        assert!(matches!(
+            judge(&message, &TaskOptions::DEFAULT, problem, 0),
+            Verdict::Retry { .. }
+        ));
+    }
+}
