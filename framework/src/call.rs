@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::handle::Handle;
 use crate::message::{Arguments, Headers, Message, format_time, header};
 use crate::retry::Backoff;
-use crate::task::{Ack, Definition, Value};
+use crate::task::{Ack, Definition, Parameter};
 
 /// A task with arguments and options, not yet sent; `T` is what the task returns.
 ///
@@ -398,14 +398,18 @@ impl CallBuilder {
         clippy::needless_pass_by_value,
         reason = "the generated code has the value and nothing else to do with it"
     )]
-    pub fn argument<A: Value>(mut self, name: &'static str, value: A) -> Self {
-        match encode(
-            self.definition.name,
-            || format!("argument `{name}`"),
-            &value,
-        ) {
+    pub fn argument<A>(mut self, parameter: &Parameter<A>, value: A) -> Self {
+        match (parameter.encode)(&value) {
             Ok(raw) => self.arguments.args.push(raw),
-            Err(error) => self.problem = self.problem.or(Some(error)),
+            Err(source) => {
+                self.problem = self.problem.or_else(|| {
+                    Some(Error::Encode {
+                        task: self.definition.name.to_owned(),
+                        what: format!("argument `{}`", parameter.name),
+                        source,
+                    })
+                });
+            }
         }
         self
     }

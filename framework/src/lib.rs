@@ -81,8 +81,8 @@ pub mod __private {
     pub use crate::registry::Registered;
     pub use crate::retry::Backoff;
     pub use crate::task::{
-        Ack, Borrow, Definition, Fails, Fallible, Invocation, Lent, Outcome, Run, RunError,
-        TaskOptions, Value, encode, failed,
+        Ack, Borrow, Definition, Fails, Fallible, Invocation, Lent, Outcome, Parameter, Run,
+        RunError, TaskOptions, Value, encode, failed,
     };
     pub use inventory;
 }

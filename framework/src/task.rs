@@ -161,13 +161,42 @@ impl Borrow {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a task's argument or result",
     label = "does not travel in a message",
-    note = "it must own its data and implement `serde::Serialize` and `serde::Deserialize`: \
+    note = "it must own its data, be `Send`, and implement `serde::Serialize` and `serde::Deserialize`: \
             add `#[derive(serde::Serialize, serde::Deserialize)]` to `{Self}`"
 )]
 pub trait Value: Serialize + DeserializeOwned + Send + 'static {}
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Send + 'static> Value for T {}
+
+/// An owned parameter of a task: how its argument is encoded in a call, and decoded in a worker.
+///
+/// Calls and workers both go through it so that a type that is no [`Value`] is reported once.
+#[derive(Debug)]
+pub struct Parameter<T> {
+    position: usize,
+    pub(crate) name: &'static str,
+    optional: bool,
+    pub(crate) encode: fn(&T) -> serde_json::Result<Box<RawValue>>,
+    decode: fn(&str) -> serde_json::Result<T>,
+}
+
+impl<T> Parameter<T> {
+    /// The parameter at `position`; its argument may be missing if it is `optional`.
+    #[must_use]
+    pub fn new(position: usize, name: &'static str, optional: bool) -> Self
+    where
+        T: Value,
+    {
+        Self {
+            position,
+            name,
+            optional,
+            encode: serde_json::value::to_raw_value,
+            decode: |text| serde_json::from_str(text),
+        }
+    }
+}
 
 /// What a worker can lend to a task.
 #[diagnostic::on_unimplemented(
@@ -206,6 +235,7 @@ pub trait Fallible {
     fn into_result(self) -> std::result::Result<Self::Value, Self::Error>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<T, E> Fallible for std::result::Result<T, E> {
     type Value = T;
     type Error = E;
@@ -255,17 +285,19 @@ impl Invocation {
         }
     }
 
-    /// Decodes the argument at `position`, which may also have come by `name`; missing, it is `None` if
-    /// `optional`.
+    /// Decodes a parameter's argument, which may have come by position or by name; missing, it is `None`
+    /// if the parameter is optional.
     ///
     /// # Errors
     /// [`RunError::Arguments`] naming the argument.
-    pub fn argument<T: Value>(
-        &mut self,
-        position: usize,
-        name: &str,
-        optional: bool,
-    ) -> std::result::Result<T, RunError> {
+    pub fn argument<T>(&mut self, parameter: &Parameter<T>) -> std::result::Result<T, RunError> {
+        let Parameter {
+            position,
+            name,
+            optional,
+            decode,
+            ..
+        } = *parameter;
         let wrong = |reason: String| RunError::Arguments(format!("argument `{name}`: {reason}"));
         let by_position = self.positional.get_mut(position).and_then(Option::take);
         let by_name = self.keyword.remove(name);
@@ -277,7 +309,7 @@ impl Invocation {
             }
             (None, None) => return Err(wrong("missing".into())),
         };
-        serde_json::from_str(raw.get()).map_err(|e| wrong(e.to_string()))
+        decode(raw.get()).map_err(|e| wrong(e.to_string()))
     }
 
     /// Refuses arguments that the function does not have. Called after the last

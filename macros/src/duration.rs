@@ -12,15 +12,11 @@ const UNITS: [(&str, u128); 5] = [
 
 /// Reads a duration, or says what is wrong with it.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = |what: &str| {
-        format!(
-            "`{text}` is not a duration: {what}; \
-             write a number with a unit (ms, s, m, h or d), such as `30s` or `1m30s`"
-        )
-    };
+    const FORM: &str = "write a number with a unit (ms, s, m, h or d), such as `30s` or `1m30s`";
+    let wrong = |what: &str| format!("`{text}` is not a duration: {what}; {FORM}");
     let mut rest = text.trim();
     if rest.is_empty() {
-        return Err(wrong("it is empty"));
+        return Err(format!("a duration is missing: {FORM}"));
     }
     let mut nanos = 0_u128;
     while !rest.is_empty() {

@@ -1,19 +1,18 @@
 //! What is written beside the function.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Ident, Type};
 
-use crate::task::{Kind, Output, Parameter, Task, is_named, result_arguments};
-use crate::validate::owned_form;
+use crate::task::{Kind, Output, Parameter, Task, is_named, owned_form, result_arguments};
 
 /// The struct with `call`, and the definition that the linker collects.
 pub(crate) fn task(task: &Task) -> TokenStream {
-    let arguments = task.owned().map(|(ident, ty)| {
-        let name = ident.unraw().to_string();
-        quote_spanned!(ty.span()=> .argument::<#ty>(#name, #ident))
+    let arguments = task.owned().enumerate().map(|(position, (ident, ty))| {
+        let parameter = parameter(position, ident, ty);
+        quote_spanned!(ty.span()=> .argument(&#parameter, #ident))
     });
     let ident = &task.signature.ident;
     let body = quote_spanned! {ident.span()=>
@@ -30,6 +29,9 @@ pub(crate) fn task(task: &Task) -> TokenStream {
 /// For a function that cannot be a task: a `call` of about the right form, so that its callers do not
 /// fail as well.
 pub(crate) fn fallback(task: &Task) -> TokenStream {
+    if task.signature.receiver().is_some() {
+        return TokenStream::new(); // A struct cannot stand beside a method.
+    }
     let generics = &task.signature.generics;
     let parameters = task.parameters.iter().filter_map(|parameter| {
         let ident = &parameter.ident;
@@ -58,20 +60,25 @@ fn head(
     let value = task.output.value();
     let name = task.function_name();
     let about = format!("The task `{name}`: see [`call`](Self::call).");
+    // All of it stands at the return type: what is wrong with that is then reported once.
+    let made = quote_spanned!(task.output.span()=> ::garenne::Call<#value>);
     let call = format!("A call of the task `{name}`, to be sent.");
     quote_spanned! {ident.span()=>
         #(#attributes)*
         #[doc = #about]
-        #[allow(non_camel_case_types, dead_code)]
+        #[allow(non_camel_case_types, dead_code, unreachable_pub)]
         #visibility struct #ident {}
 
         #(#attributes)*
-        #[allow(dead_code, unused_variables, non_snake_case, deprecated, private_interfaces, clippy::all)]
+        #[allow(
+            dead_code, unused_variables, non_snake_case, deprecated, private_interfaces,
+            unreachable_pub, clippy::all, clippy::pedantic
+        )]
         impl #ident {
             #[doc = #call]
             #[doc = ""]
             #(#summary)*
-            #visibility fn call #generics (#parameters) -> ::garenne::Call<#value> #clause {
+            pub fn call #generics (#parameters) -> #made #clause {
                 #body
             }
         }
@@ -122,19 +129,17 @@ fn registration(task: &Task) -> TokenStream {
 fn run(task: &Task) -> TokenStream {
     let ident = &task.signature.ident;
     let site = mixed_site(ident);
-    let invocation = Ident::new("invocation", site);
-    let mut position = 0_usize;
+    let invocation = local("invocation", site);
     let (mut decoded, mut lent, mut passed) = (Vec::new(), Vec::new(), Vec::new());
     for (n, Parameter { ident, kind }) in task.parameters.iter().enumerate() {
-        let local = format_ident!("parameter_{n}", span = site);
+        let local = local(&format!("parameter_{n}"), site);
         match kind {
             Kind::Owned(ty) => {
-                let (name, optional) = (ident.unraw().to_string(), is_named(ty, "Option"));
+                let parameter = parameter(decoded.len(), ident, ty);
                 decoded.push(quote_spanned! {ty.span()=>
-                    let #local = #invocation.argument::<#ty>(#position, #name, #optional)?;
+                    let #local = #invocation.argument(&#parameter)?;
                 });
                 passed.push(quote!(#local));
-                position += 1;
             }
             Kind::Lent(reference) => {
                 let ty = &*reference.elem;
@@ -145,7 +150,7 @@ fn run(task: &Task) -> TokenStream {
             }
         }
     }
-    let value = Ident::new("value", site);
+    let value = local("value", site);
     let encode = encode(&task.output, &value, site);
     let body = |awaited: TokenStream| {
         quote_spanned! {site=>
@@ -169,6 +174,13 @@ fn run(task: &Task) -> TokenStream {
     }
 }
 
+fn parameter(position: usize, ident: &Ident, ty: &Type) -> TokenStream {
+    let (name, optional) = (ident.unraw().to_string(), is_named(ty, "Option"));
+    quote_spanned! {ty.span()=>
+        ::garenne::__private::Parameter::<#ty>::new(#position, #name, #optional)
+    }
+}
+
 fn encode(output: &Output, value: &Ident, site: Span) -> TokenStream {
     match output {
         Output::Unit => quote_spanned!(site=> ::garenne::__private::encode::<()>(&#value)),
@@ -181,7 +193,7 @@ fn encode(output: &Output, value: &Ident, site: Span) -> TokenStream {
                 Some((_, error)) => quote!(#error),
                 None => quote_spanned!(ty.span()=> <#ty as ::garenne::__private::Fallible>::Error),
             };
-            let error = Ident::new("error", site);
+            let error = local("error", site);
             quote_spanned! {ty.span()=>
                 match <#ty as ::garenne::__private::Fallible>::into_result(#value) {
                     ::core::result::Result::Ok(#value) => ::garenne::__private::encode::<#ok>(&#value),
@@ -190,6 +202,11 @@ fn encode(output: &Output, value: &Ident, site: Span) -> TokenStream {
             }
         }
     }
+}
+
+/// A name that the user's parameters cannot meet thanks to hygiene, nor their statics thanks to the prefix.
+fn local(name: &str, site: Span) -> Ident {
+    Ident::new(&format!("__garenne_{name}"), site)
 }
 
 /// Local names made with it cannot meet the user's; rustc's remarks on the code point at the function.
@@ -218,6 +235,13 @@ impl Task {
 }
 
 impl Output {
+    fn span(&self) -> Span {
+        match self {
+            Self::Unit => Span::call_site(),
+            Self::Value(ty) | Self::Fallible(ty) => ty.span(),
+        }
+    }
+
     /// What a call of the task resolves to.
     fn value(&self) -> TokenStream {
         match self {

@@ -117,8 +117,8 @@ impl Options {
 
 /// What follows the key; `None` if it has no value and is no option either.
 fn value(input: ParseStream<'_>, key: &Ident, spec: Option<&Spec>) -> Result<Option<Expr>> {
-    if input.peek(Token![=]) {
-        input.parse::<Token![=]>()?;
+    let equals = input.parse::<Option<Token![=]>>()?;
+    if equals.is_some() && !input.is_empty() && !input.peek(Token![,]) {
         return input.parse().map(Some);
     }
     let rest: TokenStream = input.parse()?;
@@ -132,7 +132,10 @@ fn value(input: ParseStream<'_>, key: &Ident, spec: Option<&Spec>) -> Result<Opt
 fn unknown(key: &Ident) -> Error {
     let word = key.unraw().to_string();
     let all: Vec<String> = SPECS.iter().map(|s| format!("`{}`", s.key)).collect();
-    let close = |spec: &&Spec| word.contains(spec.key) || distance(&word, spec.key) <= 2;
+    let close = |spec: &&Spec| {
+        let begins_alike = word.len() >= 4 && word.get(..4) == spec.key.get(..4);
+        begins_alike || word.contains(spec.key) || distance(&word, spec.key) <= 2
+    };
     let meant = SPECS.iter().find(close).map_or(String::new(), |spec| {
         format!("did you mean `{}`? ", spec.key)
     });
@@ -220,7 +223,7 @@ fn priority(value: &Expr) -> Read {
 fn limit(value: &Expr) -> Read {
     let limit = duration::parse(&string(value)?)?;
     if limit.is_zero() {
-        return because("it must be longer than zero");
+        return because("the duration must be longer than zero");
     }
     let limit = tokens(limit);
     Ok(quote!(::core::option::Option::Some(#limit)))

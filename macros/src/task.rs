@@ -149,6 +149,9 @@ impl Output {
                 Self::Fallible((**ty).clone())
             }
             Type::Tuple(tuple) if tuple.elems.is_empty() => Self::Unit,
+            // These are refused later; until then, callers find what was probably meant.
+            Type::ImplTrait(_) | Type::Never(_) => Self::Unit,
+            Type::Reference(reference) => owned_form(reference).map_or(Self::Unit, Self::Value),
             _ => Self::Value((**ty).clone()),
         }
     }
@@ -178,6 +181,23 @@ pub(crate) fn is_named(ty: &Type, name: &str) -> bool {
             qself: None, path, ..
         }) => path.segments.last().is_some_and(|last| last.ident == name),
         _ => false,
+    }
+}
+
+/// What to own in place of a reference that was hardly meant as the worker's state.
+pub(crate) fn owned_form(reference: &TypeReference) -> Option<Type> {
+    let elem = peeled(&reference.elem);
+    match elem {
+        Type::Slice(slice) => {
+            let item = &slice.elem;
+            Some(syn::parse_quote!(Vec<#item>))
+        }
+        _ if is_named(elem, "str") => Some(syn::parse_quote!(String)),
+        _ if is_named(elem, "Path") => Some(syn::parse_quote!(PathBuf)),
+        _ if is_named(elem, "String") || is_named(elem, "Vec") || is_named(elem, "PathBuf") => {
+            Some(elem.clone())
+        }
+        _ => None,
     }
 }
 

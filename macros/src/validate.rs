@@ -8,7 +8,7 @@ use syn::{
 };
 
 use crate::error::Errors;
-use crate::task::{Kind, Task, is_named, peeled, plain_name};
+use crate::task::{Kind, Task, owned_form, peeled, plain_name};
 
 /// Adds all that is wrong with the signature to `errors`; `true` if nothing is.
 pub(crate) fn signature(task: &Task, errors: &mut Errors) -> bool {
@@ -135,23 +135,6 @@ impl<'ast> Visit<'ast> for Owned<'_> {
 
     /// The references in `fn(&str)` are the pointer's own.
     fn visit_type_fn_ptr(&mut self, _: &'ast TypeFnPtr) {}
-}
-
-/// What to own in place of a reference that was hardly meant as the worker's state.
-pub(crate) fn owned_form(reference: &TypeReference) -> Option<Type> {
-    let elem = peeled(&reference.elem);
-    match elem {
-        Type::Slice(slice) => {
-            let item = &slice.elem;
-            Some(syn::parse_quote!(Vec<#item>))
-        }
-        _ if is_named(elem, "str") => Some(syn::parse_quote!(String)),
-        _ if is_named(elem, "Path") => Some(syn::parse_quote!(PathBuf)),
-        _ if is_named(elem, "String") || is_named(elem, "Vec") || is_named(elem, "PathBuf") => {
-            Some(elem.clone())
-        }
-        _ => None,
-    }
 }
 
 /// The type as a user would write it, not as tokens are printed.

@@ -1,0 +1,6 @@
+use garenne::task;
+
+#[task = "add"]
+async fn add() {}
+
+fn main() {}
