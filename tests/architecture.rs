@@ -79,7 +79,7 @@ fn a_message_knows_nothing_of_us() {
     assert!(
         imports("reply.rs")
             .iter()
-            .all(|module| ["error", "message"].contains(&module.as_str()))
+            .all(|module| ["failure", "message"].contains(&module.as_str()))
     );
 }
 

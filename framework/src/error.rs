@@ -1,5 +1,4 @@
-//! What can go wrong, for the person who gets it: [`Error`] is ours, [`TaskError`] a task body's,
-//! [`Failure`] what a caller sees of a call that did not succeed.
+//! What can go wrong: [`enum@Error`] is ours, [`TaskError`] a task body's.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
@@ -13,11 +12,10 @@ pub type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 /// Why Garenne could not do what it was asked.
 ///
 /// A task's own failure is never an `Error`: it arrives as a [`Failure`] where the call is awaited.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The broker's URL cannot be used.
-    #[error("broker URL `{url}` cannot be used: {reason}")]
     InvalidUrl {
         /// The URL, its password masked.
         url: String,
@@ -25,7 +23,6 @@ pub enum Error {
         reason: String,
     },
     /// No broker could be reached, or it refused us.
-    #[error("cannot connect to {url}: {reason}")]
     Connect {
         /// The URL, its password masked.
         url: String,
@@ -33,7 +30,6 @@ pub enum Error {
         reason: String,
     },
     /// A queue, exchange, task or option has a name or value that is not allowed.
-    #[error("invalid {what} `{value}`: {reason}")]
     Invalid {
         /// The kind of thing, for example `queue name`.
         what: &'static str,
@@ -43,7 +39,6 @@ pub enum Error {
         reason: String,
     },
     /// An argument or a result could not be encoded as JSON.
-    #[error("task `{task}`: {what} cannot be encoded: {source}")]
     Encode {
         /// The task's name.
         task: String,
@@ -53,10 +48,6 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// The message is larger than the app allows.
-    #[error(
-        "task `{task}`: the message has {size} bytes, more than the limit of {limit} bytes; \
-         store large data elsewhere and send its address, or raise `max_message_size`"
-    )]
     TooLarge {
         /// The task's name.
         task: String,
@@ -66,13 +57,11 @@ pub enum Error {
         limit: usize,
     },
     /// The broker has no queue for this message: it was not stored.
-    #[error("{route} leads to no queue: the message was not stored")]
     Unroutable {
         /// Where the message was to go.
         route: String,
     },
     /// The broker said no: the message was not stored, or the operation was not done.
-    #[error("the broker refused {what}: {reason}")]
     Refused {
         /// What was asked, with the queue or route.
         what: String,
@@ -80,7 +69,6 @@ pub enum Error {
         reason: String,
     },
     /// The broker takes no messages at the moment (an alarm on memory or disk): this one was not sent.
-    #[error("the broker blocks publishers ({reason}): {route} was not sent within {waited:?}")]
     Blocked {
         /// Where the message was to go.
         route: String,
@@ -90,7 +78,6 @@ pub enum Error {
         waited: Duration,
     },
     /// No broker could be reached within the deadline: the message was not sent.
-    #[error("no broker within {waited:?}: {what} was not sent: {reason}")]
     Unavailable {
         /// What was to be sent.
         what: String,
@@ -102,7 +89,6 @@ pub enum Error {
     /// The message was sent but the broker did not confirm it in time: it may or may not be stored.
     ///
     /// Sending the same call again under the same id is safe for idempotent tasks.
-    #[error("{route} was sent but not confirmed within {waited:?}: it may or may not be stored")]
     Unconfirmed {
         /// Where the message went.
         route: String,
@@ -110,22 +96,16 @@ pub enum Error {
         waited: Duration,
     },
     /// The delivery is void: its connection ended, and the broker gives the message to a worker again.
-    #[error("the delivery from `{queue}` is void: its connection ended before it was settled")]
     Stale {
         /// The queue it came from.
         queue: String,
     },
     /// The app or worker was closed.
-    #[error("{what} is closed")]
     Closed {
         /// What was closed.
         what: &'static str,
     },
     /// Two tasks have one name.
-    #[error(
-        "two tasks are named `{name}`: one at {first}, one at {second}; \
-         give one of them another name with `#[task(name = \"…\")]`"
-    )]
     DuplicateTask {
         /// The name.
         name: String,
@@ -135,7 +115,6 @@ pub enum Error {
         second: String,
     },
     /// A task borrows a state that the worker was not given.
-    #[error("task `{task}` at {location} borrows `&{state}`: give it with `Worker::state(…)`")]
     MissingState {
         /// The task's name.
         task: String,
@@ -145,22 +124,106 @@ pub enum Error {
         state: &'static str,
     },
     /// No task is linked into this binary.
-    #[error(
-        "no task is registered in this binary: a crate whose tasks are not otherwise used is not linked; \
-         add `use my_tasks as _;` to main.rs, or `.register::<my_tasks::add>()` to the worker"
-    )]
     NoTasks,
     /// The worker was given nothing to consume.
-    #[error("the worker has no queue: add one with `.queue(\"default\", 4)`")]
     NoQueues,
     /// The broker's own machinery failed.
-    #[error("{what}: {source}")]
     Broker {
         /// What was being done.
         what: String,
         /// What went wrong below.
         source: Source,
     },
+}
+
+impl Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidUrl { url, reason } => {
+                write!(f, "broker URL `{url}` cannot be used: {reason}")
+            }
+            Self::Connect { url, reason } => write!(f, "cannot connect to {url}: {reason}"),
+            Self::Invalid {
+                what,
+                value,
+                reason,
+            } => write!(f, "invalid {what} `{value}`: {reason}"),
+            Self::Encode { task, what, source } => {
+                write!(f, "task `{task}`: {what} cannot be encoded: {source}")
+            }
+            Self::TooLarge { task, size, limit } => write!(
+                f,
+                "task `{task}`: the message has {size} bytes, more than the limit of {limit} bytes; \
+                 store large data elsewhere and send its address, or raise `max_message_size`"
+            ),
+            Self::Unroutable { route } => {
+                write!(f, "{route} leads to no queue: the message was not stored")
+            }
+            Self::Refused { what, reason } => write!(f, "the broker refused {what}: {reason}"),
+            Self::Blocked {
+                reason,
+                route,
+                waited,
+            } => write!(
+                f,
+                "the broker blocks publishers ({reason}): {route} was not sent within {waited:?}"
+            ),
+            Self::Unavailable {
+                waited,
+                what,
+                reason,
+            } => write!(
+                f,
+                "no broker within {waited:?}: {what} was not sent: {reason}"
+            ),
+            Self::Unconfirmed { route, waited } => write!(
+                f,
+                "{route} was sent but not confirmed within {waited:?}: it may or may not be stored"
+            ),
+            Self::Stale { queue } => write!(
+                f,
+                "the delivery from `{queue}` is void: its connection ended before it was settled"
+            ),
+            Self::Closed { what } => write!(f, "{what} is closed"),
+            Self::DuplicateTask {
+                name,
+                first,
+                second,
+            } => write!(
+                f,
+                "two tasks are named `{name}`: one at {first}, one at {second}; \
+                 give one of them another name with `#[task(name = \"…\")]`"
+            ),
+            Self::MissingState {
+                task,
+                location,
+                state,
+            } => write!(
+                f,
+                "task `{task}` at {location} borrows `&{state}`: give it with `Worker::state(…)`"
+            ),
+            Self::NoTasks => write!(
+                f,
+                "no task is registered in this binary: a crate whose tasks are not otherwise used is not linked; \
+                 add `use my_tasks as _;` to main.rs, or `.register::<my_tasks::add>()` to the worker"
+            ),
+            Self::NoQueues => write!(
+                f,
+                "the worker has no queue: add one with `.queue(\"default\", 4)`"
+            ),
+            Self::Broker { what, source } => write!(f, "{what}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Encode { source, .. } => Some(source),
+            Self::Broker { source, .. } => Some(&**source),
+            _ => None,
+        }
+    }
 }
 
 impl Error {
@@ -285,98 +348,6 @@ impl<E: Display> From<E> for TaskError {
             then: Then::RetryWithBackoff,
             message: format!("{error:#}"),
             type_name: std::any::type_name::<E>(),
-        }
-    }
-}
-
-/// How a call came not to succeed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum FailureKind {
-    /// The task returned an error, and no retry is left.
-    Failed,
-    /// The task panicked.
-    Panicked,
-    /// The task ran longer than its time limit.
-    TimedOut,
-    /// The call was not started before its expiry.
-    Expired,
-    /// The call was cancelled.
-    Cancelled,
-    /// What became of the call is not known: no reply came in time, or it could not be read.
-    Unknown,
-    /// The worker could not run the call: unknown task, unreadable message, wrong arguments, poison.
-    Rejected,
-}
-
-impl FailureKind {
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Failed,
-        Self::Panicked,
-        Self::TimedOut,
-        Self::Expired,
-        Self::Cancelled,
-        Self::Unknown,
-        Self::Rejected,
-    ];
-
-    /// The word that stands for it on the wire and in logs.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Failed => "failed",
-            Self::Panicked => "panicked",
-            Self::TimedOut => "timed_out",
-            Self::Expired => "expired",
-            Self::Cancelled => "cancelled",
-            Self::Unknown => "unknown",
-            Self::Rejected => "rejected",
-        }
-    }
-}
-
-impl Display for FailureKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.as_str().replace('_', " "))
-    }
-}
-
-/// Why a call has no result: what a caller sees.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("task `{task}` ({id}) {kind} after {attempts} attempt(s): {message}")]
-#[non_exhaustive]
-pub struct Failure {
-    /// The task's name.
-    pub task: String,
-    /// The call's id.
-    pub id: String,
-    /// How it came about.
-    pub kind: FailureKind,
-    /// The error's words.
-    pub message: String,
-    /// The error's type, as the worker named it; empty where there is none.
-    pub error_type: String,
-    /// How many times the task was started; 0 when it never was.
-    pub attempts: u32,
-    /// What the worker knows of the place: a panic's location, a chain of causes, Python's traceback.
-    pub traceback: Option<String>,
-}
-
-impl Failure {
-    pub(crate) fn new(
-        task: impl Into<String>,
-        id: impl Into<String>,
-        kind: FailureKind,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
-            task: task.into(),
-            id: id.into(),
-            kind,
-            message: message.into(),
-            error_type: String::new(),
-            attempts: 0,
-            traceback: None,
         }
     }
 }

@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 
 use crate::app::App;
 use crate::broker::BoxFuture;
-use crate::error::{Error, Failure, FailureKind, Result};
+use crate::error::{Error, Result};
+use crate::failure::{Failure, FailureKind};
 use crate::reply::Reply;
 
 /// A call that was sent: await it, or [`result`](Self::result), for what the task returned.

@@ -43,12 +43,14 @@ pub mod retry;
 pub mod worker;
 
 pub mod error;
+pub mod failure;
 
 pub use app::{App, AppBuilder};
 pub use broker::{Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub use call::Call;
 pub use context::Context;
-pub use error::{Error, Failure, FailureKind, TaskError};
+pub use error::{Error, TaskError};
+pub use failure::{Failure, FailureKind};
 pub use garenne_macros::task;
 pub use handle::Handle;
 pub use retry::Backoff;

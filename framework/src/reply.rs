@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::error::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind};
 use crate::message::{Headers, Message, Unreadable, format_time, header};
 
 /// The answer to a call.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Reply;
-use crate::error::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind};
 use crate::message::tests::{NOW, raw, with_body};
 use crate::message::{Arguments, Message};
 

@@ -12,7 +12,8 @@ use super::memory::Key;
 use super::settle::{Custody, Problem, Verdict, failure, judge};
 use crate::broker::{Delivery, Stale};
 use crate::context::{Attempt, Context};
-use crate::error::{Error, FailureKind, TaskError, Then};
+use crate::error::{Error, TaskError, Then};
+use crate::failure::FailureKind;
 use crate::message::{Arguments, Message};
 use crate::task::{Definition, Invocation, Run, RunError, TaskOptions};
 

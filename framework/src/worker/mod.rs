@@ -158,7 +158,9 @@ impl Worker {
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, is_ready) = watch::channel(false);
         let task = tokio::spawn(async move {
-            let started = self.start().await?;
+            let started = self.start().await.inspect_err(|error| {
+                tracing::error!("the worker did not start: {error}");
+            })?;
             ready.send_replace(true);
             // A dropped `RunningWorker` leaves the worker to itself.
             let shutdown = async {
@@ -370,10 +372,11 @@ pub struct RunningWorker {
 }
 
 impl RunningWorker {
-    /// Resolves when the worker consumes; also when it could not start, which [`stop`](Self::stop) tells.
-    pub async fn ready(&self) {
+    /// Resolves when the worker consumes, or could not start: `true` if it consumes. Why it could not,
+    /// [`stop`](Self::stop) tells.
+    pub async fn ready(&self) -> bool {
         // An error means that the worker has ended before it was ready.
-        let _ = self.ready.clone().wait_for(|ready| *ready).await;
+        self.ready.clone().wait_for(|ready| *ready).await.is_ok()
     }
 
     /// Ends it at once, as a crash would: what runs is dropped, and goes back to its queue.

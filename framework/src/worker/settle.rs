@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 
 use super::Shared;
 use crate::broker::{Delivery, Publish, Route, dead_letter_name};
-use crate::error::{Error, Failure, FailureKind, TaskError, Then};
+use crate::error::{Error, TaskError, Then};
+use crate::failure::{Failure, FailureKind};
 use crate::message::{Message, header};
 use crate::reply::Reply;
 use crate::retry::Backoff;
