@@ -11,7 +11,7 @@ pub type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// Why Garenne could not do what it was asked.
 ///
-/// A task's own failure is never an `Error`: it arrives as a [`Failure`] where the call is awaited.
+/// A task's own failure is never an `Error`: it arrives as a [`Failure`](crate::Failure) where the call is awaited.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {

@@ -22,7 +22,7 @@
 //! }
 //! ```
 //!
-//! In the order in which a call meets them: [`task`], [`Call`], [`App`], [`Handle`]; [`Queue`] and
+//! In the order in which a call meets them: [`task`](macro@task), [`Call`], [`App`], [`Handle`]; [`Queue`] and
 //! [`Exchange`]; [`Worker`], [`Context`], [`TaskError`]; [`Failure`] and [`Error`]. What the brokers have in
 //! common is in [`broker`].
 

@@ -1,0 +1,193 @@
+//! Python's Celery on the other side: Rust calls its tasks, and it calls Rust's.
+
+mod support;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use garenne::{App, Call, FailureKind, SECOND, Worker, task};
+use support::{eventually, unique, within};
+
+#[task(name = "rust.add")]
+async fn add(a: i64, b: i64) -> i64 {
+    a + b
+}
+
+#[task(name = "rust.fail")]
+async fn fail(text: String) -> Result<(), String> {
+    Err(text)
+}
+
+/// Where Celery is, the broker's URL for both sides, and a queue of this test's own.
+struct Interop {
+    celery: String,
+    broker: String,
+    queue: String,
+}
+
+impl Interop {
+    /// `None`, said aloud, where there is no Celery or no RabbitMQ.
+    fn new() -> Option<Self> {
+        let Ok(celery) = std::env::var("GARENNE_TEST_CELERY") else {
+            eprintln!("skipped: GARENNE_TEST_CELERY names no `celery` program");
+            return None;
+        };
+        let url = support::rabbitmq()?;
+        let broker = url.split('?').next().unwrap_or_default().to_owned();
+        Some(Self {
+            celery,
+            broker,
+            queue: unique("interop"),
+        })
+    }
+
+    fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/support/celery"))
+            // kombu reads `/%2f` as the vhost `%2f`'s name, `/`, like we do.
+            .env("INTEROP_BROKER", &self.broker)
+            .env("INTEROP_QUEUE", &self.queue)
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    }
+
+    /// Runs `interop.py` and returns what it printed.
+    fn python(&self, what: &str) -> Command {
+        let python = Path::new(&self.celery).with_file_name("python");
+        let mut command = self.command(python);
+        command.args(["interop.py", what]).stderr(Stdio::inherit());
+        command
+    }
+
+    fn worker(&self) -> Worked {
+        let mut command = self.command(&self.celery);
+        command.args([
+            "-A",
+            "interop",
+            "worker",
+            "--pool",
+            "solo",
+            "--loglevel",
+            "WARNING",
+        ]);
+        command.args([
+            "--without-gossip",
+            "--without-mingle",
+            "-n",
+            &format!("{}@localhost", self.queue),
+        ]);
+        Worked(command.spawn().expect("celery starts"))
+    }
+}
+
+/// A Python worker, killed at the end.
+struct Worked(Child);
+
+impl Drop for Worked {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rust_calls_python() {
+    let Some(interop) = Interop::new() else {
+        return;
+    };
+    let _worker = interop.worker();
+    let app = App::connect(&interop.broker)
+        .await
+        .expect("the test's RabbitMQ");
+    // The worker makes its queue when it is ready; a call sent before would make it in our way.
+    eventually("the Python worker's queue", || async {
+        app.depth(&interop.queue).await.is_ok()
+    })
+    .await;
+
+    let call = |name: &str| Call::<i64>::named(name).queue(interop.queue.as_str());
+    let sum = call("python.add")
+        .arg(2)
+        .expect("JSON")
+        .kwarg("y", 3)
+        .expect("JSON");
+    assert_eq!(
+        within("a result", sum.send(&app).await.expect("sent")).await,
+        Ok(5)
+    );
+    assert_eq!(
+        within(
+            "a retry",
+            call("python.unsteady").send(&app).await.expect("sent")
+        )
+        .await,
+        Ok(1)
+    );
+
+    let failing = call("python.fail").arg("no luck").expect("JSON");
+    let failure = within("a failure", failing.send(&app).await.expect("sent"))
+        .await
+        .expect_err("it fails");
+    assert_eq!(
+        (failure.kind, failure.message.as_str()),
+        (FailureKind::Failed, "no luck")
+    );
+    assert_eq!(failure.error_type, "builtins.ValueError");
+    assert!(
+        failure
+            .traceback
+            .expect("Python's")
+            .contains("raise ValueError(text)")
+    );
+
+    let missing = within(
+        "a failure",
+        call("python.missing").send(&app).await.expect("sent"),
+    )
+    .await;
+    assert_eq!(missing.expect_err("unknown").kind, FailureKind::Rejected);
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_calls_rust() {
+    let Some(interop) = Interop::new() else {
+        return;
+    };
+    assert!(
+        interop
+            .python("declare")
+            .status()
+            .expect("python runs")
+            .success()
+    );
+    let app = App::connect(&interop.broker)
+        .await
+        .expect("the test's RabbitMQ");
+    let worker = Worker::new(&app)
+        .queue(interop.queue.as_str(), 2)
+        .grace(SECOND)
+        .spawn();
+    assert!(worker.ready().await);
+
+    let mut client = interop.python("call");
+    let output = tokio::task::spawn_blocking(move || client.output().expect("python runs"))
+        .await
+        .expect("no panic");
+    assert!(output.status.success());
+    let outcome: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(outcome["sum"], 5);
+    assert_eq!(outcome["named"], 42);
+    assert_eq!(outcome["delayed"], 2);
+    assert_eq!(
+        outcome["rust.fail1"],
+        serde_json::json!(["Exception", "no luck"])
+    );
+    for refused in ["rust.missing0", "rust.add2"] {
+        assert_eq!(outcome[refused][0], "Rejected", "{outcome}");
+    }
+    worker.stop().await.expect("stopped");
+    app.delete(&interop.queue).await.expect("deleted");
+    app.close().await;
+}

@@ -1,0 +1,55 @@
+"""The Python side of the tests with Celery: a worker's tasks, and a client that calls Rust's."""
+
+import json
+import os
+import sys
+
+from celery import Celery
+
+QUEUE = os.environ["INTEROP_QUEUE"]
+
+app = Celery("interop", broker=os.environ["INTEROP_BROKER"], backend="rpc://")
+app.conf.update(task_default_queue=QUEUE, worker_hijack_root_logger=False)
+
+
+@app.task(name="python.add")
+def add(x, y):
+    return x + y
+
+
+@app.task(name="python.fail")
+def fail(text):
+    raise ValueError(text)
+
+
+@app.task(name="python.unsteady", bind=True)
+def unsteady(self):
+    if self.request.retries < 1:
+        raise self.retry(countdown=0.1)
+    return self.request.retries
+
+
+def declare():
+    """Makes the queue as a Python app would, before anybody else does."""
+    with app.connection_for_write() as connection:
+        app.amqp.queues[QUEUE].bind(connection.default_channel).declare()
+
+
+def call():
+    """Calls Rust's tasks and prints what came of it, a JSON object."""
+    send = app.send_task
+    outcome = {
+        "sum": send("rust.add", (2, 3)).get(timeout=20),
+        "named": send("rust.add", (2,), {"b": 40}).get(timeout=20),
+        "delayed": send("rust.add", (1, 1), countdown=0.3).get(timeout=20),
+    }
+    for name, arguments in [("rust.fail", ("no luck",)), ("rust.missing", ()), ("rust.add", ("two", 3))]:
+        try:
+            send(name, arguments).get(timeout=20)
+        except Exception as error:  # whatever class it arrives as is what the test wants to know
+            outcome[name + str(len(arguments))] = [type(error).__name__, str(error)]
+    print(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    {"declare": declare, "call": call}[sys.argv[1]]()
