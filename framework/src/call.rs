@@ -5,14 +5,15 @@ use std::marker::PhantomData;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use serde_json::Value as Json;
 use serde_json::value::RawValue;
-use serde_json::{Value as Json, json};
 
 use crate::app::App;
 use crate::broker::{Exchange, Queue, Route};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
-use crate::message::{Arguments, Headers, Message, format_time, header};
+use crate::message::{Arguments, Message};
+use crate::options::{CallOptions, Due};
 use crate::retry::Backoff;
 use crate::task::{Ack, Definition, Parameter};
 
@@ -50,46 +51,9 @@ pub struct Call<T> {
     result: PhantomData<fn() -> T>,
 }
 
-/// What a call says of its own sending and running.
-#[derive(Debug, Clone)]
-struct CallOptions {
-    id: Option<String>,
-    queue: Queue,
-    exchange: Option<(Exchange, String)>,
-    retries: Option<u32>,
-    backoff: Option<Backoff>,
-    timeout: Option<Duration>,
-    priority: Option<u8>,
-    expires: Option<Duration>,
-    ack: Option<Ack>,
-    due: Due,
-    ignore_result: bool,
-    headers: Headers,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Due {
-    Now,
-    In(Duration),
-    At(SystemTime),
-}
-
 impl<T> Call<T> {
     fn new(task: String, queue: &str) -> Self {
-        let options = CallOptions {
-            id: None,
-            queue: Queue::new(queue),
-            exchange: None,
-            retries: None,
-            backoff: None,
-            timeout: None,
-            priority: None,
-            expires: None,
-            ack: None,
-            due: Due::Now,
-            ignore_result: false,
-            headers: Headers::new(),
-        };
+        let options = CallOptions::to(queue);
         Self {
             task,
             arguments: Arguments::default(),
@@ -272,94 +236,6 @@ pub(crate) struct Prepared {
     pub(crate) delay: Duration,
     pub(crate) wants_reply: bool,
 }
-
-impl CallOptions {
-    fn validate(&self, task: &str) -> Result<()> {
-        self.queue.validate()?;
-        if let Some((exchange, key)) = &self.exchange {
-            exchange.validate()?;
-            crate::broker::validate_routing_key(key)?;
-        }
-        let too_long = |what, text: &str| {
-            (text.is_empty() || text.len() > 200)
-                .then(|| Error::invalid(what, text, "it must have between 1 and 200 bytes"))
-        };
-        let reserved =
-            |name: &&String| name.starts_with("garenne-") || RESERVED.contains(&name.as_str());
-        match self.headers.keys().find(reserved) {
-            Some(name) => Err(Error::invalid(
-                "header",
-                name,
-                "this name is Garenne's or Celery's own",
-            )),
-            None => too_long("task name", task)
-                .or_else(|| self.id.as_deref().and_then(|id| too_long("call id", id)))
-                .map_or(Ok(()), Err),
-        }
-    }
-
-    /// Writes the options into the message's headers, and says how long the broker is to keep it.
-    fn write_to(&self, message: &mut Message, now: SystemTime) -> Duration {
-        message.headers.extend(self.headers.clone());
-        message.priority = self.priority;
-        message.set(header::RETRIES, self.retries.map_or(Json::Null, Json::from));
-        message.set(
-            header::ACK,
-            self.ack.map_or(Json::Null, |ack| ack.as_str().into()),
-        );
-        if let Some(backoff) = self.backoff {
-            let (base, max) = backoff.bounds();
-            message.set(
-                header::BACKOFF,
-                json!([base.as_secs_f64(), max.as_secs_f64()]),
-            );
-        }
-        if let Some(timeout) = self.timeout {
-            message.set("timelimit", json!([timeout.as_secs_f64(), null]));
-        }
-        if self.ignore_result {
-            message.set("ignore_result", true);
-        }
-        if let Some(expires) = self.expires.and_then(|after| now.checked_add(after)) {
-            message.set("expires", format_time(expires));
-        }
-        let delay = match self.due {
-            Due::Now => Duration::ZERO,
-            Due::In(countdown) => countdown,
-            Due::At(eta) => eta.duration_since(now).unwrap_or_default(),
-        };
-        if let Some(eta) = (!delay.is_zero()).then(|| now.checked_add(delay)).flatten() {
-            message.set("eta", format_time(eta));
-        }
-        delay
-    }
-}
-
-/// Celery's headers, which a user's header must not replace.
-const RESERVED: [&str; 22] = [
-    "lang",
-    "task",
-    "id",
-    "shadow",
-    "eta",
-    "expires",
-    "group",
-    "group_index",
-    "retries",
-    "timelimit",
-    "root_id",
-    "parent_id",
-    "argsrepr",
-    "kwargsrepr",
-    "origin",
-    "ignore_result",
-    "replaced_task_nesting",
-    "stamped_headers",
-    "stamps",
-    "compression",
-    "CC",
-    "BCC",
-];
 
 fn encode<A: Serialize>(
     task: &str,

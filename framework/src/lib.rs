@@ -28,9 +28,11 @@
 
 // The way of a call, from the function to the wire …
 pub mod app;
+pub mod app_builder;
 pub mod call;
 pub mod handle;
 pub mod message;
+mod options;
 pub mod registry;
 pub mod reply;
 pub mod send_all;
@@ -45,7 +47,8 @@ pub mod worker;
 pub mod error;
 pub mod failure;
 
-pub use app::{App, AppBuilder};
+pub use app::App;
+pub use app_builder::AppBuilder;
 pub use broker::{Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub use call::Call;
 pub use context::Context;
