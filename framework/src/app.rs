@@ -20,6 +20,9 @@ use crate::send_all::SendAll;
 const BROKER_VARIABLE: &str = "GARENNE_BROKER";
 /// What [`App::from_env`] takes where the environment names no broker.
 const DEFAULT_BROKER: &str = "sqlite://garenne.db";
+/// Declared names remembered; more are forgotten, which costs no more than declaring again.
+const DECLARED_LIMIT: usize = 10_000;
+
 /// A connection to a broker. Calls are sent through it, workers are made from it.
 ///
 /// Cloning is cheap, and the clones share the connection. It disconnects when it is
@@ -38,7 +41,8 @@ struct Inner {
 }
 
 impl App {
-    /// Connects to the broker at `url`; see [`BrokerUrl`] for what it may say.
+    /// Connects to the broker at `url`; see
+    /// [`BrokerUrl`](crate::broker::url::BrokerUrl) for what it may say.
     ///
     /// ```no_run
     /// # async fn f() -> Result<(), garenne::Error> {
@@ -275,7 +279,11 @@ impl App {
     }
 
     fn remember(&self, name: &str) {
-        self.declared().insert(name.to_owned());
+        let mut declared = self.declared();
+        if declared.len() >= DECLARED_LIMIT {
+            declared.clear();
+        }
+        declared.insert(name.to_owned());
     }
 
     fn forget(&self, name: &str) {

@@ -77,7 +77,7 @@ impl AppBuilder {
         self
     }
 
-    /// How long [`Handle::result`] waits for a reply; a day unless set.
+    /// How long [`Handle::result`](crate::Handle::result) waits for a reply; a day unless set.
     pub fn result_timeout(mut self, timeout: Duration) -> Self {
         self.settings.result_timeout = timeout;
         self
@@ -93,7 +93,7 @@ impl AppBuilder {
     /// Connects.
     ///
     /// # Errors
-    /// [`Error::InvalidUrl`], [`Error::Connect`].
+    /// [`InvalidUrl`](crate::Error::InvalidUrl), [`Connect`](crate::Error::Connect).
     pub async fn connect(self) -> Result<App> {
         let url: BrokerUrl = self.url.parse()?;
         let broker = broker::connect(&url, &self.settings.name).await?;
