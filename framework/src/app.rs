@@ -3,23 +3,16 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
-use crate::app_builder::{AppBuilder, Settings};
-use crate::broker::memory::MemoryBroker;
 use crate::broker::{self, Broker, Exchange, Publish, Queue, Replies, Route};
-use crate::call::{Call, Prepared};
 use crate::error::{Error, Result};
-use crate::handle::{Handle, Waiters};
+use crate::message::Message;
 use crate::reply::Reply;
-use crate::send_all::SendAll;
+use crate::waiters::{Waiters, Waiting};
 
-/// Where [`App::from_env`] looks for the broker's URL.
-const BROKER_VARIABLE: &str = "GARENNE_BROKER";
-/// What [`App::from_env`] takes where the environment names no broker.
-const DEFAULT_BROKER: &str = "sqlite://garenne.db";
 /// Declared names remembered; more are forgotten, which costs no more than declaring again.
 const DECLARED_LIMIT: usize = 10_000;
 
@@ -40,57 +33,46 @@ struct Inner {
     declared: Mutex<HashSet<String>>,
 }
 
+/// What is the same for everything that an app sends.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    pub(crate) send_timeout: Duration,
+    pub(crate) result_timeout: Duration,
+    pub(crate) max_message_size: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: std::env::args()
+                .next()
+                .as_deref()
+                .and_then(file_name)
+                .unwrap_or("garenne")
+                .to_owned(),
+            send_timeout: Duration::from_secs(30),
+            result_timeout: crate::DAY,
+            max_message_size: 8 * 1024 * 1024,
+        }
+    }
+}
+
+fn file_name(path: &str) -> Option<&str> {
+    std::path::Path::new(path).file_name()?.to_str()
+}
+
+/// What an app is given to send: a message, and what must be there before it.
+pub(crate) struct Outgoing {
+    pub(crate) message: Message,
+    pub(crate) route: Route,
+    pub(crate) queue: Queue,
+    pub(crate) exchange: Option<Exchange>,
+    pub(crate) delay: Duration,
+    pub(crate) wants_reply: bool,
+}
+
 impl App {
-    /// Connects to the broker at `url`; see
-    /// [`BrokerUrl`](crate::broker::url::BrokerUrl) for what it may say.
-    ///
-    /// ```no_run
-    /// # async fn f() -> Result<(), garenne::Error> {
-    /// use garenne::App;
-    ///
-    /// let rabbit = App::connect("amqp://guest:guest@localhost:5672/%2f").await?;
-    /// let failover = App::connect("amqp://node1;amqp://node2").await?;
-    /// let file = App::connect("sqlite://garenne.db").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::InvalidUrl`], [`Error::Connect`].
-    pub async fn connect(url: impl Into<String>) -> Result<Self> {
-        Self::builder(url).connect().await
-    }
-
-    /// As [`connect`](Self::connect), with more to set.
-    pub fn builder(url: impl Into<String>) -> AppBuilder {
-        AppBuilder::new(url.into())
-    }
-
-    /// Connects to the broker that the environment variable `GARENNE_BROKER` names, or to the file
-    /// `garenne.db` in the working directory where it names none.
-    ///
-    /// # Errors
-    /// As for [`connect`](Self::connect).
-    pub async fn from_env() -> Result<Self> {
-        let url = std::env::var(BROKER_VARIABLE).unwrap_or_default();
-        Self::connect(if url.is_empty() {
-            DEFAULT_BROKER.to_owned()
-        } else {
-            url
-        })
-        .await
-    }
-
-    /// A broker in this process's memory, for tests. Each call makes another one.
-    #[must_use]
-    pub fn in_memory() -> Self {
-        Self::over(
-            Arc::new(MemoryBroker::new()),
-            String::new(),
-            Settings::default(),
-        )
-    }
-
     pub(crate) fn over(broker: Arc<dyn Broker>, prefix: String, settings: Settings) -> Self {
         Self(Arc::new(Inner {
             broker,
@@ -171,33 +153,31 @@ impl App {
         self.0.broker.close().await;
     }
 
-    pub(crate) async fn send<T>(&self, call: Call<T>) -> Result<Handle<T>> {
-        let prepared = call.prepare(SystemTime::now())?;
+    /// Sends a message; returns the wait for its reply, if it wants one.
+    pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<Option<Arc<Waiting>>> {
         let deadline = self.send_timeout();
+        let route = outgoing.route.to_string();
         // Everything on the way has a deadline of its own; this one is for their sum.
-        let route = prepared.route.clone();
-        tokio::time::timeout(deadline + crate::SECOND, self.dispatch(prepared))
+        tokio::time::timeout(deadline + crate::SECOND, self.publish(outgoing))
             .await
-            .unwrap_or_else(|_| {
-                Err(Error::Unconfirmed {
-                    route: route.to_string(),
-                    waited: deadline,
-                })
-            })
+            .unwrap_or(Err(Error::Unconfirmed {
+                route,
+                waited: deadline,
+            }))
     }
 
-    async fn dispatch<T>(&self, prepared: Prepared) -> Result<Handle<T>> {
-        let Prepared {
+    async fn publish(&self, outgoing: Outgoing) -> Result<Option<Arc<Waiting>>> {
+        let Outgoing {
             mut message,
             route,
             queue,
             exchange,
             delay,
             wants_reply,
-        } = prepared;
-        let task = message.text("task").unwrap_or_default().to_owned();
+        } = outgoing;
         let (size, limit) = (message.body.len(), self.0.settings.max_message_size);
         if size > limit {
+            let task = message.text("task").unwrap_or_default().to_owned();
             return Err(Error::TooLarge { task, size, limit });
         }
         let mut waiting = None;
@@ -205,14 +185,12 @@ impl App {
             message.reply_to = Some(self.reply_address().await?.to_owned());
             waiting = Some(self.0.waiters.add(&message.id)?);
         }
-        let handle = Handle::new(message.id.clone(), task, self.clone(), waiting);
         let route = self.physical(route);
-        let deadline = self.send_timeout();
         let publish = Publish {
             route,
             message,
             delay,
-            deadline,
+            deadline: self.send_timeout(),
         };
         match exchange {
             Some(exchange) => {
@@ -225,7 +203,7 @@ impl App {
                     .await?
             }
         }
-        Ok(handle)
+        Ok(waiting)
     }
 
     async fn publish_to_queue(&self, queue: &Queue, publish: Publish) -> Result<()> {
@@ -304,18 +282,17 @@ impl App {
                 address,
                 mut messages,
             } = self.0.broker.replies().await?;
-            let waiters = self.0.waiters.clone();
+            let waiters = CloseOnDrop(self.0.waiters.clone());
             tokio::spawn(async move {
                 while let Some(message) = messages.recv().await {
                     match Reply::decode(&message) {
-                        Ok(Some(reply)) => waiters.complete(reply),
+                        Ok(Some(reply)) => waiters.0.complete(reply),
                         Ok(None) => {}
                         Err(unreadable) => {
                             tracing::warn!(id = message.id, %unreadable, "ignored a reply")
                         }
                     }
                 }
-                waiters.close();
             });
             Ok(address)
         };
@@ -325,40 +302,6 @@ impl App {
             .await
             .map(String::as_str)
     }
-
-    /// Sends many calls at once: their confirms are awaited together.
-    ///
-    /// The outcomes are one for each call, in the calls' order. Awaited, they come as a vector; as a
-    /// stream, they come one by one, and an iterator of a million calls takes the memory of a few
-    /// hundred.
-    ///
-    /// ```standalone_crate
-    /// # use garenne::{App, Worker, task};
-    /// # #[task]
-    /// # async fn add(a: i64, b: i64) -> i64 { a + b }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let app = App::in_memory();
-    /// # let worker = Worker::new(&app).queue("default", 4).spawn();
-    /// for sent in app.send_all((0..10).map(|n| add::call(n, n))).await {
-    ///     println!("{}", sent?.await?);
-    /// }
-    ///
-    /// let mut sending = app.send_all((0..1_000).map(|n| add::call(n, 1).ignore_result()));
-    /// while let Some(sent) = sending.next().await {
-    ///     sent?;
-    /// }
-    /// # worker.stop().await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn send_all<T, I>(&self, calls: I) -> SendAll<T, I::IntoIter>
-    where
-        I: IntoIterator<Item = Call<T>>,
-        T: 'static,
-    {
-        SendAll::new(self.clone(), calls.into_iter())
-    }
 }
 
 impl fmt::Debug for App {
@@ -366,5 +309,15 @@ impl fmt::Debug for App {
         f.debug_struct("App")
             .field("name", &self.0.settings.name)
             .finish_non_exhaustive()
+    }
+}
+
+/// Tells all who wait that no reply will come any more: the broker was closed, or the runtime that read the
+/// replies has ended.
+struct CloseOnDrop(Arc<Waiters>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }

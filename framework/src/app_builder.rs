@@ -1,41 +1,19 @@
-//! What can be set of an app before it connects.
+//! How an app comes to be: connected to a broker, with what can be set before.
 
 use std::time::Duration;
 
-use crate::app::App;
+use std::sync::Arc;
+
+use crate::app::{App, Settings};
 use crate::broker;
+use crate::broker::memory::MemoryBroker;
 use crate::broker::url::BrokerUrl;
 use crate::error::Result;
 
-/// What is the same for everything that an app sends.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) name: String,
-    pub(crate) send_timeout: Duration,
-    pub(crate) result_timeout: Duration,
-    pub(crate) max_message_size: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            name: std::env::args()
-                .next()
-                .as_deref()
-                .and_then(file_name)
-                .unwrap_or("garenne")
-                .to_owned(),
-            send_timeout: Duration::from_secs(30),
-            result_timeout: crate::DAY,
-            max_message_size: 8 * 1024 * 1024,
-        }
-    }
-}
-
-fn file_name(path: &str) -> Option<&str> {
-    std::path::Path::new(path).file_name()?.to_str()
-}
-
+/// Where [`App::from_env`] looks for the broker's URL.
+const BROKER_VARIABLE: &str = "GARENNE_BROKER";
+/// What [`App::from_env`] takes where the environment names no broker.
+const DEFAULT_BROKER: &str = "sqlite://garenne.db";
 /// Sets what [`App::connect`] leaves at its default.
 ///
 /// ```no_run
@@ -98,5 +76,57 @@ impl AppBuilder {
         let url: BrokerUrl = self.url.parse()?;
         let broker = broker::connect(&url, &self.settings.name).await?;
         Ok(App::over(broker, url.prefix, self.settings))
+    }
+}
+
+impl App {
+    /// Connects to the broker at `url`; see
+    /// [`BrokerUrl`] for what it may say.
+    ///
+    /// ```no_run
+    /// # async fn f() -> Result<(), garenne::Error> {
+    /// use garenne::App;
+    ///
+    /// let rabbit = App::connect("amqp://guest:guest@localhost:5672/%2f").await?;
+    /// let failover = App::connect("amqp://node1;amqp://node2").await?;
+    /// let file = App::connect("sqlite://garenne.db").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidUrl`](crate::Error::InvalidUrl), [`Connect`](crate::Error::Connect).
+    pub async fn connect(url: impl Into<String>) -> Result<Self> {
+        Self::builder(url).connect().await
+    }
+
+    /// As [`connect`](Self::connect), with more to set.
+    pub fn builder(url: impl Into<String>) -> AppBuilder {
+        AppBuilder::new(url.into())
+    }
+
+    /// Connects to the broker that the environment variable `GARENNE_BROKER` names, or to the file
+    /// `garenne.db` in the working directory where it names none.
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect).
+    pub async fn from_env() -> Result<Self> {
+        let url = std::env::var(BROKER_VARIABLE).unwrap_or_default();
+        Self::connect(if url.is_empty() {
+            DEFAULT_BROKER.to_owned()
+        } else {
+            url
+        })
+        .await
+    }
+
+    /// A broker in this process's memory, for tests. Each call makes another one.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::over(
+            Arc::new(MemoryBroker::new()),
+            String::new(),
+            Settings::default(),
+        )
     }
 }

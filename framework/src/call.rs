@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
-use crate::app::App;
+use crate::app::{App, Outgoing};
 use crate::broker::{Exchange, Queue, Route};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
@@ -187,11 +187,15 @@ impl<T> Call<T> {
     /// Every [`Error`] of sending says whether the call is stored. Within the app's send timeout (30 s
     /// unless set) there is always an answer.
     pub async fn send(self, app: &App) -> Result<Handle<T>> {
-        app.send(self).await
+        let outgoing = self.prepare(SystemTime::now())?;
+        let id = outgoing.message.id.clone();
+        let task = outgoing.message.text("task").unwrap_or_default().to_owned();
+        let waiting = app.send(outgoing).await?;
+        Ok(Handle::new(id, task, app.clone(), waiting))
     }
 
     /// What goes to the broker if it is sent at `now`.
-    pub(crate) fn prepare(self, now: SystemTime) -> Result<Prepared> {
+    fn prepare(self, now: SystemTime) -> Result<Outgoing> {
         let Self {
             task,
             arguments,
@@ -216,7 +220,7 @@ impl<T> Call<T> {
             },
             None => Route::Queue(options.queue.name().to_owned()),
         };
-        Ok(Prepared {
+        Ok(Outgoing {
             message,
             route,
             queue: options.queue,
@@ -225,16 +229,6 @@ impl<T> Call<T> {
             wants_reply: !options.ignore_result,
         })
     }
-}
-
-/// A call as it goes to the broker.
-pub(crate) struct Prepared {
-    pub(crate) message: Message,
-    pub(crate) route: Route,
-    pub(crate) queue: Queue,
-    pub(crate) exchange: Option<Exchange>,
-    pub(crate) delay: Duration,
-    pub(crate) wants_reply: bool,
 }
 
 fn encode<A: Serialize>(

@@ -37,6 +37,7 @@ pub mod registry;
 pub mod reply;
 pub mod send_all;
 pub mod task;
+mod waiters;
 // … what carries it …
 pub mod broker;
 // … and what runs it.

@@ -17,6 +17,42 @@ use crate::handle::Handle;
 /// memory of a million calls.
 const WINDOW: usize = 512;
 
+impl App {
+    /// Sends many calls at once: their confirms are awaited together.
+    ///
+    /// The outcomes are one for each call, in the calls' order. Awaited, they come as a vector; as a
+    /// stream, they come one by one, and an iterator of a million calls takes the memory of a few
+    /// hundred.
+    ///
+    /// ```standalone_crate
+    /// # use garenne::{App, Worker, task};
+    /// # #[task]
+    /// # async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let app = App::in_memory();
+    /// # let worker = Worker::new(&app).queue("default", 4).spawn();
+    /// for sent in app.send_all((0..10).map(|n| add::call(n, n))).await {
+    ///     println!("{}", sent?.await?);
+    /// }
+    ///
+    /// let mut sending = app.send_all((0..1_000).map(|n| add::call(n, 1).ignore_result()));
+    /// while let Some(sent) = sending.next().await {
+    ///     sent?;
+    /// }
+    /// # worker.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn send_all<T, I>(&self, calls: I) -> SendAll<T, I::IntoIter>
+    where
+        I: IntoIterator<Item = Call<T>>,
+        T: 'static,
+    {
+        SendAll::new(self.clone(), calls.into_iter())
+    }
+}
+
 /// Many calls on their way: await it for a vector of the outcomes, or take them one by one.
 /// Made by [`App::send_all`].
 #[must_use = "nothing is sent until it is awaited, or its outcomes are taken with `.next().await`"]
@@ -46,7 +82,7 @@ impl<T: 'static, I: Iterator<Item = Call<T>>> SendAll<T, I> {
             let Some(call) = self.calls.next() else { break };
             let app = self.app.clone();
             self.under_way
-                .push_back(Box::pin(async move { app.send(call).await }));
+                .push_back(Box::pin(async move { call.send(&app).await }));
         }
     }
 }

@@ -1,0 +1,186 @@
+//! The table of who awaits which reply. Replies that nobody awaits are ignored, the first one for an id wins.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use serde_json::value::RawValue;
+use tokio::sync::Notify;
+
+use crate::error::{Error, Result};
+use crate::failure::{Failure, FailureKind};
+use crate::reply::Reply;
+
+/// One call whose reply may come; taken off the table when nobody holds it any more.
+pub(crate) struct Waiting {
+    id: String,
+    outcome: OnceLock<Result<Box<RawValue>, Failure>>,
+    arrived: Notify,
+    table: Weak<Waiters>,
+}
+
+impl Waiting {
+    pub(crate) async fn outcome(&self) -> Result<Box<RawValue>, Failure> {
+        loop {
+            // Registered before looking, so that a reply between the two is not missed.
+            let arrived = self.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            if let Some(outcome) = self.outcome.get() {
+                return outcome.clone();
+            }
+            arrived.await;
+        }
+    }
+
+    fn complete(&self, outcome: Result<Box<RawValue>, Failure>) {
+        // The first reply wins: a repeated attempt may send another.
+        if self.outcome.set(outcome).is_ok() {
+            self.arrived.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(table) = self.table.upgrade() {
+            table.remove(&self.id);
+        }
+    }
+}
+
+/// Who awaits which reply.
+#[derive(Default)]
+pub(crate) struct Waiters {
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    waiting: HashMap<String, Weak<Waiting>>,
+    closed: bool,
+}
+
+impl Waiters {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Awaits the reply to `id` from now on. Two calls under one id await the same reply.
+    pub(crate) fn add(self: &Arc<Self>, id: &str) -> Result<Arc<Waiting>> {
+        let mut table = self.table();
+        if table.closed {
+            return Err(Error::Closed { what: "the app" });
+        }
+        let fresh = || {
+            Arc::new(Waiting {
+                id: id.to_owned(),
+                outcome: OnceLock::new(),
+                arrived: Notify::new(),
+                table: Arc::downgrade(self),
+            })
+        };
+        match table.waiting.entry(id.to_owned()) {
+            Entry::Occupied(mut entry) => Ok(entry.get().upgrade().unwrap_or_else(|| {
+                let waiting = fresh();
+                entry.insert(Arc::downgrade(&waiting));
+                waiting
+            })),
+            Entry::Vacant(entry) => {
+                let waiting = fresh();
+                entry.insert(Arc::downgrade(&waiting));
+                Ok(waiting)
+            }
+        }
+    }
+
+    fn remove(&self, id: &str) {
+        let mut table = self.table();
+        // Another wait under the same id may have begun since the last one was dropped.
+        if table
+            .waiting
+            .get(id)
+            .is_some_and(|waiting| waiting.strong_count() == 0)
+        {
+            table.waiting.remove(id);
+        }
+    }
+
+    /// Hands a reply to who awaits it; one that nobody awaits is dropped.
+    pub(crate) fn complete(&self, reply: Reply) {
+        let waiting = self.table().waiting.get(&reply.id).and_then(Weak::upgrade);
+        match waiting {
+            Some(waiting) => waiting.complete(reply.outcome),
+            None => tracing::debug!(id = reply.id, "a reply came that nobody awaits"),
+        }
+    }
+
+    /// No reply will come any more: tells everybody who waits.
+    pub(crate) fn close(&self) {
+        let waiting: Vec<_> = {
+            let mut table = self.table();
+            table.closed = true;
+            table.waiting.values().filter_map(Weak::upgrade).collect()
+        };
+        for waiting in waiting {
+            let message = "the app was closed before the reply came";
+            waiting.complete(Err(Failure::new(
+                "",
+                &*waiting.id,
+                FailureKind::Unknown,
+                message,
+            )));
+        }
+    }
+
+    /// How many replies are awaited.
+    pub(crate) fn len(&self) -> usize {
+        self.table().waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(id: &str, json: &str) -> Reply {
+        Reply {
+            id: id.into(),
+            outcome: Ok(RawValue::from_string(json.into()).expect("JSON")),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_reply_wins_and_unknown_ones_are_ignored() {
+        let waiters = Arc::new(Waiters::default());
+        let waiting = waiters.add("a").expect("open");
+        waiters.complete(reply("b", "0"));
+        waiters.complete(reply("a", "1"));
+        waiters.complete(reply("a", "2"));
+        assert_eq!(waiting.outcome().await.expect("a result").get(), "1");
+    }
+
+    #[tokio::test]
+    async fn dropped_waits_leave_no_trace() {
+        let waiters = Arc::new(Waiters::default());
+        let first = waiters.add("a").expect("open");
+        let second = waiters.add("a").expect("open");
+        assert!(Arc::ptr_eq(&first, &second));
+        drop(first);
+        assert_eq!(waiters.len(), 1);
+        drop(second);
+        assert_eq!(waiters.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn closing_tells_who_waits() {
+        let waiters = Arc::new(Waiters::default());
+        let waiting = waiters.add("a").expect("open");
+        let told = tokio::spawn(async move { waiting.outcome().await });
+        tokio::task::yield_now().await;
+        waiters.close();
+        let failure = told.await.expect("no panic").expect_err("closed");
+        assert_eq!(failure.kind, FailureKind::Unknown);
+        assert!(waiters.add("b").is_err());
+    }
+}
