@@ -2,7 +2,9 @@
 //! run, in turns, because figures of different runs cannot be compared.
 //!
 //! `GARENNE_TEST_AMQP=amqp://… cargo bench -p garenne --bench throughput`; without the variable only
-//! SQLite is measured. `GARENNE_BENCH_SHORT=1` makes it a short round that only shows that it works.
+//! SQLite is measured. `GARENNE_BENCH_SHORT=1` makes it a short round that only shows that it works. With
+//! `GARENNE_BENCH_SAME_HEADERS=1` lapin's messages carry our headers, too, which it has no use for. After
+//! `--`, a part of a row's name chooses rows.
 
 use std::future::Future;
 use std::time::Duration;
@@ -130,10 +132,21 @@ async fn round(
     Ok(())
 }
 
+/// Whether this variable of the environment asks for something.
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
+/// The rows that the command line asks for.
 fn rows() -> Vec<(Row, Samples)> {
+    let filter = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'))
+        .unwrap_or_default();
     Row::ALL
-        .map(|row| (row, Samples::default()))
         .into_iter()
+        .filter(|row| row.name().contains(&filter))
+        .map(|row| (row, Samples::default()))
         .collect()
 }
 
@@ -181,8 +194,7 @@ async fn main() -> Result<()> {
         println!("not measured: `cargo bench` does");
         return Ok(());
     }
-    let short = std::env::var_os("GARENNE_BENCH_SHORT").is_some_and(|value| !value.is_empty());
-    let plan = match short {
+    let plan = match is_set("GARENNE_BENCH_SHORT") {
         true => Plan {
             rounds: 2,
             divisor: 10,

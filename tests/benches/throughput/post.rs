@@ -1,12 +1,13 @@
 //! Publishing with lapin by hand.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::BasicPublishOptions;
-use lapin::types::ShortString;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -15,6 +16,8 @@ use crate::TEXT;
 
 /// Publishes in flight at a time.
 const WINDOW: usize = 512;
+/// Whether the messages carry the same headers as those of the measured side.
+static SAME_HEADERS: LazyLock<bool> = LazyLock::new(|| crate::is_set("GARENNE_BENCH_SAME_HEADERS"));
 
 /// The third part of a request's body, as Celery wants it.
 #[derive(Serialize)]
@@ -55,7 +58,10 @@ impl Letter {
         let id = uuid::Uuid::new_v4().to_string();
         Self {
             queue: queue.clone(),
-            properties: properties(id.into()),
+            properties: match *SAME_HEADERS {
+                true => properties(id.as_str().into()).with_headers(headers(&id)),
+                false => properties(id.into()),
+            },
             body: serde_json::to_vec(&body).unwrap_or_default(),
         }
     }
@@ -94,6 +100,24 @@ impl Letter {
             body: serde_json::to_vec(&body)?,
         })
     }
+}
+
+/// What the measured side sends with a call without a reply, for the worker and for Celery's tools.
+fn headers(id: &str) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in [
+        ("lang", "rust"),
+        ("task", "throughput::ours::noop"),
+        ("id", id),
+        ("root_id", id),
+        ("argsrepr", TEXT),
+        ("kwargsrepr", "{}"),
+    ] {
+        table.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    table.insert("retries".into(), AMQPValue::LongInt(0));
+    table.insert("ignore_result".into(), AMQPValue::Boolean(true));
+    table
 }
 
 fn properties(id: ShortString) -> BasicProperties {
