@@ -77,10 +77,16 @@ pub(crate) fn print(title: &str, rows: &[(Row, Samples)]) {
             println!("| {name} | {rate} | {used} |");
         }
     }
-    println!("\n| round trip, ms | p50 | p99 |\n|---|---|---|");
-    for (row, samples) in rows {
+    let timed = |(_, samples): &&(Row, Samples)| {
+        let mut ours = samples.ours.iter();
+        ours.any(|sample| sample.latency.is_some())
+    };
+    for (number, (row, samples)) in rows.iter().filter(timed).enumerate() {
+        if number == 0 {
+            println!("\n| round trip, ms | p50 | p99 |\n|---|---|---|");
+        }
         for (side, samples) in [("raw", &samples.raw), ("ours", &samples.ours)] {
-            if samples.iter().any(|sample| sample.latency.is_some()) {
+            if !samples.is_empty() {
                 println!(
                     "| {}, {side} | {} | {} |",
                     row.name(),
