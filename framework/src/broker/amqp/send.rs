@@ -31,6 +31,7 @@ pub(super) struct Outgoing {
     delay: Duration,
     deadline: Duration,
     request: Arc<Request>,
+    /// The message's own headers, to which a delay adds others.
     headers: FieldTable,
 }
 
@@ -68,7 +69,10 @@ impl Outgoing {
             }
         };
         Ok(Self {
-            headers: properties.headers().clone().unwrap_or_default(),
+            headers: match delay.is_zero() {
+                true => FieldTable::default(),
+                false => properties.headers().clone().unwrap_or_default(),
+            },
             request: Arc::new(Request {
                 route: route.to_string(),
                 exchange: own(""),
@@ -131,7 +135,10 @@ impl Core {
         let deadline = Instant::now() + outgoing.deadline;
         let mut mended = false;
         loop {
-            if !self.find_way(outgoing, deadline).await? {
+            // What few messages need is boxed: it would make the future of every message larger.
+            if outgoing.delay.is_zero() {
+                self.aim_straight(outgoing)?;
+            } else if !Box::pin(self.find_way(outgoing, deadline)).await? {
                 return outgoing.request.conclude(Verdict::Unroutable);
             }
             let verdict = self.publisher.submit(&outgoing.request, deadline).await?;
@@ -146,16 +153,16 @@ impl Core {
                 return Ok(());
             }
             if mended {
-                return self.last_resort(outgoing, verdict, deadline).await;
+                return Box::pin(self.last_resort(outgoing, verdict, deadline)).await;
             }
             mended = true;
             match &outgoing.route {
                 Route::Queue(name) => {
                     let (topology, name) = (self.topology.clone(), name.clone());
                     let work = async move { topology.mend(&name).await };
-                    let known = self.within(deadline, outgoing, work).await?;
+                    let known = Box::pin(self.within(deadline, outgoing, work)).await?;
                     if !known && outgoing.delay.is_zero() {
-                        return self.last_resort(outgoing, verdict, deadline).await;
+                        return Box::pin(self.last_resort(outgoing, verdict, deadline)).await;
                     }
                 }
                 Route::Exchange { exchange, .. } => {
@@ -171,7 +178,7 @@ impl Core {
                             None => Ok(()),
                         }
                     };
-                    self.within(deadline, outgoing, work).await?;
+                    Box::pin(self.within(deadline, outgoing, work)).await?;
                 }
                 Route::Reply(_) => {}
             }
@@ -204,17 +211,18 @@ impl Core {
         })
     }
 
-    /// Decides where the message is published; false if there is no such place.
+    /// Decides where a message without a delay is published.
+    fn aim_straight(&self, outgoing: &mut Outgoing) -> Result<()> {
+        let exchange = match &outgoing.route {
+            Route::Queue(name) => self.topology.exchange_of(name).to_owned(),
+            Route::Exchange { exchange, .. } => exchange.clone(),
+            Route::Reply(_) => String::new(),
+        };
+        outgoing.aim(&exchange, None)
+    }
+
+    /// Decides where a message with a delay is published; false if there is no such place.
     async fn find_way(&self, outgoing: &mut Outgoing, deadline: Instant) -> Result<bool> {
-        if outgoing.delay.is_zero() {
-            let exchange = match &outgoing.route {
-                Route::Queue(name) => self.topology.exchange_of(name).to_owned(),
-                Route::Exchange { exchange, .. } => exchange.clone(),
-                Route::Reply(_) => String::new(),
-            };
-            outgoing.aim(&exchange, None)?;
-            return Ok(true);
-        }
         let to = match &outgoing.route {
             Route::Exchange { exchange, .. } => Some(exchange.as_str()),
             _ => None,

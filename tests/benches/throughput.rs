@@ -1,0 +1,215 @@
+//! How fast calls are sent, run and answered, beside lapin by hand with the same guarantees: both in one
+//! run, in turns, because figures of different runs cannot be compared.
+//!
+//! `GARENNE_TEST_AMQP=amqp://… cargo bench -p garenne --bench throughput`; without the variable only
+//! SQLite is measured. `GARENNE_BENCH_SHORT=1` makes it a short round that only shows that it works. With
+//! `GARENNE_BENCH_SAME_HEADERS=1` lapin's messages carry our headers, too, which it has no use for. After
+//! `--`, a part of a row's name chooses rows.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use garenne::{Queue, QueueType};
+use tokio::time::timeout;
+
+#[path = "throughput/meter.rs"]
+mod meter;
+#[path = "throughput/ours.rs"]
+mod ours;
+#[path = "throughput/post.rs"]
+mod post;
+#[path = "throughput/raw.rs"]
+mod raw;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "throughput/table.rs"]
+mod table;
+
+use ours::Ours;
+use raw::Raw;
+use table::Samples;
+
+/// No step may take longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Tasks that publish at the same time.
+const SENDERS: usize = 32;
+/// Slots of the larger worker.
+const SLOTS: usize = 32;
+/// Calls that await their replies at the same time.
+const IN_FLIGHT: usize = 64;
+/// An argument of every call.
+const TEXT: &str = "0123456789012345678901234567890123456789";
+
+/// What is measured.
+#[derive(Debug, Clone, Copy)]
+enum Row {
+    PublishOne,
+    PublishMany,
+    PublishAll,
+    ConsumeOne,
+    ConsumeMany,
+    RpcOne,
+    RpcMany,
+}
+
+impl Row {
+    const ALL: [Self; 7] = [
+        Self::PublishOne,
+        Self::PublishMany,
+        Self::PublishAll,
+        Self::ConsumeOne,
+        Self::ConsumeMany,
+        Self::RpcOne,
+        Self::RpcMany,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::PublishOne => "publish, one by one",
+            Self::PublishMany => "publish, 32 senders",
+            Self::PublishAll => "publish, pipelined",
+            Self::ConsumeOne => "consume, 1 slot",
+            Self::ConsumeMany => "consume, 32 slots",
+            Self::RpcOne => "RPC, 1 in flight, 1 slot",
+            Self::RpcMany => "RPC, 64 in flight, 32 slots",
+        }
+    }
+
+    /// Tasks of one measurement: about a second's worth.
+    fn count(self) -> usize {
+        match self {
+            Self::PublishOne => 2_000,
+            Self::PublishMany => 8_000,
+            Self::PublishAll => 20_000,
+            Self::ConsumeOne => 3_000,
+            Self::ConsumeMany => 8_000,
+            Self::RpcOne => 1_500,
+            Self::RpcMany => 6_400,
+        }
+    }
+}
+
+/// How often, and how much of each row.
+#[derive(Clone, Copy)]
+struct Plan {
+    rounds: usize,
+    divisor: usize,
+}
+
+async fn within<T>(what: &str, step: impl Future<Output = Result<T>>) -> Result<T> {
+    let done = timeout(PATIENCE, step).await;
+    done.with_context(|| format!("{what}: not done within {PATIENCE:?}"))?
+        .with_context(|| what.to_owned())
+}
+
+/// One round of all rows; those who begin take turns.
+async fn round(
+    number: usize,
+    divisor: usize,
+    ours: &Ours,
+    raw: Option<&Raw>,
+    rows: &mut [(Row, Samples)],
+) -> Result<()> {
+    for (row, samples) in rows {
+        let count = row.count() / divisor;
+        for turn in 0..2 {
+            if (number + turn) % 2 == 1 {
+                within("clearing the queue", ours.clear()).await?;
+                let what = format!("ours: {}", row.name());
+                samples
+                    .ours
+                    .push(within(&what, ours.measure(*row, count)).await?);
+            } else if let Some(raw) = raw {
+                within("clearing the queue", ours.clear()).await?;
+                let what = format!("raw: {}", row.name());
+                samples
+                    .raw
+                    .push(within(&what, raw.measure(*row, count)).await?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether this variable of the environment asks for something.
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
+/// The rows that the command line asks for.
+fn rows() -> Vec<(Row, Samples)> {
+    let filter = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'))
+        .unwrap_or_default();
+    Row::ALL
+        .into_iter()
+        .filter(|row| row.name().contains(&filter))
+        .map(|row| (row, Samples::default()))
+        .collect()
+}
+
+async fn rounds(title: &str, plan: Plan, ours: &Ours, raw: Option<&Raw>) -> Result<()> {
+    eprint!("{title}: warming up");
+    round(0, 20, ours, raw, &mut rows()).await?;
+    let mut rows = rows();
+    for number in 0..plan.rounds {
+        eprint!(", round {}", number + 1);
+        round(number, plan.divisor, ours, raw, &mut rows).await?;
+    }
+    eprintln!();
+    table::print(title, &rows);
+    Ok(())
+}
+
+/// The prefix is in the URL that ours connects to; raw takes the queue by its full name.
+async fn on_rabbitmq(url: &str, queue_type: QueueType, plan: Plan) -> Result<()> {
+    let queue = Queue::new("bench").queue_type(queue_type);
+    let ours = within("connecting", Ours::connect(url, queue)).await?;
+    let plain = url.split("?prefix=").next().unwrap_or(url);
+    let raw = within("connecting", Raw::connect(plain, &ours.physical())).await?;
+    let title = match queue_type {
+        QueueType::Quorum => "RabbitMQ, quorum queue",
+        _ => "RabbitMQ, classic queue",
+    };
+    let measured = rounds(title, plan, &ours, Some(&raw)).await;
+    within("disconnecting", raw.close()).await?;
+    within("disconnecting", ours.close()).await?;
+    measured
+}
+
+async fn on_sqlite(plan: Plan) -> Result<()> {
+    let file = support::TempFile::new("db");
+    let ours = within("opening", Ours::connect(&file.url(), Queue::new("bench"))).await?;
+    let measured = rounds("SQLite, one file", plan, &ours, None).await;
+    within("closing", ours.close()).await?;
+    measured
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> Result<()> {
+    // `cargo test --all-targets` runs benchmarks, too.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        println!("not measured: `cargo bench` does");
+        return Ok(());
+    }
+    let plan = match is_set("GARENNE_BENCH_SHORT") {
+        true => Plan {
+            rounds: 2,
+            divisor: 10,
+        },
+        false => Plan {
+            rounds: 5,
+            divisor: 1,
+        },
+    };
+    if let Some(url) = support::rabbitmq() {
+        on_rabbitmq(&url, QueueType::Quorum, plan).await?;
+        on_rabbitmq(&url, QueueType::Classic, plan).await?;
+    }
+    if cfg!(feature = "sqlite") {
+        on_sqlite(plan).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! The measured side: calls and workers of the framework.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use futures_util::future::try_join_all;
+use garenne::{App, Call, Queue, RunningWorker, Worker, task};
+
+use crate::meter::{Drain, Sample, Stopwatch, latency};
+use crate::{IN_FLIGHT, Row, SENDERS, SLOTS, TEXT};
+
+#[task]
+async fn noop(drain: &Arc<Drain>, number: u64, _text: String) -> u64 {
+    drain.hit();
+    number
+}
+
+/// A client and a worker, each with connections of its own.
+pub(crate) struct Ours {
+    client: App,
+    worker: App,
+    queue: Queue,
+}
+
+impl Ours {
+    pub(crate) async fn connect(url: &str, queue: Queue) -> Result<Self> {
+        Ok(Self {
+            client: App::connect(url).await?,
+            worker: App::connect(url).await?,
+            queue,
+        })
+    }
+
+    /// The queue's name on the broker.
+    pub(crate) fn physical(&self) -> String {
+        format!("{}{}", self.client.prefix(), self.queue.name())
+    }
+
+    /// Makes the queue anew, empty.
+    pub(crate) async fn clear(&self) -> Result<()> {
+        self.client.delete(self.queue.name()).await?;
+        self.client.declare(self.queue.clone()).await?;
+        Ok(())
+    }
+
+    /// Deletes the queues and disconnects.
+    pub(crate) async fn close(&self) -> Result<()> {
+        for queue in [self.queue.name(), &self.queue.dead_letter_name()] {
+            self.client.delete(queue).await?;
+        }
+        self.worker.close().await;
+        self.client.close().await;
+        Ok(())
+    }
+
+    pub(crate) async fn measure(&self, row: Row, count: usize) -> Result<Sample> {
+        match row {
+            Row::PublishOne => self.publish(1, count).await,
+            Row::PublishMany => self.publish(SENDERS, count).await,
+            Row::PublishAll => {
+                let watch = Stopwatch::start();
+                self.send_all(count).await?;
+                Ok(watch.stop(count))
+            }
+            Row::ConsumeOne => self.consume(1, count).await,
+            Row::ConsumeMany => self.consume(SLOTS, count).await,
+            Row::RpcOne => self.rpc(1, 1, count).await,
+            Row::RpcMany => self.rpc(SLOTS, IN_FLIGHT, count).await,
+        }
+    }
+
+    fn call(&self, number: usize) -> Call<u64> {
+        noop::call(number as u64, TEXT.to_owned()).queue(self.queue.clone())
+    }
+
+    async fn send_all(&self, count: usize) -> Result<()> {
+        let calls = (0..count).map(|number| self.call(number).ignore_result());
+        let mut sending = self.client.send_all(calls);
+        while let Some(sent) = sending.next().await {
+            let _ = sent?;
+        }
+        Ok(())
+    }
+
+    async fn publish(&self, senders: usize, count: usize) -> Result<Sample> {
+        let watch = Stopwatch::start();
+        let sending = (0..senders).map(|_| {
+            let calls: Vec<_> = (0..count / senders)
+                .map(|number| self.call(number).ignore_result())
+                .collect();
+            let app = self.client.clone();
+            tokio::spawn(async move {
+                for call in calls {
+                    let _ = call.send(&app).await?;
+                }
+                Ok::<_, garenne::Error>(())
+            })
+        });
+        for sent in try_join_all(sending).await? {
+            sent?;
+        }
+        Ok(watch.stop(count / senders * senders))
+    }
+
+    fn work(&self, slots: usize, expected: usize) -> (RunningWorker, Arc<Drain>) {
+        let drain = Arc::new(Drain::new(expected));
+        let worker = Worker::new(&self.worker)
+            .queue(self.queue.clone(), slots)
+            .state(drain.clone())
+            .spawn();
+        (worker, drain)
+    }
+
+    async fn consume(&self, slots: usize, count: usize) -> Result<Sample> {
+        self.send_all(count).await?;
+        let (worker, drain) = self.work(slots, count);
+        let sample = drain.sample().await.context("no task was counted")?;
+        worker.stop().await?;
+        Ok(sample)
+    }
+
+    async fn rpc(&self, slots: usize, in_flight: usize, count: usize) -> Result<Sample> {
+        let (worker, _) = self.work(slots, usize::MAX);
+        worker.ready().await;
+        // The first call opens the reply queue.
+        self.call(0).send(&self.client).await?.await?;
+        let watch = Stopwatch::start();
+        let calling = (0..in_flight).map(|_| {
+            let calls: Vec<_> = (0..count / in_flight).map(|n| self.call(n)).collect();
+            let app = self.client.clone();
+            tokio::spawn(async move {
+                let mut times = Vec::new();
+                for call in calls {
+                    let sent = Instant::now();
+                    call.send(&app).await?.await?;
+                    times.push(sent.elapsed());
+                }
+                anyhow::Ok(times)
+            })
+        });
+        let mut times = Vec::new();
+        for answered in try_join_all(calling).await? {
+            times.extend(answered?);
+        }
+        let sample = watch.stop(times.len());
+        worker.stop().await?;
+        Ok(Sample {
+            latency: latency(times),
+            ..sample
+        })
+    }
+}

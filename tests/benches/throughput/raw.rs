@@ -1,0 +1,321 @@
+//! What it is compared with: lapin by hand, with the same guarantees and nothing else. Messages are
+//! persistent, mandatory and confirmed; replies are confirmed before the request is acknowledged.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use futures_util::StreamExt;
+use futures_util::future::try_join_all;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, Connection, ConnectionProperties, Consumer};
+use serde::de::IgnoredAny;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::meter::{Drain, Sample, Stopwatch, latency};
+use crate::post::{Letter, Post};
+use crate::{IN_FLIGHT, Row, SENDERS, SLOTS};
+
+/// Replies acknowledged together.
+const GROUP: usize = 64;
+const REPLY_PREFETCH: u16 = 512;
+
+/// A client and a worker, each with a connection of its own.
+pub(crate) struct Raw {
+    client: Connection,
+    worker: Connection,
+    queue: ShortString,
+    reply_queue: ShortString,
+}
+
+impl Raw {
+    pub(crate) async fn connect(url: &str, queue: &str) -> Result<Self> {
+        let connect = || Connection::connect(url, ConnectionProperties::default());
+        let this = Self {
+            client: connect().await?,
+            worker: connect().await?,
+            queue: queue.into(),
+            reply_queue: format!("{queue}.reply").into(),
+        };
+        let mut arguments = FieldTable::default();
+        arguments.insert(
+            "x-queue-type".into(),
+            AMQPValue::LongString("classic".into()),
+        );
+        let channel = this.client.create_channel().await?;
+        let (name, options) = (this.reply_queue.clone(), QueueDeclareOptions::durable());
+        channel.queue_declare(name, options, arguments).await?;
+        Ok(this)
+    }
+
+    /// Deletes its reply queue and disconnects.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let channel = self.client.create_channel().await?;
+        let (name, options) = (self.reply_queue.clone(), QueueDeleteOptions::default());
+        channel.queue_delete(name, options).await?;
+        self.worker.close(200, "bye".into()).await?;
+        self.client.close(200, "bye".into()).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn measure(&self, row: Row, count: usize) -> Result<Sample> {
+        match row {
+            Row::PublishOne => self.publish(1, count).await,
+            Row::PublishMany => self.publish(SENDERS, count).await,
+            Row::PublishAll => {
+                let channel = confirming(&self.client).await?;
+                let watch = Stopwatch::start();
+                self.send_all(&channel, count).await?;
+                Ok(watch.stop(count))
+            }
+            Row::ConsumeOne => self.consume(1, count).await,
+            Row::ConsumeMany => self.consume(SLOTS, count).await,
+            Row::RpcOne => self.rpc(1, 1, count).await,
+            Row::RpcMany => self.rpc(SLOTS, IN_FLIGHT, count).await,
+        }
+    }
+
+    async fn send_all(&self, channel: &Channel, count: usize) -> Result<()> {
+        let letters = (0..count).map(|number| Letter::request(&self.queue, number));
+        crate::post::send_all(channel, letters).await
+    }
+
+    async fn publish(&self, senders: usize, count: usize) -> Result<Sample> {
+        let post = Post::new(confirming(&self.client).await?, senders);
+        let watch = Stopwatch::start();
+        let sending = (0..senders).map(|_| {
+            let (post, queue) = (post.clone(), self.queue.clone());
+            tokio::spawn(async move {
+                for number in 0..count / senders {
+                    post.send(Letter::request(&queue, number)).await?;
+                }
+                anyhow::Ok(())
+            })
+        });
+        for sent in try_join_all(sending).await? {
+            sent?;
+        }
+        Ok(watch.stop(count / senders * senders))
+    }
+
+    async fn consume(&self, slots: usize, count: usize) -> Result<Sample> {
+        self.send_all(&confirming(&self.client).await?, count)
+            .await?;
+        let drain = Arc::new(Drain::new(count));
+        let server = self.serve(slots, drain.clone(), None).await?;
+        let sample = drain.sample().await.context("no task was counted")?;
+        server.stop().await?;
+        Ok(sample)
+    }
+
+    async fn serve(
+        &self,
+        slots: usize,
+        drain: Arc<Drain>,
+        replies: Option<Post>,
+    ) -> Result<Server> {
+        let channel = self.worker.create_channel().await?;
+        let consumer = consume(&channel, &self.queue, u16::try_from(slots)?).await?;
+        let job = Job {
+            channel,
+            drain,
+            replies,
+        };
+        let (stop, stopped) = oneshot::channel();
+        let task = match slots {
+            1 => tokio::spawn(one_by_one(job, consumer, stopped)),
+            _ => tokio::spawn(side_by_side(job, consumer, stopped)),
+        };
+        Ok(Server { stop, task })
+    }
+
+    async fn rpc(&self, slots: usize, in_flight: usize, count: usize) -> Result<Sample> {
+        let replies = Post::new(confirming(&self.worker).await?, slots);
+        let drain = Arc::new(Drain::new(usize::MAX));
+        let server = self.serve(slots, drain, Some(replies)).await?;
+        let caller = Caller {
+            post: Post::new(confirming(&self.client).await?, in_flight),
+            queue: self.queue.clone(),
+            reply_queue: self.reply_queue.clone(),
+            waiting: Arc::default(),
+        };
+        let channel = self.client.create_channel().await?;
+        let consumer = consume(&channel, &self.reply_queue, REPLY_PREFETCH).await?;
+        let reading = tokio::spawn(read_replies(channel, consumer, caller.waiting.clone()));
+        caller.call(usize::MAX).await?;
+        let watch = Stopwatch::start();
+        let calling = (0..in_flight).map(|lane| {
+            let caller = caller.clone();
+            tokio::spawn(async move {
+                let mut times = Vec::new();
+                for number in 0..count / in_flight {
+                    let sent = Instant::now();
+                    caller.call(number * in_flight + lane).await?;
+                    times.push(sent.elapsed());
+                }
+                anyhow::Ok(times)
+            })
+        });
+        let mut times = Vec::new();
+        for answered in try_join_all(calling).await? {
+            times.extend(answered?);
+        }
+        let sample = watch.stop(times.len());
+        server.stop().await?;
+        reading.abort();
+        // Its channel goes with it, and what is unacknowledged comes back to whoever reads next.
+        let _ = reading.await;
+        Ok(Sample {
+            latency: latency(times),
+            ..sample
+        })
+    }
+}
+
+async fn confirming(connection: &Connection) -> Result<Channel> {
+    let channel = connection.create_channel().await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
+    Ok(channel)
+}
+
+async fn consume(channel: &Channel, queue: &ShortString, prefetch: u16) -> Result<Consumer> {
+    channel
+        .basic_qos(prefetch, BasicQosOptions::default())
+        .await?;
+    let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+    let queue = queue.clone();
+    Ok(channel
+        .basic_consume(queue, "".into(), options, arguments)
+        .await?)
+}
+
+/// Calls, and awaits what is answered.
+#[derive(Clone)]
+struct Caller {
+    post: Post,
+    queue: ShortString,
+    reply_queue: ShortString,
+    waiting: Waiting,
+}
+
+type Waiting = Arc<Mutex<HashMap<String, oneshot::Sender<u64>>>>;
+
+impl Caller {
+    async fn call(&self, number: usize) -> Result<u64> {
+        let (answer, answered) = oneshot::channel();
+        let letter = Letter::request(&self.queue, number).reply_to(&self.reply_queue);
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(letter.id().to_owned(), answer);
+        self.post.send(letter).await?;
+        let answer = answered.await?;
+        ensure!(answer == number as u64, "somebody else's reply");
+        Ok(answer)
+    }
+}
+
+async fn read_replies(channel: Channel, mut replies: Consumer, waiting: Waiting) -> Result<()> {
+    let mut unacked = 0;
+    while let Some(reply) = replies.next().await.transpose()? {
+        let id = reply.properties.correlation_id().clone();
+        let id = id.as_ref().map_or("", ShortString::as_str);
+        let waiter = waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+        if let Some(waiter) = waiter {
+            let _ = waiter.send(crate::post::read_reply(&reply.data)?);
+        }
+        unacked += 1;
+        if unacked == GROUP {
+            unacked = 0;
+            let options = BasicAckOptions { multiple: true };
+            channel.basic_ack(reply.delivery_tag, options).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What is done with a delivery.
+#[derive(Clone)]
+struct Job {
+    channel: Channel,
+    drain: Arc<Drain>,
+    replies: Option<Post>,
+}
+
+impl Job {
+    async fn run(self, delivery: Delivery) -> Result<()> {
+        let ((number, _text), _, _): ((u64, String), IgnoredAny, IgnoredAny) =
+            serde_json::from_slice(&delivery.data)?;
+        self.drain.hit();
+        if let Some(post) = &self.replies {
+            post.send(Letter::reply(&delivery.properties, number)?)
+                .await?;
+        }
+        let options = BasicAckOptions::default();
+        self.channel
+            .basic_ack(delivery.delivery_tag, options)
+            .await?;
+        Ok(())
+    }
+}
+
+/// A consumer in the background.
+struct Server {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Server {
+    async fn stop(self) -> Result<()> {
+        let _ = self.stop.send(());
+        self.task.await?
+    }
+}
+
+async fn one_by_one(
+    job: Job,
+    mut deliveries: Consumer,
+    mut stop: oneshot::Receiver<()>,
+) -> Result<()> {
+    loop {
+        let delivery = tokio::select! {
+            _ = &mut stop => return Ok(()),
+            delivery = deliveries.next() => delivery.context("the consumer ended")??,
+        };
+        job.clone().run(delivery).await?;
+    }
+}
+
+async fn side_by_side(
+    job: Job,
+    mut deliveries: Consumer,
+    mut stop: oneshot::Receiver<()>,
+) -> Result<()> {
+    let mut slots = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = &mut stop => break,
+            Some(done) = slots.join_next(), if !slots.is_empty() => done??,
+            delivery = deliveries.next() => {
+                let delivery = delivery.context("the consumer ended")??;
+                slots.spawn(job.clone().run(delivery));
+            }
+        }
+    }
+    while let Some(done) = slots.join_next().await {
+        done??;
+    }
+    Ok(())
+}

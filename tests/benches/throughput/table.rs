@@ -1,0 +1,99 @@
+//! The table, in Markdown.
+
+use std::time::Duration;
+
+use crate::Row;
+use crate::meter::Sample;
+
+/// All measurements of one row, in the order of rounds.
+#[derive(Default)]
+pub(crate) struct Samples {
+    pub(crate) raw: Vec<Sample>,
+    pub(crate) ours: Vec<Sample>,
+}
+
+/// Median, least and greatest.
+struct Spread(f64, f64, f64);
+
+fn spread(values: impl Iterator<Item = f64>) -> Option<Spread> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let (least, greatest) = (*values.first()?, *values.last()?);
+    let middle = values.len() / 2;
+    let median = match values.len() % 2 {
+        0 => f64::midpoint(values[middle - 1], values[middle]),
+        _ => values[middle],
+    };
+    Some(Spread(median, least, greatest))
+}
+
+fn cell(spread: Option<Spread>, digits: usize) -> String {
+    spread.map_or("–".into(), |Spread(median, least, greatest)| {
+        format!("{median:.digits$} ({least:.digits$}–{greatest:.digits$})")
+    })
+}
+
+fn rates(samples: &[Sample]) -> String {
+    cell(spread(samples.iter().map(|sample| sample.rate)), 0)
+}
+
+fn cpu(samples: &[Sample]) -> String {
+    let median = spread(samples.iter().filter_map(|sample| sample.cpu));
+    median.map_or("–".into(), |Spread(median, ..)| format!("{median:.0}"))
+}
+
+/// Ours to raw, each round on its own: what disturbs a round disturbs both.
+fn ratio(samples: &Samples) -> String {
+    let pairs = samples.ours.iter().zip(&samples.raw);
+    cell(spread(pairs.map(|(ours, raw)| ours.rate / raw.rate)), 2)
+}
+
+fn latency(samples: &[Sample], of: fn((Duration, Duration)) -> Duration) -> String {
+    let times = samples.iter().filter_map(|sample| sample.latency);
+    cell(spread(times.map(|time| of(time).as_secs_f64() * 1e3)), 2)
+}
+
+/// Prints the rates and the CPU time of each row, then the latencies of those that have them.
+pub(crate) fn print(title: &str, rows: &[(Row, Samples)]) {
+    println!("\n### {title}\n");
+    let compared = rows.iter().any(|(_, samples)| !samples.raw.is_empty());
+    if compared {
+        println!("| | raw /s | ours /s | ours/raw | raw CPU µs | ours CPU µs |");
+        println!("|---|---|---|---|---|---|");
+    } else {
+        println!("| | ours /s | ours CPU µs |\n|---|---|---|");
+    }
+    for (row, samples) in rows {
+        let (raw, ours) = (&samples.raw, &samples.ours);
+        let (name, rate, used) = (row.name(), rates(ours), cpu(ours));
+        if compared {
+            let ratio = ratio(samples);
+            println!(
+                "| {name} | {} | {rate} | {ratio} | {} | {used} |",
+                rates(raw),
+                cpu(raw)
+            );
+        } else {
+            println!("| {name} | {rate} | {used} |");
+        }
+    }
+    let timed = |(_, samples): &&(Row, Samples)| {
+        let mut ours = samples.ours.iter();
+        ours.any(|sample| sample.latency.is_some())
+    };
+    for (number, (row, samples)) in rows.iter().filter(timed).enumerate() {
+        if number == 0 {
+            println!("\n| round trip, ms | p50 | p99 |\n|---|---|---|");
+        }
+        for (side, samples) in [("raw", &samples.raw), ("ours", &samples.ours)] {
+            if !samples.is_empty() {
+                println!(
+                    "| {}, {side} | {} | {} |",
+                    row.name(),
+                    latency(samples, |(p50, _)| p50),
+                    latency(samples, |(_, p99)| p99)
+                );
+            }
+        }
+    }
+}
