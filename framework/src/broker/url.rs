@@ -152,7 +152,11 @@ impl fmt::Debug for BrokerUrl {
 pub fn redact(url: &str) -> String {
     let redact_one = |address: &str| -> String {
         let Some((scheme, rest)) = address.split_once("://") else {
-            return address.to_owned();
+            // Perhaps a URL with a typing error, whose password is still one.
+            return match address.rsplit_once('@') {
+                Some((_, host)) => format!("***@{host}"),
+                None => address.to_owned(),
+            };
         };
         let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
         let Some(at) = rest[..authority_end].rfind('@').or_else(|| rest.rfind('@')) else {
@@ -208,6 +212,7 @@ mod tests {
     fn passwords_are_never_shown() {
         let url = "amqp://ann:secret@a/v;amqp://bob:se@cret@b";
         assert_eq!(redact(url), "amqp://ann:***@a/v;amqp://bob:***@b");
+        assert_eq!(redact("amqp:/ann:secret@a/v"), "***@a/v");
         assert!(!format!("{:?} {}", parse(url), parse(url)).contains("cret"));
         assert!(
             !"amqp://ann:secret@a?queue_type=x"

@@ -43,7 +43,7 @@ impl Fault {
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => (
                 Kind::Denied,
                 format!(
-                    "`{path}` cannot be written: check the permissions of the file and its directory"
+                    "`{path}` cannot be written: it must be a file, check its permissions and its directory's"
                 ),
             ),
             Some(ErrorCode::NotADatabase) => (

@@ -94,7 +94,12 @@ pub(super) fn open(path: &Path, durable: bool) -> Result<Connection, String> {
             rusqlite::version()
         ));
     }
-    create_file(path).map_err(|e| format!("`{}` cannot be created: {e}", path.display()))?;
+    create_file(path).map_err(|e| {
+        format!(
+            "`{}` cannot be created: {e}: name a file in a directory that may be written",
+            path.display()
+        )
+    })?;
     let explain = |e: rusqlite::Error| Fault::new(path, &e).reason().to_owned();
     let db = connect(path, durable).map_err(explain)?;
     migrate(&db)

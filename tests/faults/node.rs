@@ -1,0 +1,69 @@
+//! A RabbitMQ node that a test may harm.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::place::Place;
+use crate::support::unique;
+
+/// A node of the test's own; it is taken down when it is dropped.
+pub(crate) struct Node {
+    script: String,
+    folder: PathBuf,
+}
+
+impl Node {
+    /// Starts one; `None`, said aloud, where RabbitMQ is missing and not required.
+    pub(crate) fn start() -> Option<Self> {
+        let script = match std::env::var("GARENNE_TEST_RABBITMQ") {
+            Ok(script) if !script.is_empty() => script,
+            _ if std::env::var_os("GARENNE_TEST_REQUIRE_AMQP").is_some() => {
+                panic!("GARENNE_TEST_RABBITMQ must name tests/support/rabbitmq")
+            }
+            _ => {
+                eprintln!("skipped: GARENNE_TEST_RABBITMQ names no script that starts nodes");
+                return None;
+            }
+        };
+        let scratch = std::env::var_os("GARENNE_TEST_DIR").map(PathBuf::from);
+        let folder = scratch
+            .unwrap_or_else(std::env::temp_dir)
+            .join(unique("rabbitmq"));
+        let node = Self { script, folder };
+        node.run("start", &[]);
+        Some(node)
+    }
+
+    /// Where a test runs on this node.
+    pub(crate) fn place(&self) -> Place {
+        Place::at("RabbitMQ, own node", self.run("url", &[]).trim().to_owned())
+    }
+
+    /// `start`, `stop` or `kill`, or `ctl` with arguments for `rabbitmqctl`.
+    pub(crate) fn run(&self, command: &str, arguments: &[&str]) -> String {
+        let mut script = Command::new(&self.script);
+        script.arg(command).arg(&self.folder).args(arguments);
+        let output = script.output().expect("the script runs");
+        assert!(
+            output.status.success(),
+            "{command} {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Makes sure that a crash of the node leaves the queues that were declared so far: older releases
+    /// note only half a second later that a quorum queue exists, and lose its messages in a crash before
+    /// that (github.com/rabbitmq/ra/pull/443).
+    pub(crate) fn remember_queues(&self) {
+        self.run("ctl", &["eval", "catch dets:sync(ra_directory_reverse)."]);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let mut script = Command::new(&self.script);
+        // At worst the folder stays.
+        let _ = script.arg("down").arg(&self.folder).output();
+    }
+}
