@@ -20,6 +20,9 @@ const DECLARED_LIMIT: usize = 10_000;
 ///
 /// Cloning is cheap, and the clones share the connection. It disconnects when it is
 /// [closed](Self::close), or when the last clone and all handles and workers made from it are dropped.
+///
+/// Replies are read on the tokio runtime that sends the first awaited call: it has to live as long as the
+/// app. An app for several short runtimes, such as those of tests, is best made anew in each.
 #[derive(Clone)]
 pub struct App(Arc<Inner>);
 
@@ -286,7 +289,10 @@ impl App {
             tokio::spawn(async move {
                 while let Some(message) = messages.recv().await {
                     match Reply::decode(&message) {
-                        Ok(Some(reply)) => waiters.0.complete(reply),
+                        Ok(Some(reply)) => {
+                            let id = message.correlation_id.as_deref().unwrap_or(&reply.id);
+                            waiters.0.complete(id, reply.outcome);
+                        }
                         Ok(None) => {}
                         Err(unreadable) => {
                             tracing::warn!(id = message.id, %unreadable, "ignored a reply")

@@ -49,9 +49,10 @@ impl AppBuilder {
         self
     }
 
-    /// How long sending a call may take, the wait for a broker that is away included; 30 s unless set.
+    /// How long sending a call may take, the wait for a broker that is away included; 30 s unless
+    /// set, a day at most.
     pub fn send_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.send_timeout = timeout;
+        self.settings.send_timeout = timeout.min(crate::DAY);
         self
     }
 

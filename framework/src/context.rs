@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::app::App;
 use crate::broker::Stale;
@@ -71,8 +71,8 @@ impl Context {
 
     /// When this attempt's time is up, where it has a time limit.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        self.0.deadline
+    pub fn deadline(&self) -> Option<std::time::Instant> {
+        self.0.deadline.map(Instant::into_std)
     }
 
     /// The app, to send further calls from inside the task.

@@ -71,7 +71,8 @@ impl<T> Handle<T> {
 
     /// Asks all workers not to run the call. One that runs it drops it, if the task is `async`; a plain
     /// one finds [`Context::is_cancelled`](crate::Context::is_cancelled) true. Who awaits the call gets a
-    /// failure of the kind [`Cancelled`](FailureKind::Cancelled), unless it was done already.
+    /// failure of the kind [`Cancelled`](FailureKind::Cancelled) when a worker meets the call, unless it was
+    /// done already. Brokers remember a cancelled call for a day: one that is due later may run after all.
     ///
     /// # Errors
     /// Where the broker could not be told.
@@ -95,7 +96,10 @@ impl<T: DeserializeOwned> Handle<T> {
         timeout: Duration,
     ) -> impl Future<Output = Result<T, Failure>> + Send + use<T> {
         let (id, task, waiting) = (self.id.clone(), self.task.clone(), self.waiting.clone());
+        let app = self.app.clone();
         async move {
+            // The app is what reads the reply: it lives at least as long as somebody waits.
+            let _app = app;
             let unknown =
                 |message: String| Failure::new(&*task, &*id, FailureKind::Unknown, message);
             let Some(waiting) = waiting else {

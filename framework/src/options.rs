@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use crate::broker::{Exchange, Queue, validate_routing_key};
 use crate::error::{Error, Result};
 use crate::message::{Headers, Message, format_time, header};
-use crate::retry::Backoff;
+use crate::retry::{Backoff, LONGEST_DELAY};
 use crate::task::Ack;
 
 /// What a call says of its own sending and running.
@@ -59,6 +59,18 @@ impl CallOptions {
             exchange.validate()?;
             validate_routing_key(key)?;
         }
+        if let (Due::In(delay), Some(expires)) = (self.due, self.expires)
+            && delay >= expires
+        {
+            let reason = format!("the call is not due before {delay:?}, so it could never run");
+            return Err(Error::invalid("expiry", format!("{expires:?}"), reason));
+        }
+        if let Due::In(delay) = self.due
+            && delay > LONGEST_DELAY
+        {
+            let reason = format!("it is longer than {LONGEST_DELAY:?}");
+            return Err(Error::invalid("countdown", format!("{delay:?}"), reason));
+        }
         let too_long = |what, text: &str| {
             (text.is_empty() || text.len() > 200)
                 .then(|| Error::invalid(what, text, "it must have between 1 and 200 bytes"))
@@ -105,7 +117,10 @@ impl CallOptions {
         let delay = match self.due {
             Due::Now => Duration::ZERO,
             Due::In(countdown) => countdown,
-            Due::At(eta) => eta.duration_since(now).unwrap_or_default(),
+            Due::At(eta) => eta
+                .duration_since(now)
+                .unwrap_or_default()
+                .min(LONGEST_DELAY),
         };
         if let Some(eta) = (!delay.is_zero()).then(|| now.checked_add(delay)).flatten() {
             message.set("eta", format_time(eta));

@@ -3,6 +3,9 @@
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
+/// The longest time that a broker keeps a message before it is due: two years.
+pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(2 * 365 * 24 * 60 * 60);
+
 /// Exponential backoff with full jitter: before retry `n` the wait is a random part of
 /// `base · 2^(n-1)`, at most `max`.
 ///

@@ -9,7 +9,6 @@ use tokio::sync::Notify;
 
 use crate::error::{Error, Result};
 use crate::failure::{Failure, FailureKind};
-use crate::reply::Reply;
 
 /// One call whose reply may come; taken off the table when nobody holds it any more.
 pub(crate) struct Waiting {
@@ -70,7 +69,9 @@ impl Waiters {
     pub(crate) fn add(self: &Arc<Self>, id: &str) -> Result<Arc<Waiting>> {
         let mut table = self.table();
         if table.closed {
-            return Err(Error::Closed { what: "the app" });
+            return Err(Error::Closed {
+                what: "the app, or the runtime on which it reads replies,",
+            });
         }
         let fresh = || {
             Arc::new(Waiting {
@@ -107,11 +108,11 @@ impl Waiters {
     }
 
     /// Hands a reply to who awaits it; one that nobody awaits is dropped.
-    pub(crate) fn complete(&self, reply: Reply) {
-        let waiting = self.table().waiting.get(&reply.id).and_then(Weak::upgrade);
+    pub(crate) fn complete(&self, id: &str, outcome: Result<Box<RawValue>, Failure>) {
+        let waiting = self.table().waiting.get(id).and_then(Weak::upgrade);
         match waiting {
-            Some(waiting) => waiting.complete(reply.outcome),
-            None => tracing::debug!(id = reply.id, "a reply came that nobody awaits"),
+            Some(waiting) => waiting.complete(outcome),
+            None => tracing::debug!(id, "a reply came that nobody awaits"),
         }
     }
 
@@ -143,20 +144,17 @@ impl Waiters {
 mod tests {
     use super::*;
 
-    fn reply(id: &str, json: &str) -> Reply {
-        Reply {
-            id: id.into(),
-            outcome: Ok(RawValue::from_string(json.into()).expect("JSON")),
-        }
+    fn result(json: &str) -> Result<Box<RawValue>, Failure> {
+        Ok(RawValue::from_string(json.into()).expect("JSON"))
     }
 
     #[tokio::test]
     async fn the_first_reply_wins_and_unknown_ones_are_ignored() {
         let waiters = Arc::new(Waiters::default());
         let waiting = waiters.add("a").expect("open");
-        waiters.complete(reply("b", "0"));
-        waiters.complete(reply("a", "1"));
-        waiters.complete(reply("a", "2"));
+        waiters.complete("b", result("0"));
+        waiters.complete("a", result("1"));
+        waiters.complete("a", result("2"));
         assert_eq!(waiting.outcome().await.expect("a result").get(), "1");
     }
 

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 use garenne::{App, Error, FailureKind, HOUR, SECOND, Worker};
 
-use crate::support::within;
+use crate::support::{TempFile, within};
 use crate::tasks::*;
 
 #[tokio::test]
@@ -117,4 +118,24 @@ async fn state_is_shared_by_all_slots() {
     texts.sort();
     assert_eq!(texts, ["0", "1", "2", "3"]);
     worker.stop().await.expect("stopped");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_awaited_handle_keeps_its_app() {
+    let file = TempFile::new("db");
+    let app = App::connect(file.url()).await.expect("a new file");
+    let handle = {
+        let passing = App::builder(file.url())
+            .send_timeout(Duration::MAX)
+            .connect()
+            .await
+            .expect("the file");
+        add::call(2, 3).send(&passing).await.expect("sent")
+    };
+    let waiting = tokio::spawn(handle.into_future());
+    let (worker, _) = worker(&app, "default", 1);
+    let worker = worker.spawn();
+    assert_eq!(within("a result", waiting).await.expect("no panic"), Ok(5));
+    worker.stop().await.expect("stopped");
+    app.close().await;
 }

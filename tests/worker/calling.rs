@@ -2,9 +2,10 @@
 
 use crate::on_every_broker;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use garenne::message::header;
-use garenne::{App, Call, Error, FailureKind, HOUR, MILLISECOND, Queue};
+use garenne::{App, Call, Error, FailureKind, HOUR, MILLISECOND, Queue, SECOND};
 
 use crate::support::{self, eventually, within};
 use crate::tasks::*;
@@ -79,6 +80,10 @@ on_every_broker! {
         assert!(error.to_string().contains("`task`"), "{error}");
         let error = add::call(1, 2).id("").send(&app).await.expect_err("empty");
         assert!(error.to_string().contains("call id"), "{error}");
+        let never = add::call(1, 2).countdown(HOUR).expires(SECOND).send(&app).await.expect_err("never due in time");
+        assert!(never.to_string().contains("could never run"), "{never}");
+        let error = add::call(1, 2).countdown(Duration::MAX).send(&app).await.expect_err("too long");
+        assert!(matches!(error, Error::Invalid { what: "countdown", .. }), "{error}");
         assert_eq!(app.awaited(), 0);
     }
 

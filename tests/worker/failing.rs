@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use garenne::broker::{Publish, Route};
 use garenne::message::{Message, header};
-use garenne::{Ack, App, Call, FailureKind, Queue, SECOND};
+use garenne::{Ack, App, Call, FailureKind, MILLISECOND, Queue, SECOND};
 
 use crate::support::{self, within};
 use crate::tasks::*;
@@ -105,5 +105,27 @@ on_every_broker! {
         assert_eq!(failure.expect_err("it fails").message, "no");
         assert_eq!(dead_letter(&app, &Queue::new("default")).await.text(header::REASON), Some("failed"));
         worker.stop().await.expect("stopped");
+    }
+
+    async fn a_deleted_dead_letter_queue_is_declared_again(app: App) {
+        let (worker, _) = worker(&app, "default", 1);
+        let worker = worker.spawn();
+        assert!(worker.ready().await);
+        app.delete("default.dead").await.expect("deleted");
+        let failure = within("a failure", fail::call("no".into()).send(&app).await.expect("sent")).await;
+        assert_eq!(failure.expect_err("it fails").message, "no");
+        assert_eq!(dead_letter(&app, &Queue::new("default")).await.text(header::REASON), Some("failed"));
+        worker.stop().await.expect("stopped");
+    }
+
+    async fn an_early_acknowledged_call_that_is_cut_off_is_told(app: App) {
+        let (worker, mut said) = worker(&app, "default", 1);
+        let worker = worker.grace(10 * MILLISECOND).spawn();
+        let handle = waits_for_ever::call().ack(Ack::Early).send(&app).await.expect("sent");
+        within("a start", said.recv()).await;
+        within("a stop", worker.stop()).await.expect("stopped");
+        let failure = within("a failure", handle).await.expect_err("cut off");
+        assert!(failure.message.contains("the worker stopped"), "{failure}");
+        assert_eq!(dead_letter(&app, &Queue::new("default")).await.text(header::REASON), Some("stopped"));
     }
 }

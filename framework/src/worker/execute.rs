@@ -1,15 +1,16 @@
 //! One delivery through a slot: check it, run its task under its time limit, settle it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::Shared;
 use super::body::Ended;
 use super::memory::Key;
-use super::settle::{Custody, Problem, Verdict, failure, judge};
+use super::settle::{Custody, PAUSE, Problem, Verdict, failure, judge};
+use super::{Lane, Shared};
 use crate::broker::{Delivery, Stale};
 use crate::context::{Attempt, Context};
 use crate::error::{Error, TaskError, Then};
@@ -17,56 +18,64 @@ use crate::failure::FailureKind;
 use crate::message::{Arguments, Message};
 use crate::task::{Definition, Invocation, Run, RunError, TaskOptions};
 
-/// Before a plain task is tried again that found all threads taken by runaways.
+/// How long a slot keeps a plain task that found all threads taken by runaways, before it hands it back.
 const RUNAWAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes one delivery to its end.
-pub(super) async fn process(worker: Arc<Shared>, mut delivery: Delivery, dead_letters: bool) {
+pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: Delivery) {
     let message = std::mem::take(&mut delivery.message);
     let key = Key {
         queue: delivery.queue.clone(),
         id: message.id.clone(),
         attempt: message.attempt(),
     };
-    let again = delivery.redelivered || delivery.deliveries > 1;
-    if again && let Some(verdict) = worker.outcomes.of(&key) {
-        tracing::info!(
-            id = message.id,
-            "delivered again after it was done: answered from memory"
-        );
-        let settled = worker
-            .settle(Custody::Held(delivery), &message, &verdict, dead_letters)
-            .await;
-        report(&message, &verdict, settled.err());
-        return;
-    }
-    let task = match worker.check(&delivery, &message) {
-        Ok(task) => task,
-        Err(verdict) => {
-            let settled = worker
-                .settle(Custody::Held(delivery), &message, &verdict, dead_letters)
-                .await;
-            report(&message, &verdict, settled.err());
-            return;
-        }
-    };
-    let Some(delivery) = worker.running.begin(&key, delivery) else {
+    let Some(delivery) = worker.running.adopt(&key, delivery) else {
         tracing::info!(
             id = message.id,
             "delivered again while it runs: the running attempt adopts it"
         );
         return;
     };
-    let span = tracing::info_span!(
-        "task",
-        name = task.name,
-        id = message.id,
-        attempt = key.attempt
-    );
-    worker
-        .attempt(task, delivery, message, key, dead_letters)
-        .instrument(span)
-        .await;
+    // Free at once, but after a lost connection, while attempts of void deliveries go on.
+    let _slot = lane.slots.acquire().await;
+    let again = delivery.redelivered || delivery.deliveries > 1;
+    let known = if again {
+        worker.outcomes.of(&key)
+    } else {
+        None
+    };
+    let checked = match known {
+        Some(verdict) => {
+            tracing::info!(
+                id = message.id,
+                "delivered again after it was done: answered from memory"
+            );
+            Err(verdict)
+        }
+        None => worker.check(&delivery, &message),
+    };
+    match checked {
+        Ok(task) => {
+            let span = tracing::info_span!(
+                "task",
+                name = task.name,
+                id = message.id,
+                attempt = key.attempt
+            );
+            worker
+                .attempt(task, &lane, delivery, message, key)
+                .instrument(span)
+                .await;
+        }
+        Err(verdict) => {
+            let settled = worker
+                .settle(Custody::Held(delivery), &message, &verdict, &lane)
+                .await;
+            worker
+                .conclude(&lane, &message, &verdict, settled.err())
+                .await;
+        }
+    }
 }
 
 /// The call's arguments, checked so far as can be without knowing the function's types.
@@ -134,36 +143,94 @@ impl Shared {
 
     /// Runs the task once and settles what came of it.
     async fn attempt(
-        self: &Arc<Self>,
+        &self,
         task: Checked,
+        lane: &Lane,
         delivery: Delivery,
         message: Message,
         key: Key,
-        dead_letters: bool,
     ) {
-        let options = &task.definition.options;
         let stale = delivery.stale().clone();
-        let custody = match self.take_custody(delivery, &message, options).await {
-            Ok(custody) => custody,
-            Err(error) => {
-                self.running.end(&key);
-                return report(&message, &Verdict::HandBack, Some(error));
+        let can_adopt = self.running.begin(&key, &delivery);
+        let ended = match self
+            .take_custody(delivery, &message, &task.definition.options)
+            .await
+        {
+            Ok(custody) => {
+                self.run_and_settle(task, lane, custody, &message, &key, stale)
+                    .await
             }
+            Err(error) => (Verdict::HandBack, Some(error)),
         };
-        let verdict = self.run(task, &message, &key, stale).await;
+        let (verdict, mut error) = ended;
+        if can_adopt && let Some(late) = self.running.end(&key) {
+            error = self
+                .settle(Custody::Held(late), &message, &verdict, lane)
+                .await
+                .err();
+        }
+        self.conclude(lane, &message, &verdict, error).await;
+    }
+
+    async fn run_and_settle(
+        &self,
+        task: Checked,
+        lane: &Lane,
+        custody: Custody,
+        message: &Message,
+        key: &Key,
+        stale: Stale,
+    ) -> (Verdict, Option<Error>) {
+        let mut verdict = self.run(task, message, key, stale).await;
+        if matches!(
+            (&custody, &verdict),
+            (Custody::Released { .. }, Verdict::HandBack)
+        ) {
+            let text =
+                "the worker stopped before it was done; acknowledged early, it is not run again";
+            let failure = failure(message, FailureKind::Failed, text);
+            verdict = Verdict::Dead {
+                reason: "stopped",
+                failure,
+            };
+        }
         self.outcomes.remember(key.clone(), &verdict);
-        let mut settled = self.settle(custody, &message, &verdict, dead_letters).await;
-        while let (Err(Error::Stale { .. }), Some(again)) = (&settled, self.running.adopted(&key)) {
+        let mut settled = self.settle(custody, message, &verdict, lane).await;
+        while let (Err(Error::Stale { .. }), Some(again)) = (&settled, self.running.adopted(key)) {
             settled = self
-                .settle(Custody::Held(again), &message, &verdict, dead_letters)
+                .settle(Custody::Held(again), message, &verdict, lane)
                 .await;
         }
-        if let Some(late) = self.running.end(&key) {
-            settled = self
-                .settle(Custody::Held(late), &message, &verdict, dead_letters)
-                .await;
+        (verdict, settled.err())
+    }
+
+    /// Says what became of a delivery. One that could not be settled comes again at once: the slot pauses,
+    /// so that it does not come in a hot loop, and what may have been deleted is declared again.
+    async fn conclude(
+        &self,
+        lane: &Lane,
+        message: &Message,
+        verdict: &Verdict,
+        error: Option<Error>,
+    ) {
+        let failed = error
+            .as_ref()
+            .is_some_and(|error| !matches!(error, Error::Stale { .. }));
+        let unroutable = matches!(error, Some(Error::Unroutable { .. }));
+        report(message, verdict, error);
+        if unroutable && let Err(error) = self.app.broker().declare(&lane.queue).await {
+            tracing::warn!(
+                queue = lane.queue.name(),
+                "cannot be declared again: {error}"
+            );
         }
-        report(&message, &verdict, settled.err());
+        if failed {
+            let mut hand_back = self.hand_back.subscribe();
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                _ = hand_back.wait_for(|hand_back| *hand_back) => {}
+            }
+        }
     }
 
     /// Runs the task once, under its time limit, until it ends or nobody wants it to go on.
@@ -204,11 +271,11 @@ impl Shared {
         let on_thread = matches!(task.definition.run, Run::Blocking(_));
         let verdict = tokio::select! {
             biased;
-            ended = self.body(task.definition, invocation) => match ended {
+            ended = self.body_or_pause(task.definition, invocation) => match ended {
                 // A plain task that asks `is_cancelled` returns when its time is up: without a result.
                 Some(_) if on_thread && deadline.is_some_and(|deadline| Instant::now() >= deadline) => timed_out(),
                 Some(ended) => self.judge(message, options, ended),
-                None => Verdict::Postponed { delay: RUNAWAY_PAUSE },
+                None => Verdict::HandBack,
             },
             () = until(timeout) => timed_out(),
             _ = cancelled.wait_for(|cancelled| *cancelled) => {
@@ -220,6 +287,19 @@ impl Shared {
         drop(cancelled);
         self.cancelled.forget(&message.id);
         verdict
+    }
+
+    /// The body of the task; where there is no thread for it, a pause.
+    async fn body_or_pause(
+        &self,
+        definition: &'static Definition,
+        invocation: Invocation,
+    ) -> Option<Ended> {
+        let ended = self.body(definition, invocation).await;
+        if ended.is_none() {
+            tokio::time::sleep(RUNAWAY_PAUSE).await;
+        }
+        ended
     }
 
     fn judge(&self, message: &Message, options: &TaskOptions, ended: Ended) -> Verdict {
@@ -313,6 +393,10 @@ fn report(message: &Message, verdict: &Verdict, error: Option<Error>) {
         Verdict::HandBack => tracing::info!(id, task, "handed back"),
     }
     if let Some(error) = error {
-        tracing::warn!(id, task, "not settled, so it is delivered again: {error}");
+        tracing::warn!(
+            id,
+            task,
+            "not settled, so it may be delivered again: {error}"
+        );
     }
 }

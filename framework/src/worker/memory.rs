@@ -1,6 +1,7 @@
 //! What a worker remembers of its attempts, so that work is not done twice when a delivery comes back:
 //! which calls run now, and what came of those that ended lately.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -35,9 +36,9 @@ impl Running {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers an attempt. Where the same call is running already on a void delivery, that attempt
-    /// adopts this one and `None` is returned.
-    pub(super) fn begin(&self, key: &Key, delivery: Delivery) -> Option<Delivery> {
+    /// Where the same call is running already on a void delivery, that attempt adopts this one and `None`
+    /// is returned.
+    pub(super) fn adopt(&self, key: &Key, delivery: Delivery) -> Option<Delivery> {
         let mut table = self.table();
         match table.get_mut(key) {
             Some(attempt) if attempt.stale.is_stale() => {
@@ -45,15 +46,22 @@ impl Running {
                 attempt.adopted = Some(delivery);
                 None
             }
-            // The same id was sent twice: both run, and the first is the one that can adopt.
-            Some(_) => Some(delivery),
-            None => {
-                let attempt = Attempt {
-                    stale: delivery.stale().clone(),
+            _ => Some(delivery),
+        }
+    }
+
+    /// Registers an attempt; `false` if the same id was sent twice and its other message runs now. Both
+    /// run then, and only the first can adopt.
+    pub(super) fn begin(&self, key: &Key, delivery: &Delivery) -> bool {
+        match self.table().entry(key.clone()) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                let stale = delivery.stale().clone();
+                entry.insert(Attempt {
+                    stale,
                     adopted: None,
-                };
-                table.insert(key.clone(), attempt);
-                Some(delivery)
+                });
+                true
             }
         }
     }
@@ -85,7 +93,9 @@ impl Outcomes {
     }
 
     pub(super) fn remember(&self, key: Key, verdict: &Verdict) {
-        if verdict.size() > LARGEST || matches!(verdict, Verdict::HandBack) {
+        // What was put off keeps its attempt's number: it must not be answered, but run.
+        let open = matches!(verdict, Verdict::HandBack | Verdict::Postponed { .. });
+        if verdict.size() > LARGEST || open {
             return;
         }
         let mut recent = self.recent();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicIsize;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::app::App;
@@ -229,12 +229,15 @@ impl Worker {
             let queue = queue.prefixed(shared.app.prefix());
             shared.app.broker().declare(&queue).await?;
             let consumer = shared.app.broker().consume(&queue, *concurrency).await?;
+            tracing::info!(queue = queue.name(), concurrency, "consuming");
             feeds.push(Feed {
                 consumer,
-                dead_letters: queue.dead_letters,
                 worker: shared.clone(),
+                lane: Arc::new(Lane {
+                    slots: Semaphore::new((*concurrency).min(Semaphore::MAX_PERMITS)),
+                    queue,
+                }),
             });
-            tracing::info!(queue = queue.name(), concurrency, "consuming");
         }
         let known: Vec<&str> = shared.tasks.iter().map(|task| task.name).collect();
         tracing::info!(tasks = ?known, "worker started");
@@ -329,10 +332,17 @@ fn flatten(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
     ended.unwrap_or_else(|panic| Err(Error::broker("the worker's loop", panic)))
 }
 
+/// What the slots of one queue share.
+struct Lane {
+    queue: Queue,
+    /// One permit for each task that may run at a time.
+    slots: Semaphore,
+}
+
 /// Takes deliveries from one queue into slots.
 struct Feed {
     consumer: Consumer,
-    dead_letters: bool,
+    lane: Arc<Lane>,
     worker: Arc<Shared>,
 }
 
@@ -350,7 +360,7 @@ impl Feed {
                 }
                 next = self.consumer.next() => match next {
                     Some(Ok(delivery)) => {
-                        slots.spawn(execute::process(self.worker.clone(), delivery, self.dead_letters));
+                        slots.spawn(execute::process(self.worker.clone(), self.lane.clone(), delivery));
                     }
                     Some(Err(error)) => break Err(error),
                     None => break Err(Error::Closed { what: "the broker" }),

@@ -5,17 +5,22 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
 
-use super::Shared;
+use super::{Lane, Shared};
 use crate::broker::{Delivery, Publish, Route, dead_letter_name};
 use crate::error::{Error, TaskError, Then};
 use crate::failure::{Failure, FailureKind};
 use crate::message::{Message, header};
 use crate::reply::Reply;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, LONGEST_DELAY};
 use crate::task::{Ack, TaskOptions};
 
 /// Retries allowed to a task that asks for one itself, where nothing else is said; as in Celery.
 const RETRIES_ON_REQUEST: u32 = 3;
+
+/// How often what follows an early acknowledged call is tried to be published, each within the send timeout.
+const PATIENCE: u32 = 20;
+/// The pause between these tries, and after a settlement that failed.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// What came of an attempt.
 #[derive(Debug, Clone)]
@@ -68,7 +73,11 @@ pub(super) fn judge(
         .backoff()
         .map_or(options.backoff, |(base, max)| Backoff::new(base, max));
     let (allowed, delay) = match error.then {
-        Then::Snooze(delay) => return Verdict::Postponed { delay },
+        Then::Snooze(delay) => {
+            return Verdict::Postponed {
+                delay: delay.min(LONGEST_DELAY),
+            };
+        }
         Then::GiveUp => (0, Duration::ZERO),
         Then::RetryWithBackoff => (said.unwrap_or(0), backoff.delay(attempt, chance)),
         Then::RetryIn(delay) => (said.unwrap_or(RETRIES_ON_REQUEST), delay),
@@ -76,7 +85,7 @@ pub(super) fn judge(
     if attempt <= allowed {
         return Verdict::Retry {
             error: error.message,
-            delay,
+            delay: delay.min(LONGEST_DELAY),
         };
     }
     let mut failure = failure(message, kind, error.message);
@@ -151,7 +160,7 @@ impl Shared {
         custody: Custody,
         message: &Message,
         verdict: &Verdict,
-        dead_letters: bool,
+        lane: &Lane,
     ) -> Result<(), Error> {
         let queue = match &custody {
             Custody::Held(delivery) => &delivery.queue,
@@ -159,7 +168,7 @@ impl Shared {
         };
         let reply = self.reply(message, verdict);
         let follow = match verdict {
-            Verdict::Dead { reason, failure } if dead_letters => {
+            Verdict::Dead { reason, failure } if lane.queue.dead_letters => {
                 let name = queue.strip_prefix(self.app.prefix()).unwrap_or(queue);
                 let dead = message.dead(name, reason, &failure.message, SystemTime::now());
                 Some(self.publish(Route::Queue(dead_letter_name(queue)), dead, Duration::ZERO))
@@ -191,11 +200,25 @@ impl Shared {
             }
             (Custody::Released { .. }, _) => {
                 for publish in follow.into_iter().chain(reply) {
-                    self.app.broker().publish(publish).await?;
+                    self.publish_surely(publish).await?;
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Publishes what no delivery stands for any more, so that nothing but this attempt can repeat it.
+    async fn publish_surely(&self, publish: Publish) -> Result<(), Error> {
+        for _ in 0..PATIENCE {
+            match self.app.broker().publish(publish.clone()).await {
+                Err(error) if error.is_transient() => {
+                    tracing::warn!("an early acknowledged call waits to be reported: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+        self.app.broker().publish(publish).await
     }
 
     fn reply(&self, message: &Message, verdict: &Verdict) -> Option<Publish> {

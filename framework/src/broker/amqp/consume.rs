@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::message::{Message, header};
 
 /// Refusals in a row that are taken for the server's last word.
-const REFUSALS: u32 = 3;
+const REFUSALS: u32 = 8;
 /// How long to wait for the end of a cancelled stream, which a dying channel may not give.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const OUTLIVE_TICK: Duration = Duration::from_millis(100);
