@@ -43,14 +43,20 @@ impl Trouble {
         }
     }
 
+    /// Whether the server speaks of its own state, which passes: it stops (320), lacks resources (506),
+    /// fails inside (541), or the queue's node is down.
+    fn passes(&self) -> bool {
+        matches!(self.code, Some(320 | 506 | 541)) || self.text.contains("down or inaccessible")
+    }
+
     /// The server's refusal of `what`.
     pub(super) fn refused(self, what: impl Into<String>) -> Error {
         match self.code {
-            Some(_) => Error::Refused {
+            Some(_) if !self.passes() => Error::Refused {
                 what: what.into(),
                 reason: self.text,
             },
-            None => Error::Unavailable {
+            _ => Error::Unavailable {
                 what: what.into(),
                 waited: RPC_TIMEOUT,
                 reason: self.text,

@@ -329,10 +329,13 @@ impl Actor {
         // What ends a whole connection from outside is no message's fault.
         let suspect = !found && reason.code.is_some_and(|code| code != CONNECTION_FORCED);
         lost.sort_by_key(|ticket| std::cmp::Reverse(ticket.number));
+        let alone = lost.len() == 1;
         for mut ticket in lost {
             ticket.channels_lost += u8::from(suspect);
             let verdict = match ticket.channels_lost >= CHANNELS_PER_MESSAGE {
-                true => Some(Verdict::Refused(reason.clone())),
+                true if alone => Some(Verdict::Refused(reason.clone())),
+                // One of many ended the channels: which of them is stored cannot be said.
+                true => Some(Verdict::Late(Late::Unconfirmed)),
                 false => blame(&ticket.request, reason),
             };
             match verdict {
