@@ -133,7 +133,7 @@ async fn rust_calls_python() {
         (failure.kind, failure.message.as_str()),
         (FailureKind::Failed, "no luck")
     );
-    assert_eq!(failure.error_type, "builtins.ValueError");
+    assert_eq!(&*failure.error_type, "builtins.ValueError");
     assert!(
         failure
             .traceback

@@ -67,10 +67,11 @@ pub struct Failure {
     /// The error's words.
     pub message: String,
     /// The error's type, as the worker named it; empty where there is none.
-    pub error_type: String,
-    /// How many times the task was started; 0 when it never was.
+    pub error_type: Box<str>,
+    /// How many attempts failed or were under way; 0 when the task was never started. An attempt that ended
+    /// with its worker's death is not counted.
     pub attempts: u32,
-    /// What the worker knows of the place: a panic's location, a chain of causes, Python's traceback.
+    /// Where it happened, in words, where the worker says so: a Python worker does.
     pub traceback: Option<String>,
 }
 
@@ -86,7 +87,7 @@ impl Failure {
             id: id.into(),
             kind,
             message: message.into(),
-            error_type: String::new(),
+            error_type: Box::default(),
             attempts: 0,
             traceback: None,
         }

@@ -173,7 +173,7 @@ fn failure(message: &Message, body: &ReplyBody) -> Failure {
         _ => e.exc_type,
     });
     Failure {
-        error_type: error_type.unwrap_or_default(),
+        error_type: error_type.unwrap_or_default().into(),
         attempts: message.count(header::ATTEMPTS).unwrap_or(0),
         traceback: body.traceback.clone(),
         ..Failure::new(

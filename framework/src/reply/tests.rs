@@ -140,7 +140,7 @@ fn replies_of_python_are_read() {
     );
     assert_eq!(failure.kind, FailureKind::Failed);
     assert_eq!(failure.message, "boom, 42");
-    assert_eq!(failure.error_type, "builtins.ValueError");
+    assert_eq!(&*failure.error_type, "builtins.ValueError");
     assert!(
         failure
             .traceback
@@ -205,7 +205,7 @@ fn pythons_exceptions_have_their_kind() {
     ] {
         let failure = reply(status, name, module, said);
         assert_eq!(failure.kind, kind, "{name} {said}");
-        assert_eq!(failure.error_type, format!("{module}.{name}"));
+        assert_eq!(*failure.error_type, *format!("{module}.{name}"));
     }
     assert_eq!(
         reply("FAILURE", "KeyError", "", r#""one text""#).message,

@@ -89,7 +89,7 @@ pub(super) fn judge(
         };
     }
     let mut failure = failure(message, kind, error.message);
-    failure.error_type = error.type_name.to_owned();
+    failure.error_type = error.type_name.into();
     Verdict::Dead {
         reason: kind.as_str(),
         failure,
