@@ -51,7 +51,7 @@ impl Context {
         &self.0.id
     }
 
-    /// The number of this attempt; the first is 1.
+    /// The number of this attempt; the first is 1. Work repeated after a worker's death keeps its number.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.0.number

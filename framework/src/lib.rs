@@ -10,7 +10,7 @@
 //! }
 //!
 //! #[tokio::main]
-//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! async fn main() -> anyhow::Result<()> {
 //!     let app = App::in_memory(); // or `App::connect("amqp://…")`, `App::connect("sqlite://…")`
 //!     let worker = Worker::new(&app).queue("default", 4).spawn();
 //!
@@ -25,6 +25,9 @@
 //! In the order in which a call meets them: [`task`](macro@task), [`Call`], [`App`], [`Handle`]; [`Queue`] and
 //! [`Exchange`]; [`Worker`], [`Context`], [`TaskError`]; [`Failure`] and [`Error`]. What the brokers have in
 //! common is in [`broker`].
+//!
+//! What happens is told through [`tracing`](https://docs.rs/tracing), under targets that begin with `garenne`: without a
+//! subscriber nothing is logged.
 
 // The way of a call, from the function to the wire …
 pub mod app;

@@ -115,7 +115,7 @@ impl fmt::Debug for Definition {
 pub enum Run {
     /// An `async fn`, on the runtime.
     Async(fn(Invocation) -> BoxFuture<'static, Outcome>),
-    /// A plain `fn`, on a blocking thread.
+    /// A plain `fn`, on a thread of its own.
     Blocking(fn(Invocation) -> Outcome),
 }
 
@@ -162,7 +162,8 @@ impl Borrow {
     message = "`{Self}` cannot be a task's argument or result",
     label = "does not travel in a message",
     note = "it must own its data, be `Send`, and implement `serde::Serialize` and `serde::Deserialize`: \
-            add `#[derive(serde::Serialize, serde::Deserialize)]` to `{Self}`"
+            add `#[derive(serde::Serialize, serde::Deserialize)]` to `{Self}`",
+    note = "if the worker is to lend it, borrow it: `&{Self}`"
 )]
 pub trait Value: Serialize + DeserializeOwned + Send + 'static {}
 

@@ -18,7 +18,7 @@ use task::Task;
 /// parameters and makes a [`Call`](https://docs.rs/garenne/latest/garenne/struct.Call.html) to be sent.
 ///
 /// - Owned parameters travel in the message. Borrowed ones (`&Db`, `&Context`) are lent by the worker.
-/// - An `async fn` runs on the runtime, a plain `fn` on the blocking pool.
+/// - An `async fn` runs on the runtime, a plain `fn` on a thread of its own.
 /// - A function whose return type's name ends in `Result` may fail with any displayable error.
 /// - A trailing `Option<T>` that the message lacks is `None`.
 ///

@@ -153,7 +153,11 @@ impl Worker {
         started.serve(shutdown, second_signal).await
     }
 
-    /// Works in the background until told to stop.
+    /// Works in the background until told to stop. Whether it could start, [`RunningWorker::ready`] tells, and
+    /// the log.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn spawn(self) -> RunningWorker {
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, is_ready) = watch::channel(false);
