@@ -373,6 +373,15 @@ impl Feed {
         };
         drop(self.consumer);
         while slots.join_next().await.is_some() {}
+        let queue = &self.lane.queue;
+        if queue.exclusive
+            && let Err(error) = self.worker.app.broker().delete(queue.name()).await
+        {
+            tracing::debug!(
+                queue = queue.name(),
+                "the worker's own queue is left to expire: {error}"
+            );
+        }
         outcome
     }
 }
