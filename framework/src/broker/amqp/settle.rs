@@ -100,14 +100,25 @@ impl Settler {
     async fn finish(mut self, first: Vec<Publish>) -> Result<()> {
         for publish in first {
             self.session.check()?;
-            let mut outgoing = Outgoing::new(publish)?;
-            if let Err(error) = self.publish(&mut outgoing).await {
-                // Dropped unsettled, the message goes back.
-                if !matches!(error, Error::Stale { .. }) {
+            let is_reply = matches!(publish.route, Route::Reply(_));
+            let sent = match Outgoing::new(publish) {
+                Ok(mut outgoing) => self.publish(&mut outgoing).await,
+                Err(error) => Err(error),
+            };
+            match sent {
+                Ok(()) => {}
+                Err(error @ Error::Stale { .. }) => return Err(error),
+                // Doing the work again would not get the reply through either.
+                Err(error) if is_reply => {
+                    let queue = self.session.queue.name();
+                    tracing::error!(queue, %error, "a reply cannot be delivered; the work stands");
+                }
+                Err(error) => {
                     let queue = self.session.queue.name();
                     tracing::error!(queue, %error, "a delivery cannot be settled");
+                    // Dropped unsettled, the message goes back.
+                    return Err(error);
                 }
-                return Err(error);
             }
         }
         self.settled = true;
