@@ -1,6 +1,6 @@
 //! What the attribute says of all calls, and what one call says of itself.
 
-use garenne::{Ack, App, Call, Context, DAY, HOUR, MILLISECOND, Queue, SECOND, Worker, task};
+use garenne::{Ack, App, Call, Context, HOUR, MILLISECOND, Queue, SECOND, Worker, task};
 
 #[task(
     name = "mail.send",
@@ -59,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
     );
 
     let handle = send_mail::call("nobody".into(), None)
-        .countdown(DAY)
+        .countdown(HOUR)
         .ignore_result()
         .send(&app)
         .await?;
