@@ -12,6 +12,7 @@ use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::stream;
 use crate::broker::url::{BrokerUrl, redact};
 use crate::error::{Error, Result};
 
@@ -226,7 +227,7 @@ impl Slot {
             .with_connection_name(self.name.as_str().into())
             .with_client_property("product".into(), "garenne".into())
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-        let connection = timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri, properties))
+        let connection = timeout(CONNECT_TIMEOUT, stream::connect(uri, properties))
             .await
             .map_err(|_| {
                 format!(
