@@ -198,7 +198,10 @@ impl Core {
     /// like, but none of ours is meant: hostile, it would fill a queue with what is no call.
     fn takes_replies(&self, queue: &str) -> bool {
         let is_ours = queue.starts_with("garenne.") || queue.ends_with(".dead");
-        is_reply_queue(queue) || !is_ours && self.topology.known(queue).is_none()
+        // A name like that which the server cannot decode ends the connection, with all that others
+        // are publishing on it.
+        let is_direct = queue.starts_with("amq.rabbitmq.reply-to");
+        is_reply_queue(queue) || !is_ours && !is_direct && self.topology.known(queue).is_none()
     }
 
     /// Tries the default exchange for a queue that others have made, and never bound to ours.
