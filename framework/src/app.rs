@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 
 use crate::broker::{self, Broker, Exchange, Publish, Queue, Replies, Route};
 use crate::error::{Error, Result};
-use crate::message::{HEADER_LIMIT, Message};
+use crate::message::Message;
 use crate::reply::Reply;
 use crate::waiters::{Waiters, Waiting};
 
@@ -183,11 +183,9 @@ impl App {
             let task = message.text("task").unwrap_or_default().to_owned();
             return Err(Error::TooLarge { task, size, limit });
         }
-        let (size, limit) = (message.header_size(), HEADER_LIMIT);
-        if size > limit {
-            let text = format!("its headers have {size} bytes, more than {limit}");
-            return Err(Error::invalid("call", &message.id, text));
-        }
+        message
+            .check_headers()
+            .map_err(|unreadable| Error::invalid("call", &message.id, unreadable.0))?;
         let mut waiting = None;
         if wants_reply {
             message.reply_to = Some(self.reply_address().await?.to_owned());

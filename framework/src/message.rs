@@ -11,7 +11,7 @@ mod arguments;
 mod check;
 
 pub use arguments::Arguments;
-pub(crate) use check::HEADER_LIMIT;
+pub(crate) use check::DEPTH_LIMIT;
 
 /// A message's header table, as JSON values.
 pub type Headers = Map<String, Value>;

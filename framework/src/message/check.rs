@@ -8,6 +8,8 @@ use super::{Headers, Message, Unreadable, cut, header, parse_time};
 const NAME_LIMIT: usize = 255;
 /// Bytes of headers that a message may come with; AMQP's frames leave room for twice as much.
 pub(crate) const HEADER_LIMIT: usize = 64 * 1024;
+/// How deep the table of headers may be nested, itself counted.
+pub(crate) const DEPTH_LIMIT: usize = 32;
 /// Bytes of a sender's text shown in ours.
 const SHOWN: usize = 200;
 /// Bytes kept of the names of headers that a dead letter had to leave out.
@@ -50,13 +52,27 @@ impl Message {
                 ));
             }
         }
+        self.check_headers()?;
+        Ok(task)
+    }
+
+    /// Whether the headers are within the bounds of all brokers.
+    pub(crate) fn check_headers(&self) -> Result<(), Unreadable> {
         let size = self.header_size();
         if size > HEADER_LIMIT {
-            return unreadable(format!(
-                "its headers have {size} bytes, more than {HEADER_LIMIT}"
-            ));
+            let text = format!("its headers have {size} bytes, more than {HEADER_LIMIT}");
+            return Err(Unreadable(text));
         }
-        Ok(task)
+        let sound = |(name, value): &(&String, &Value)| {
+            name.len() <= NAME_LIMIT && is_sound(value, DEPTH_LIMIT - 1)
+        };
+        match self.headers.iter().find(|header| !sound(header)) {
+            Some((name, _)) => Err(Unreadable(format!(
+                "its header {} is nested more than {DEPTH_LIMIT} deep, or has a name of more than {NAME_LIMIT} bytes",
+                shown(&name.as_str().into())
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Why the body cannot be read at all: another format than ours, or one that is compressed.
@@ -128,6 +144,21 @@ fn shown(value: &Value) -> String {
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned);
     format!("`{}`", cut(&text, SHOWN).escape_debug())
+}
+
+/// Whether nothing in `value` is nested deeper than `depth`, or has too long a name.
+fn is_sound(value: &Value, depth: usize) -> bool {
+    match value {
+        Value::Array(values) => depth > 0 && values.iter().all(|value| is_sound(value, depth - 1)),
+        Value::Object(table) => {
+            let short = |name: &String| name.len() <= NAME_LIMIT;
+            depth > 0
+                && table
+                    .iter()
+                    .all(|(name, value)| short(name) && is_sound(value, depth - 1))
+        }
+        _ => true,
+    }
 }
 
 fn table_size(table: &Headers) -> usize {

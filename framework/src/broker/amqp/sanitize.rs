@@ -2,10 +2,8 @@
 //! that is not UTF-8 would end the connection, and tables nested deeply would overflow the stack of lapin's
 //! thread and end the process, again and again with each redelivery. Pure.
 
-use crate::message::{cut, header};
+use crate::message::{DEPTH_LIMIT, cut, header};
 
-/// How deep tables and arrays in headers may be nested.
-pub(super) const DEPTH_LIMIT: usize = 32;
 /// A mended payload grows by our note; up to this size it fits every server's frames.
 const SMALL: usize = 4000;
 /// Bytes of a header's name shown in the note.

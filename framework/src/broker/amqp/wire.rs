@@ -5,9 +5,8 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
 use serde_json::{Number, Value};
 
-use super::sanitize::DEPTH_LIMIT;
 use crate::error::{Error, Result};
-use crate::message::{Headers, Message, cut};
+use crate::message::{DEPTH_LIMIT, Headers, Message, cut};
 
 /// Headers and properties must fit one frame of 128 KiB, or the server closes the whole connection. More
 /// than a call may be sent with: a retry and a dead letter carry errors, too.
