@@ -288,4 +288,6 @@ pub(crate) fn cut(text: &str, limit: usize) -> &str {
 }
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 pub(crate) mod tests;

@@ -26,6 +26,9 @@ mod transport;
 mod window;
 mod wire;
 
+#[cfg(test)]
+mod fuzz_tests;
+
 use connection::closed;
 use publish::Publisher;
 use send::{Core, Outgoing};

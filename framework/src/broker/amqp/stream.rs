@@ -89,7 +89,7 @@ pub(super) struct Sanitized<S> {
 }
 
 impl<S> Sanitized<S> {
-    fn new(inner: S) -> Self {
+    pub(super) fn new(inner: S) -> Self {
         Self {
             inner,
             buffer: vec![0; CHUNK],
