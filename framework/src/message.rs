@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+mod past;
+
+pub use past::PastError;
+
 /// A message's header table, as JSON values.
 pub type Headers = Map<String, Value>;
 
@@ -20,7 +24,8 @@ pub mod header {
     pub const BACKOFF: &str = "garenne-backoff";
     /// `early` or `late`, where the sender says when to acknowledge.
     pub const ACK: &str = "garenne-ack";
-    /// The errors of earlier attempts: an array of strings in JSON, the newest last.
+    /// The errors of earlier attempts, in JSON: an array of objects with `attempt`, `at` and `error`, the
+    /// newest last.
     pub const HISTORY: &str = "garenne-history";
     /// How often this copy's predecessors were delivered and came back unsettled.
     pub const DELIVERIES: &str = "garenne-deliveries";
@@ -32,16 +37,18 @@ pub mod header {
     pub const QUEUE: &str = "garenne-queue";
     /// When a dead letter died, RFC 3339.
     pub const DIED_AT: &str = "garenne-died-at";
+    /// The exchange that a message which was published again had come by first.
+    pub const EXCHANGE: &str = "garenne-exchange";
+    /// The routing key that it had come with.
+    pub const ROUTING_KEY: &str = "garenne-routing-key";
+    /// How often a dead letter of this call was sent to its queue again.
+    pub const REVIVALS: &str = "garenne-revivals";
     /// The kind of a reply's failure.
     pub const KIND: &str = "garenne-kind";
-    /// How many attempts a reply's failure took.
+    /// How many attempts a failure took, in a reply or a dead letter.
     pub const ATTEMPTS: &str = "garenne-attempts";
 }
 
-/// Errors kept of earlier attempts.
-const HISTORY_LIMIT: usize = 10;
-/// Characters kept of one error text, on the wire and in dead letters.
-const TEXT_LIMIT: usize = 8 * 1024;
 /// Characters of the arguments shown in `argsrepr`, which monitors print.
 const REPR_LIMIT: usize = 200;
 
@@ -225,13 +232,6 @@ impl Message {
         self.reply_to.is_none() || self.headers.get("ignore_result") == Some(&Value::Bool(true))
     }
 
-    /// The errors of earlier attempts, the oldest first.
-    #[must_use]
-    pub fn history(&self) -> Vec<String> {
-        let text = self.text(header::HISTORY).unwrap_or("[]");
-        serde_json::from_str(text).unwrap_or_default()
-    }
-
     /// A header's text.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
@@ -258,15 +258,6 @@ impl Message {
         };
     }
 
-    /// The message of the next attempt, which failed with `error`.
-    #[must_use]
-    pub fn next_attempt(&self, error: &str) -> Self {
-        let mut next = self.again();
-        next.set("retries", self.attempt());
-        next.remember(error);
-        next
-    }
-
     /// The same message to be run again without an attempt spent: what the broker noted of the old
     /// delivery is left behind, which would otherwise be counted against the new one.
     #[must_use]
@@ -276,26 +267,6 @@ impl Message {
         next.headers.remove(header::DELIVERIES);
         next.headers.remove("eta");
         next
-    }
-
-    /// The message as a dead letter: itself, with the reason.
-    #[must_use]
-    pub fn dead(&self, queue: &str, reason: &str, error: &str, now: SystemTime) -> Self {
-        let mut dead = self.again();
-        dead.remember(error);
-        dead.set(header::REASON, reason);
-        dead.set(header::ERROR, cut(error, TEXT_LIMIT));
-        dead.set(header::QUEUE, queue);
-        dead.set(header::DIED_AT, format_time(now));
-        dead
-    }
-
-    fn remember(&mut self, error: &str) {
-        let mut history = self.history();
-        history.push(cut(error, TEXT_LIMIT / HISTORY_LIMIT).to_owned());
-        let surplus = history.len().saturating_sub(HISTORY_LIMIT);
-        history.drain(..surplus);
-        self.set(header::HISTORY, json!(history).to_string());
     }
 }
 

@@ -161,7 +161,12 @@ pub(crate) async fn a_retry_comes_again_after_its_delay(f: &Fixture) {
     let mut consumer = f.consume(&queue, 1).await;
     f.send(&queue, &["a"]).await;
     let delivery = next(&mut consumer).await;
-    let copy = to_queue(&queue, delivery.message.next_attempt("no luck"));
+    let copy = to_queue(
+        &queue,
+        delivery
+            .message
+            .next_attempt("no luck", std::time::SystemTime::now()),
+    );
     let delay = Duration::from_millis(400);
     let start = tokio::time::Instant::now();
     within(delivery.retry(delayed(delay, copy)))

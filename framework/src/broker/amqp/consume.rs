@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::connection::{Backoff, Live, Trouble, closed, rpc};
 use super::delay;
 use super::send::Core;
-use super::settle::{ORIGIN_EXCHANGE, ORIGIN_KEY, Session, Settler};
+use super::settle::{Session, Settler};
 use super::topology::EXCHANGE;
 use super::transport::Transport;
 use super::wire::{self, own, short};
@@ -259,9 +259,9 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
         .saturating_add(broker_counted.unwrap_or(0));
     let mut message = wire::message(&raw.properties, raw.data.clone());
     let (exchange, routing_key) = origin(&message, &queue, &raw);
-    message
-        .headers
-        .retain(|name, _| !delay::is_ours(name) && name != ORIGIN_EXCHANGE && name != ORIGIN_KEY);
+    message.headers.retain(|name, _| {
+        !delay::is_ours(name) && name != header::EXCHANGE && name != header::ROUTING_KEY
+    });
     let settler = Settler {
         session: session.clone(),
         tag: raw.delivery_tag,
@@ -292,8 +292,8 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
 /// The exchange and key that the message was published to: empty for a queue's own name.
 fn origin(message: &Message, queue: &str, raw: &Raw) -> (String, String) {
     let key = raw.routing_key.as_str().to_owned();
-    if let Some(exchange) = message.text(ORIGIN_EXCHANGE) {
-        let key = message.text(ORIGIN_KEY).map_or(key, str::to_owned);
+    if let Some(exchange) = message.text(header::EXCHANGE) {
+        let key = message.text(header::ROUTING_KEY).map_or(key, str::to_owned);
         return (exchange.to_owned(), key);
     }
     match delay::destination(&message.headers) {

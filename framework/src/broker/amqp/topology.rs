@@ -223,6 +223,27 @@ impl Topology {
         Err(trouble.refused(format!("to declare queue `{name}`")))
     }
 
+    /// The type of a dead-letter queue, if it is as we declare one.
+    pub(super) async fn type_of_dead(&self, name: &str) -> Result<Option<QueueType>> {
+        let queue = Queue {
+            dead_letters: false,
+            ..Queue::new(name)
+        };
+        for queue_type in [QueueType::Quorum, QueueType::Classic] {
+            let arguments = arguments::of(&queue, queue_type);
+            let declared = self
+                .on_channel(|channel| async move {
+                    let options = QueueDeclareOptions::durable();
+                    rpc(channel.queue_declare(own(name), options, arguments)).await
+                })
+                .await?;
+            if declared.is_ok() {
+                return Ok(Some(queue_type));
+            }
+        }
+        Ok(None)
+    }
+
     async fn find(&self, name: &str) -> Result<Result<lapin::Queue, Trouble>> {
         let name = short("queue name", name)?;
         self.on_channel(|channel| async move {

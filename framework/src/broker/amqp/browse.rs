@@ -1,0 +1,380 @@
+//! Looks at a queue: its messages are fetched on a channel of the look's own, left unsettled there, and
+//! given back in their order.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use lapin::Channel;
+use lapin::message::Delivery as Raw;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::connection::{Live, Trouble, closed, rpc};
+use super::send::{Core, Outgoing};
+use super::topology::EXCHANGE;
+use super::wire::{self, own};
+use crate::broker::{BoxFuture, Browse, Delivery, Publish, QueueType, Route, Settle, Stale};
+use crate::error::{Error, Result};
+use crate::message::{Message, header};
+
+/// How long nothing may come before the queue is asked whether it still has something.
+const IDLE: Duration = Duration::from_millis(250);
+/// How long the server may take to deliver what it says is ready.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait until what was given back is counted as ready.
+const TAKEN_BACK: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_millis(5);
+const COPY_DEADLINE: Duration = Duration::from_secs(10);
+/// Messages and bytes that are fetched for nothing but their order, and how many at a time.
+const REST_COUNT: usize = 10_000;
+const REST_SIZE: usize = 32 << 20;
+const REST_PAGE: u32 = 500;
+/// Looks that a message bears on a queue with a limit on deliveries, which is 20 unless set otherwise.
+const LOOKS: u32 = 10;
+
+/// Opens a channel at the queue's head.
+pub(super) async fn start(core: Arc<Core>, queue: String) -> Result<Box<dyn Browse>> {
+    if core.transport.is_closing() {
+        return Err(closed());
+    }
+    let (this, name) = (core.clone(), queue.clone());
+    let opened = core.transport.run(async move {
+        let live = this.transport.consuming.get().await?;
+        let refused = |trouble: Trouble| trouble.refused(what(&name));
+        let channel = live.channel().await.map_err(refused)?;
+        let look = Look {
+            kind: None,
+            page_ends: Vec::new(),
+            shared: Arc::new(Shared {
+                queue: name.clone(),
+                channel,
+                _live: live,
+                core: this.clone(),
+                held: Mutex::default(),
+            }),
+            closed: false,
+        };
+        look.ready().await.map_err(refused)?;
+        Ok(look)
+    });
+    let mut look = opened.await?;
+    let topology = core.topology.clone();
+    look.kind = core
+        .transport
+        .run(async move { topology.type_of_dead(&queue).await })
+        .await?;
+    Ok(Box::new(look))
+}
+
+fn what(queue: &str) -> String {
+    format!("a look at queue `{queue}`")
+}
+
+/// What the look and the deliveries that it shows have in common.
+struct Shared {
+    core: Arc<Core>,
+    queue: String,
+    channel: Channel,
+    /// The connection lives as long as someone holds it.
+    _live: Arc<Live>,
+    /// The tags of what is not settled.
+    held: Mutex<BTreeSet<u64>>,
+}
+
+impl Shared {
+    fn held(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stale(&self) -> Error {
+        Error::Stale {
+            queue: self.queue.clone(),
+        }
+    }
+
+    /// Only what is held may be settled: the server closes the channel at an unknown tag.
+    async fn ack(&self, tag: u64) -> Result<()> {
+        if !self.channel.status().connected() || !self.held().remove(&tag) {
+            return Err(self.stale());
+        }
+        rpc(self.channel.basic_ack(tag, BasicAckOptions::default()))
+            .await
+            .map_err(|_| self.stale())
+    }
+}
+
+struct Look {
+    shared: Arc<Shared>,
+    /// The queue's type, where it is as we declare it. A queue of others' may delete what was given back
+    /// too often.
+    kind: Option<QueueType>,
+    /// The last tag of each page: given back page by page, messages keep their order.
+    page_ends: Vec<u64>,
+    closed: bool,
+}
+
+impl Look {
+    /// How many messages are ready.
+    async fn ready(&self) -> Result<u32, Trouble> {
+        let name = own(&self.shared.queue);
+        let options = QueueDeclareOptions::durable().passive();
+        let declare = self
+            .shared
+            .channel
+            .queue_declare(name, options, FieldTable::default());
+        rpc(declare).await.map(|queue| queue.message_count())
+    }
+
+    async fn page(&mut self, limit: usize) -> Result<Vec<Delivery>> {
+        let refused = |trouble: Trouble| trouble.refused(what(&self.shared.queue));
+        let mut shown = Vec::new();
+        while shown.len() < limit {
+            let ready = self.ready().await.map_err(refused)? as usize;
+            let wanted = (limit - shown.len()).min(ready).min(usize::from(u16::MAX));
+            let raws = match wanted {
+                0 => Vec::new(),
+                wanted => self.fetch(wanted as u16).await.map_err(refused)?,
+            };
+            let Some(last) = raws.last() else { break };
+            self.page_ends.push(last.delivery_tag);
+            for raw in raws {
+                self.shared.held().insert(raw.delivery_tag);
+                let looks = wire::count(&raw.properties, "x-delivery-count");
+                if self.kind.is_none() && looks.is_some_and(|looks| looks >= LOOKS) {
+                    self.renew(raw).await?;
+                } else {
+                    shown.push(self.show(raw)?);
+                }
+            }
+        }
+        Ok(shown)
+    }
+
+    /// Takes the next `wanted` messages, or as many as there are.
+    async fn fetch(&self, wanted: u16) -> Result<Vec<Raw>, Trouble> {
+        let channel = &self.shared.channel;
+        // It holds for consumers that start later: so each page has a consumer of its own.
+        rpc(channel.basic_qos(wanted, BasicQosOptions { global: false })).await?;
+        let options = BasicConsumeOptions::default();
+        let name = own(&self.shared.queue);
+        let consume = channel.basic_consume(name, own(""), options, FieldTable::default());
+        let mut deliveries = rpc(consume).await?;
+        let mut raws = Vec::with_capacity(wanted.into());
+        let end = Instant::now() + PATIENCE;
+        while raws.len() < usize::from(wanted) {
+            match timeout(IDLE, deliveries.next()).await {
+                Ok(Some(raw)) => raws.push(raw?),
+                Ok(None) => return Err(Trouble::new("the server cancelled the consumer")),
+                // Somebody else was given the rest.
+                Err(_) if self.ready().await? == 0 => break,
+                Err(_) if Instant::now() >= end => {
+                    return Err(Trouble::new(format!("nothing came within {PATIENCE:?}")));
+                }
+                Err(_) => {}
+            }
+        }
+        rpc(channel.basic_cancel(deliveries.tag(), BasicCancelOptions::default())).await?;
+        Ok(raws)
+    }
+
+    fn show(&self, raw: Raw) -> Result<Delivery> {
+        let queue = &self.shared.queue;
+        let mut message = wire::message(&raw.properties, raw.data);
+        note_death(&mut message);
+        let settle = Shown {
+            shared: self.shared.clone(),
+            tag: raw.delivery_tag,
+        };
+        let mut delivery = Delivery::new(queue, message, Stale::never(), Box::new(settle));
+        delivery.redelivered = raw.redelivered;
+        if raw.exchange.as_str() != EXCHANGE {
+            delivery.exchange = raw.exchange.to_string();
+        }
+        delivery.routing_key = raw.routing_key.to_string();
+        Ok(delivery)
+    }
+
+    /// Puts a copy to the queue's end, whose deliveries count from the beginning, in the message's place.
+    async fn renew(&self, raw: Raw) -> Result<()> {
+        let mut message = wire::message(&raw.properties, raw.data);
+        note_death(&mut message);
+        let copy = Publish {
+            route: Route::Queue(self.shared.queue.clone()),
+            message,
+            delay: Duration::ZERO,
+            deadline: COPY_DEADLINE,
+        };
+        self.shared.core.send(&mut Outgoing::new(copy)?).await?;
+        self.shared.ack(raw.delivery_tag).await
+    }
+
+    /// Fetches what was not looked at. A quorum queue puts what comes back behind all that came back
+    /// before: so the order stays only if everything comes back together.
+    async fn fetch_rest(&mut self) -> Result<(), Trouble> {
+        let (mut count, mut size) = (0, 0);
+        while !self.shared.held().is_empty() && count < REST_COUNT && size < REST_SIZE {
+            let ready = self.ready().await?;
+            if ready == 0 || ready as usize > REST_COUNT {
+                break;
+            }
+            let raws = self.fetch(ready.min(REST_PAGE) as u16).await?;
+            let Some(last) = raws.last() else { break };
+            self.page_ends.push(last.delivery_tag);
+            count += raws.len();
+            size += raws.iter().map(|raw| raw.data.len()).sum::<usize>();
+            let tags = raws.iter().map(|raw| raw.delivery_tag);
+            self.shared.held().extend(tags);
+        }
+        Ok(())
+    }
+
+    /// Gives back what is not settled, and waits until the server counts it as ready.
+    async fn give_back(&mut self) -> Result<()> {
+        self.closed = true;
+        if self.kind != Some(QueueType::Classic)
+            && let Err(trouble) = self.fetch_rest().await
+        {
+            tracing::debug!(queue = self.shared.queue, reason = %trouble.text, "the order may change");
+        }
+        let held = std::mem::take(&mut *self.shared.held());
+        let (shared, channel) = (&self.shared, &self.shared.channel);
+        let stale = |_| shared.stale();
+        // The answer also says that all settlements before it have arrived.
+        let others = match self.ready().await {
+            Err(trouble) if trouble.code == Some(404) => return Ok(()),
+            ready => ready.map_err(stale)? as usize,
+        };
+        let mut from = 0;
+        for end in &self.page_ends {
+            if let Some(last) = held.range(from..=*end).next_back() {
+                let options = BasicNackOptions {
+                    multiple: true,
+                    requeue: true,
+                };
+                rpc(channel.basic_nack(*last, options))
+                    .await
+                    .map_err(stale)?;
+            }
+            from = end + 1;
+        }
+        // Others may take it at once, so that it is never counted: hence the limit.
+        let end = Instant::now() + TAKEN_BACK;
+        while !held.is_empty() && Instant::now() < end {
+            match self.ready().await {
+                Ok(ready) if ready as usize >= others + held.len() => break,
+                Err(trouble) if trouble.code == Some(404) => return Ok(()),
+                ready => ready.map_err(stale)?,
+            };
+            sleep(TICK).await;
+        }
+        let _ = rpc(channel.close(200, own("done"))).await;
+        Ok(())
+    }
+}
+
+impl Browse for Look {
+    fn next(&mut self, limit: usize) -> BoxFuture<'_, Result<Vec<Delivery>>> {
+        Box::pin(self.page(limit))
+    }
+
+    fn close(mut self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move { self.give_back().await })
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        if self.closed {
+            return;
+        }
+        let mut left = Self {
+            shared: self.shared.clone(),
+            kind: self.kind,
+            page_ends: std::mem::take(&mut self.page_ends),
+            closed: true,
+        };
+        self.shared.core.transport.spawn(async move {
+            // If it fails, the channel's end gives everything back.
+            let _ = left.give_back().await;
+        });
+    }
+}
+
+/// Settles one message that was shown.
+struct Shown {
+    shared: Arc<Shared>,
+    tag: u64,
+}
+
+impl Settle for Shown {
+    fn ack(self: Box<Self>, first: Vec<Publish>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            if !self.shared.held().contains(&self.tag) {
+                return Err(self.shared.stale());
+            }
+            for publish in first {
+                self.shared.core.send(&mut Outgoing::new(publish)?).await?;
+            }
+            self.shared.ack(self.tag).await
+        })
+    }
+
+    fn release(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Says in our headers what the server noted of a message that it dead-lettered itself.
+fn note_death(message: &mut Message) {
+    if message.headers.contains_key(header::REASON) {
+        return;
+    }
+    let Some(death) = message
+        .headers
+        .get("x-death")
+        .and_then(|all| all.get(0))
+        .cloned()
+    else {
+        return;
+    };
+    let text = |name: &str| death.get(name).and_then(Value::as_str);
+    let seconds = death.get("time").and_then(Value::as_u64);
+    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds.unwrap_or_default()));
+    let reason = text("reason").unwrap_or_default();
+    *message = message.dead(
+        text("queue").unwrap_or_default(),
+        reason,
+        explain(reason),
+        at.unwrap_or(SystemTime::UNIX_EPOCH),
+    );
+    let known = message.headers.contains_key(header::EXCHANGE);
+    if let Some(exchange) = text("exchange").filter(|name| !known && !["", EXCHANGE].contains(name))
+    {
+        message.set(header::EXCHANGE, exchange);
+        let key = death.get("routing-keys").and_then(|keys| keys.get(0));
+        message.set(
+            header::ROUTING_KEY,
+            key.and_then(Value::as_str).unwrap_or_default(),
+        );
+    }
+}
+
+/// RabbitMQ's reasons, in a sentence.
+fn explain(reason: &str) -> &'static str {
+    match reason {
+        "delivery_limit" => {
+            "RabbitMQ: delivered more often than the queue's x-delivery-limit allows, without being settled"
+        }
+        "rejected" => "RabbitMQ: a consumer rejected it",
+        "expired" => "RabbitMQ: its time to live was over before a worker took it",
+        "maxlen" => "RabbitMQ: the queue was full",
+        _ => "RabbitMQ: dead-lettered",
+    }
+}
