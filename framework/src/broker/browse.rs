@@ -7,12 +7,14 @@ use crate::error::Result;
 ///
 /// What is shown is settled one by one, as deliveries are, or left alone: unlike a consumer's, a delivery
 /// that is dropped or released keeps its place and its age. Somebody else may be faster: settling is
-/// [`Error::Stale`](crate::Error::Stale) then, and nothing was done.
+/// [`Error::Stale`](crate::Error::Stale) then, and nothing was done. What was settled is sure to stay so when
+/// `next` or `close` has returned.
 ///
 /// On RabbitMQ nobody else is given what was shown, until the look is closed or dropped; on its quorum queues
 /// before 4.3 that counts as a delivery.
 pub trait Browse: Send {
-    /// The next messages, at most `limit`; fewer only at the queue's end.
+    /// The next messages, at most `limit`; fewer only at the queue's end, or where the look has fetched some
+    /// before.
     ///
     /// # Errors
     /// Where the queue does not exist any more, or the broker cannot be asked.

@@ -1,7 +1,7 @@
 //! Looks at a queue: its messages are fetched on a channel of the look's own, left unsettled there, and
 //! given back in their order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -25,13 +25,17 @@ use crate::error::{Error, Result};
 use crate::message::{Message, header};
 
 /// How long nothing may come before the queue is asked whether it still has something.
-const IDLE: Duration = Duration::from_millis(250);
+const IDLE: Duration = Duration::from_millis(50);
+/// How long to wait for the end of a cancelled stream, which a dying channel may not give.
+const DRAIN: Duration = Duration::from_secs(2);
 /// How long the server may take to deliver what it says is ready.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait until what was given back is counted as ready.
 const TAKEN_BACK: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(5);
 const COPY_DEADLINE: Duration = Duration::from_secs(10);
+/// Acknowledgements that a server's channel takes without keeping them to itself: half of them.
+const ACKS_AT_ONCE: usize = 16;
 /// Messages and bytes that are fetched for nothing but their order, and how many at a time.
 const REST_COUNT: usize = 10_000;
 const REST_SIZE: usize = 32 << 20;
@@ -52,12 +56,13 @@ pub(super) async fn start(core: Arc<Core>, queue: String) -> Result<Box<dyn Brow
         let look = Look {
             kind: None,
             page_ends: Vec::new(),
+            ahead: VecDeque::new(),
             shared: Arc::new(Shared {
                 queue: name.clone(),
                 channel,
                 _live: live,
                 core: this.clone(),
-                held: Mutex::default(),
+                tags: Mutex::default(),
             }),
             closed: false,
         };
@@ -84,13 +89,19 @@ struct Shared {
     channel: Channel,
     /// The connection lives as long as someone holds it.
     _live: Arc<Live>,
-    /// The tags of what is not settled.
-    held: Mutex<BTreeSet<u64>>,
+    tags: Mutex<Tags>,
+}
+
+/// The tags of what was fetched: on its way from `held` to `settled` to acknowledged.
+#[derive(Default)]
+struct Tags {
+    held: BTreeSet<u64>,
+    settled: BTreeSet<u64>,
 }
 
 impl Shared {
-    fn held(&self) -> MutexGuard<'_, BTreeSet<u64>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tags(&self) -> MutexGuard<'_, Tags> {
+        self.tags.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stale(&self) -> Error {
@@ -99,14 +110,18 @@ impl Shared {
         }
     }
 
-    /// Only what is held may be settled: the server closes the channel at an unknown tag.
-    async fn ack(&self, tag: u64) -> Result<()> {
-        if !self.channel.status().connected() || !self.held().remove(&tag) {
+    fn is_held(&self, tag: u64) -> bool {
+        self.channel.status().connected() && self.tags().held.contains(&tag)
+    }
+
+    /// Has a message acknowledged with the others of its page.
+    fn settle(&self, tag: u64) -> Result<()> {
+        let mut tags = self.tags();
+        if !self.channel.status().connected() || !tags.held.remove(&tag) {
             return Err(self.stale());
         }
-        rpc(self.channel.basic_ack(tag, BasicAckOptions::default()))
-            .await
-            .map_err(|_| self.stale())
+        tags.settled.insert(tag);
+        Ok(())
     }
 }
 
@@ -117,6 +132,8 @@ struct Look {
     kind: Option<QueueType>,
     /// The last tag of each page: given back page by page, messages keep their order.
     page_ends: Vec<u64>,
+    /// Fetched, but not shown yet.
+    ahead: VecDeque<Raw>,
     closed: bool,
 }
 
@@ -132,20 +149,55 @@ impl Look {
         rpc(declare).await.map(|queue| queue.message_count())
     }
 
+    /// Acknowledges what is settled: with one frame up to the first message that is held, and from there
+    /// one by one.
+    ///
+    /// A server's channel keeps more than 32 acknowledgements for a quorum queue to itself until the first
+    /// are on disk, and forgets them when it is closed meanwhile. (A consumer is answered by the queue
+    /// itself, after all that came before.)
+    async fn flush(&mut self) -> Result<(), Trouble> {
+        let (mut settled, held) = {
+            let mut tags = self.shared.tags();
+            (
+                std::mem::take(&mut tags.settled),
+                tags.held.first().copied(),
+            )
+        };
+        let channel = self.shared.channel.clone();
+        let alone = settled.split_off(&held.unwrap_or(u64::MAX));
+        if let Some(last) = settled.last() {
+            let options = BasicAckOptions { multiple: true };
+            rpc(channel.basic_ack(*last, options)).await?;
+        }
+        for (number, tag) in (1..).zip(alone) {
+            rpc(channel.basic_ack(tag, BasicAckOptions::default())).await?;
+            if number % ACKS_AT_ONCE == 0 {
+                let ahead = self.fetch(1).await?;
+                self.ahead.extend(ahead);
+            }
+        }
+        Ok(())
+    }
+
     async fn page(&mut self, limit: usize) -> Result<Vec<Delivery>> {
-        let refused = |trouble: Trouble| trouble.refused(what(&self.shared.queue));
+        let flushed = self.flush().await;
+        flushed.map_err(|_| self.shared.stale())?;
+        let queue = self.shared.queue.clone();
+        let refused = |trouble: Trouble| trouble.refused(what(&queue));
         let mut shown = Vec::new();
         while shown.len() < limit {
             let ready = self.ready().await.map_err(refused)? as usize;
             let wanted = (limit - shown.len()).min(ready).min(usize::from(u16::MAX));
-            let raws = match wanted {
-                0 => Vec::new(),
-                wanted => self.fetch(wanted as u16).await.map_err(refused)?,
-            };
-            let Some(last) = raws.last() else { break };
-            self.page_ends.push(last.delivery_tag);
-            for raw in raws {
-                self.shared.held().insert(raw.delivery_tag);
+            if self.ahead.is_empty() && wanted > 0 {
+                let fetched = self.fetch(wanted as u16).await.map_err(refused)?;
+                self.ahead.extend(fetched);
+            }
+            if self.ahead.is_empty() {
+                break;
+            }
+            while shown.len() < limit
+                && let Some(raw) = self.ahead.pop_front()
+            {
                 let looks = wire::count(&raw.properties, "x-delivery-count");
                 if self.kind.is_none() && looks.is_some_and(|looks| looks >= LOOKS) {
                     self.renew(raw).await?;
@@ -158,7 +210,7 @@ impl Look {
     }
 
     /// Takes the next `wanted` messages, or as many as there are.
-    async fn fetch(&self, wanted: u16) -> Result<Vec<Raw>, Trouble> {
+    async fn fetch(&mut self, wanted: u16) -> Result<Vec<Raw>, Trouble> {
         let channel = &self.shared.channel;
         // It holds for consumers that start later: so each page has a consumer of its own.
         rpc(channel.basic_qos(wanted, BasicQosOptions { global: false })).await?;
@@ -181,6 +233,16 @@ impl Look {
             }
         }
         rpc(channel.basic_cancel(deliveries.tag(), BasicCancelOptions::default())).await?;
+        let drain = async {
+            while let Some(Ok(raw)) = deliveries.next().await {
+                raws.push(raw);
+            }
+        };
+        let _ = timeout(DRAIN, drain).await;
+        let tags = raws.iter().map(|raw| raw.delivery_tag);
+        self.shared.tags().held.extend(tags);
+        self.page_ends
+            .extend(raws.last().map(|raw| raw.delivery_tag));
         Ok(raws)
     }
 
@@ -212,25 +274,24 @@ impl Look {
             deadline: COPY_DEADLINE,
         };
         self.shared.core.send(&mut Outgoing::new(copy)?).await?;
-        self.shared.ack(raw.delivery_tag).await
+        self.shared.settle(raw.delivery_tag)
     }
 
     /// Fetches what was not looked at. A quorum queue puts what comes back behind all that came back
     /// before: so the order stays only if everything comes back together.
     async fn fetch_rest(&mut self) -> Result<(), Trouble> {
         let (mut count, mut size) = (0, 0);
-        while !self.shared.held().is_empty() && count < REST_COUNT && size < REST_SIZE {
+        while !self.shared.tags().held.is_empty() && count < REST_COUNT && size < REST_SIZE {
             let ready = self.ready().await?;
             if ready == 0 || ready as usize > REST_COUNT {
                 break;
             }
             let raws = self.fetch(ready.min(REST_PAGE) as u16).await?;
-            let Some(last) = raws.last() else { break };
-            self.page_ends.push(last.delivery_tag);
+            if raws.is_empty() {
+                break;
+            }
             count += raws.len();
             size += raws.iter().map(|raw| raw.data.len()).sum::<usize>();
-            let tags = raws.iter().map(|raw| raw.delivery_tag);
-            self.shared.held().extend(tags);
         }
         Ok(())
     }
@@ -238,12 +299,14 @@ impl Look {
     /// Gives back what is not settled, and waits until the server counts it as ready.
     async fn give_back(&mut self) -> Result<()> {
         self.closed = true;
+        let flushed = self.flush().await;
+        flushed.map_err(|_| self.shared.stale())?;
         if self.kind != Some(QueueType::Classic)
             && let Err(trouble) = self.fetch_rest().await
         {
             tracing::debug!(queue = self.shared.queue, reason = %trouble.text, "the order may change");
         }
-        let held = std::mem::take(&mut *self.shared.held());
+        let held = std::mem::take(&mut self.shared.tags().held);
         let (shared, channel) = (&self.shared, &self.shared.channel);
         let stale = |_| shared.stale();
         // The answer also says that all settlements before it have arrived.
@@ -298,6 +361,7 @@ impl Drop for Look {
             shared: self.shared.clone(),
             kind: self.kind,
             page_ends: std::mem::take(&mut self.page_ends),
+            ahead: VecDeque::new(),
             closed: true,
         };
         self.shared.core.transport.spawn(async move {
@@ -316,13 +380,13 @@ struct Shown {
 impl Settle for Shown {
     fn ack(self: Box<Self>, first: Vec<Publish>) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
-            if !self.shared.held().contains(&self.tag) {
+            if !self.shared.is_held(self.tag) {
                 return Err(self.shared.stale());
             }
             for publish in first {
                 self.shared.core.send(&mut Outgoing::new(publish)?).await?;
             }
-            self.shared.ack(self.tag).await
+            self.shared.settle(self.tag)
         })
     }
 
