@@ -63,6 +63,7 @@ macro_rules! suite {
                 a_message_stays_if_what_goes_first_cannot_be_stored
                 a_retry_comes_again_after_its_delay
                 two_consumers_share_a_queue_without_doubles
+                what_was_acknowledged_just_before_the_close_never_comes_again
                 unsettled_deliveries_of_a_closed_connection_come_again
                 a_closed_broker_does_nothing_more
                 a_release_after_the_close_is_an_error_too

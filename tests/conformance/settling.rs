@@ -273,3 +273,28 @@ pub(crate) async fn a_consumer_gives_service_again_when_its_deleted_queue_is_bac
     let delivery = delivery.expect("an open consumer").expect("a delivery");
     assert_eq!(delivery.message.id, "after");
 }
+
+pub(crate) async fn what_was_acknowledged_just_before_the_close_never_comes_again(f: &Fixture) {
+    let Some(other) = f.another().await else {
+        return;
+    };
+    let queue = f.declared("q").await;
+    let sent = (0..200).map(|n| f.publish(to_queue(&queue, message(&n.to_string()))));
+    futures_util::future::join_all(sent).await;
+    let mut consumer = within(other.consume(&queue, 200))
+        .await
+        .expect("a consumer");
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        held.push(next(&mut consumer).await);
+    }
+    let acks = held.into_iter().map(|delivery| delivery.ack(None));
+    for outcome in futures_util::future::join_all(acks).await {
+        outcome.expect("an ack");
+    }
+    drop(consumer);
+    within(other.close()).await;
+    let mut consumer = f.consume(&queue, 200).await;
+    nothing(&mut consumer).await;
+    f.ready_becomes(&queue, 0).await;
+}

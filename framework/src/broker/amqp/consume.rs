@@ -10,7 +10,7 @@ use lapin::message::Delivery as Raw;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::{Backoff, Live, Trouble, closed, rpc};
 use super::delay;
@@ -25,6 +25,8 @@ use crate::message::{Message, header};
 
 /// Refusals in a row that are taken for the server's last word.
 const REFUSALS: u32 = 8;
+/// How long a consumer is tried to be started in spite of troubles that pass.
+const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait for the end of a cancelled stream, which a dying channel may not give.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const OUTLIVE_TICK: Duration = Duration::from_millis(100);
@@ -76,7 +78,7 @@ pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result
     let task = core.clone();
     core.transport
         .run(async move {
-            let first = forwarder.session().await?;
+            let first = forwarder.first().await?;
             task.transport.spawn(forwarder.run(first));
             Ok(())
         })
@@ -134,6 +136,22 @@ impl Forwarder {
         }
         if self.queue.exclusive {
             let _ = self.core.topology.delete(self.queue.name()).await;
+        }
+    }
+
+    /// The first session. The server may lose its connection over a quorum queue that somebody else has just
+    /// declared and that is not up yet (RabbitMQ 3.10).
+    async fn first(&self) -> Result<Opened> {
+        let mut backoff = Backoff::default();
+        let end = Instant::now() + START_LIMIT;
+        loop {
+            backoff.wait().await;
+            match self.session().await {
+                Err(error) if error.is_transient() && Instant::now() < end => {
+                    tracing::warn!(queue = self.queue.name(), %error, "cannot consume yet");
+                }
+                opened => return opened,
+            }
         }
     }
 
