@@ -13,6 +13,7 @@ mod faults {
     mod child;
     mod connections;
     mod crowded;
+    mod dead_letters;
     mod killed;
     mod node;
     mod outage;

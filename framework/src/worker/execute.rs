@@ -15,7 +15,7 @@ use crate::broker::{Delivery, Stale};
 use crate::context::{Attempt, Context};
 use crate::error::{Error, TaskError, Then};
 use crate::failure::FailureKind;
-use crate::message::{Arguments, Message};
+use crate::message::{Arguments, Message, header};
 use crate::retry::LONGEST_DELAY;
 use crate::task::{Definition, Invocation, Run, RunError, TaskOptions};
 
@@ -24,12 +24,18 @@ const RUNAWAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes one delivery to its end.
 pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: Delivery) {
-    let message = std::mem::take(&mut delivery.message);
+    let mut message = std::mem::take(&mut delivery.message);
     let key = Key {
         queue: delivery.queue.clone(),
         id: message.id.clone(),
+        life: message.revivals(),
         attempt: message.attempt(),
     };
+    if !delivery.exchange.is_empty() {
+        // A retry and a dead letter go to a queue: without a note nobody would know how the call came.
+        message.set(header::EXCHANGE, delivery.exchange.as_str());
+        message.set(header::ROUTING_KEY, delivery.routing_key.as_str());
+    }
     let Some(delivery) = worker.running.adopt(&key, delivery) else {
         tracing::info!(
             id = message.id,

@@ -13,11 +13,13 @@ const REMEMBERED: usize = 4096;
 /// Results remembered up to this size in bytes; larger ones are rather computed again.
 const LARGEST: usize = 4096;
 
-/// One delivery's identity: the same message on the same queue, in the same attempt.
+/// One delivery's identity: the same message on the same queue, in the same attempt of the same life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) queue: String,
     pub(super) id: String,
+    /// A dead letter that was sent again has its first attempt again.
+    pub(super) life: u32,
     pub(super) attempt: u32,
 }
 

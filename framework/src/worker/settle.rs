@@ -170,12 +170,13 @@ impl Shared {
         let follow = match verdict {
             Verdict::Dead { reason, failure } if lane.queue.dead_letters => {
                 let name = queue.strip_prefix(self.app.prefix()).unwrap_or(queue);
-                let dead = message.dead(name, reason, &failure.message, SystemTime::now());
+                let mut dead = message.dead(name, reason, &failure.message, SystemTime::now());
+                dead.set(header::ATTEMPTS, failure.attempts);
                 Some(self.publish(Route::Queue(dead_letter_name(queue)), dead, Duration::ZERO))
             }
             Verdict::Retry { error, delay } => Some(self.publish(
                 Route::Queue(queue.clone()),
-                message.next_attempt(error),
+                message.next_attempt(error, SystemTime::now()),
                 *delay,
             )),
             Verdict::Postponed { delay } => {

@@ -224,16 +224,7 @@ impl Topology {
     /// Whether the queue now is as we want it; otherwise it is there, but different.
     async fn declare_queue(&self, queue: &Queue, queue_type: QueueType) -> Result<bool> {
         let name = queue.name();
-        let arguments = arguments::of(queue, queue_type);
-        let declared = self
-            .on_channel(|channel| {
-                let arguments = arguments.clone();
-                async move {
-                    let options = QueueDeclareOptions::durable();
-                    rpc(channel.queue_declare(own(name), options, arguments)).await
-                }
-            })
-            .await?;
+        let declared = self.try_declare(queue, queue_type).await?;
         let Err(trouble) = declared else {
             return Ok(true);
         };
@@ -244,6 +235,36 @@ impl Topology {
             return Ok(false);
         }
         Err(trouble.refused(format!("to declare queue `{name}`")))
+    }
+
+    async fn try_declare(
+        &self,
+        queue: &Queue,
+        queue_type: QueueType,
+    ) -> Result<Result<lapin::Queue, Trouble>> {
+        let (name, arguments) = (queue.name(), arguments::of(queue, queue_type));
+        self.on_channel(|channel| {
+            let arguments = arguments.clone();
+            async move {
+                let options = QueueDeclareOptions::durable();
+                rpc(channel.queue_declare(own(name), options, arguments)).await
+            }
+        })
+        .await
+    }
+
+    /// The type of a dead-letter queue, if it is as we declare one.
+    pub(super) async fn type_of_dead(&self, name: &str) -> Result<Option<QueueType>> {
+        let queue = Queue {
+            dead_letters: false,
+            ..Queue::new(name)
+        };
+        for queue_type in [QueueType::Quorum, QueueType::Classic] {
+            if self.try_declare(&queue, queue_type).await?.is_ok() {
+                return Ok(Some(queue_type));
+            }
+        }
+        Ok(None)
     }
 
     async fn find(&self, name: &str) -> Result<Result<lapin::Queue, Trouble>> {
