@@ -11,10 +11,13 @@ use super::{BoxFuture, Broker, Cancellations, Consumer, Depth, Exchange, Publish
 use crate::error::Result;
 
 mod arguments;
+mod backoff;
 mod cancel;
 mod connection;
 mod consume;
 mod delay;
+mod dial;
+mod live;
 mod publish;
 mod replies;
 mod send;

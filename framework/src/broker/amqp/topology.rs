@@ -11,7 +11,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
-use super::connection::{Live, Trouble, rpc};
+use super::live::{Live, Trouble, rpc};
 use super::transport::Transport;
 use super::wire::{self, own, short, table, text};
 use super::{arguments, delay};
@@ -100,9 +100,9 @@ impl Topology {
             Ok(channel) => channel,
             Err(trouble) => return Ok(Err(trouble)),
         };
-        let done = work(channel.clone()).await;
+        let done = live.guard(work(channel.clone())).await;
         if channel.status().connected() {
-            let _ = rpc(channel.close(200, own("done"))).await;
+            let _ = live.guard(rpc(channel.close(200, own("done")))).await;
         }
         Ok(done)
     }
