@@ -64,9 +64,12 @@ async fn store(core: &Core, message: Message) -> Result<()> {
                     ),
                 ]);
                 topology
-                    .on_channel(|channel| async move {
-                        let options = QueueDeclareOptions::durable();
-                        rpc(channel.queue_declare(own(STREAM), options, arguments)).await
+                    .on_channel(|channel| {
+                        let arguments = arguments.clone();
+                        async move {
+                            let options = QueueDeclareOptions::durable();
+                            rpc(channel.queue_declare(own(STREAM), options, arguments)).await
+                        }
                     })
                     .await?
                     .map_err(|trouble| trouble.refused(format!("to declare stream `{STREAM}`")))

@@ -55,9 +55,12 @@ async fn open(core: &Core, queue: &str) -> Result<Stream> {
     ]);
     let name = own(queue);
     core.topology
-        .on_channel(|channel| async move {
-            let options = QueueDeclareOptions::durable();
-            rpc(channel.queue_declare(name, options, arguments)).await
+        .on_channel(|channel| {
+            let (name, arguments) = (name.clone(), arguments.clone());
+            async move {
+                let options = QueueDeclareOptions::durable();
+                rpc(channel.queue_declare(name, options, arguments)).await
+            }
         })
         .await?
         .map_err(|trouble| trouble.refused(format!("to declare queue `{queue}`")))?;
