@@ -23,6 +23,7 @@ mod live;
 mod publish;
 mod replies;
 mod send;
+mod server;
 mod settle;
 mod topology;
 mod transport;
