@@ -14,6 +14,7 @@ mod faults {
     mod connections;
     mod crowded;
     mod killed;
+    mod long;
     mod node;
     mod outage;
     mod place;

@@ -34,7 +34,11 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
         return;
     };
     // Free at once, but after a lost connection, while attempts of void deliveries go on.
-    let _slot = lane.slots.acquire().await;
+    let _slot = tokio::select! {
+        slot = lane.slots.acquire() => slot,
+        // It is delivered again, here or elsewhere.
+        () = delivery.stale().stale() => return,
+    };
     let again = delivery.redelivered || delivery.deliveries > 1;
     let known = if again {
         worker.outcomes.of(&key)

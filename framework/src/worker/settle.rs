@@ -222,7 +222,10 @@ impl Shared {
         };
         if let Err(error) = sent {
             let id = &message.id;
-            tracing::debug!(id, "not replied yet, but when it is delivered again: {error}");
+            tracing::debug!(
+                id,
+                "not replied yet, but when it is delivered again: {error}"
+            );
         }
     }
 

@@ -97,18 +97,33 @@ pub(super) fn consumer_arguments(known: &Known) -> FieldTable {
     }
 }
 
-/// What an operator can do so that calls of `queue` may take longer.
-pub(super) fn how_to_hold_longer(queue: &str) -> String {
-    let millis = HELD_AT_MOST.as_millis();
+/// Why the server has closed a consumer's channel.
+pub(super) fn why_closed(trouble: Trouble, queue: &str) -> String {
+    match is_consumer_timeout(&trouble) {
+        true => format!("{}: {}", trouble.text, long_calls(queue)),
+        false => trouble.text,
+    }
+}
+
+/// Why the server may have cancelled a consumer: it does not say.
+pub(super) fn why_cancelled(queue: &str) -> String {
     format!(
-        "raise it with `consumer_timeout = {millis}` in rabbitmq.conf, or, from RabbitMQ 3.12 on, with \
-         `rabbitmqctl set_policy garenne-long-calls '^{queue}$' '{{\"consumer-timeout\":{millis}}}' \
-         --apply-to queues`"
+        "the server cancelled the consumer: its queue was deleted, or a call takes longer than the \
+         server's consumer timeout; if that is so: {}",
+        long_calls(queue)
     )
 }
 
-/// Whether a channel was closed because its consumer has held a delivery for too long.
-pub(super) fn is_consumer_timeout(trouble: &Trouble) -> bool {
+fn long_calls(queue: &str) -> String {
+    let millis = HELD_AT_MOST.as_millis();
+    format!(
+        "calls of `{queue}` that run on may run elsewhere, too; so that they may take longer, set \
+         `consumer_timeout = {millis}` in rabbitmq.conf or, from RabbitMQ 3.12 on, `rabbitmqctl set_policy \
+         garenne-long-calls '^{queue}$' '{{\"consumer-timeout\":{millis}}}' --apply-to queues`"
+    )
+}
+
+fn is_consumer_timeout(trouble: &Trouble) -> bool {
     trouble.code == Some(406) && trouble.text.contains("delivery acknowledgement")
 }
 
@@ -122,10 +137,16 @@ mod tests {
             "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: \
              1800000 ms. This timeout value can be configured, see consumers doc guide to learn more",
         );
-        assert!(!is_consumer_timeout(&trouble));
+        assert!(!why_closed(trouble.clone(), "q").contains("rabbitmqctl"));
         trouble.code = Some(406);
-        assert!(is_consumer_timeout(&trouble));
+        let why = why_closed(trouble.clone(), "q");
+        assert!(why.contains("Timeout value used: 1800000 ms"), "{why}");
+        assert!(why.contains("consumer_timeout = 31536000000"), "{why}");
+        assert!(
+            why.contains("'^q$' '{\"consumer-timeout\":31536000000}'"),
+            "{why}"
+        );
         trouble.text = "PRECONDITION_FAILED - unknown delivery tag 7".into();
-        assert!(!is_consumer_timeout(&trouble));
+        assert_eq!(why_closed(trouble.clone(), "q"), trouble.text);
     }
 }
