@@ -18,6 +18,10 @@ use tokio::time::{Instant, sleep, timeout};
 mod proxy;
 #[path = "amqp/supervision.rs"]
 mod supervision;
+#[path = "support/version.rs"]
+mod version;
+#[path = "amqp/versions.rs"]
+mod versions;
 use proxy::Proxy;
 
 const SOON: Duration = Duration::from_secs(10);

@@ -27,6 +27,9 @@ pub(super) const CONSUMER_TIMEOUT: &str = "x-consumer-timeout";
 /// The time we ask for. Queues carry it, so another value would be in conflict with them.
 const HELD_AT_MOST: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// From this priority on a message is in the upper class, where there are two.
+pub(super) const UPPER_CLASS: u8 = 5;
+
 /// What the server does differently, by its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Server {
@@ -44,6 +47,11 @@ impl Server {
 
     /// Whether quorum queues deliver strictly by priority.
     pub(super) fn ranks_quorum_queues(self) -> bool {
+        self == Self::Since43
+    }
+
+    /// Whether a message's time to live in a quorum queue ends though others of a higher priority live on.
+    pub(super) fn expires_each_priority(self) -> bool {
         self == Self::Since43
     }
 }
