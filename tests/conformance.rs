@@ -4,6 +4,9 @@
 //! RabbitMQ is taken from `GARENNE_TEST_AMQP`; without it its cases are skipped with a note, unless
 //! `GARENNE_TEST_REQUIRE_AMQP=1` forbids that.
 
+#[path = "support/version.rs"]
+mod version;
+
 /// The cases.
 mod conformance {
     pub(crate) mod browsing;

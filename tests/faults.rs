@@ -15,6 +15,7 @@ mod faults {
     mod crowded;
     mod dead_letters;
     mod killed;
+    mod long;
     mod node;
     mod outage;
     mod place;

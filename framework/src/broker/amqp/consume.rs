@@ -17,6 +17,7 @@ use super::connection::closed;
 use super::delay;
 use super::live::{Live, Trouble, rpc};
 use super::send::Core;
+use super::server;
 use super::settle::{Session, Settler};
 use super::topology::EXCHANGE;
 use super::transport::Transport;
@@ -225,7 +226,7 @@ impl Forwarder {
             transport,
             self.queue.name(),
             self.prefetch,
-            FieldTable::default(),
+            server::consumer_arguments(&known),
         );
         let stream = stream.await?;
         let generation = stream.live.generation;
@@ -265,8 +266,11 @@ impl Forwarder {
             };
             let raw = match next {
                 Some(Ok(raw)) => raw,
-                Some(Err(error)) => return End::Lost(Trouble::from(error).text),
-                None => return End::Lost("the server cancelled the consumer".into()),
+                Some(Err(error)) => {
+                    let trouble = Trouble::from(error);
+                    return End::Lost(server::why_closed(trouble, self.queue.name()));
+                }
+                None => return End::Lost(server::why_cancelled(self.queue.name())),
             };
             let Some(delivery) = receive(session, raw) else {
                 continue;
