@@ -19,6 +19,7 @@ mod faults {
     mod place;
     mod poison;
     mod restart;
+    mod rolling;
     mod scale;
     mod stopped;
     mod tasks;

@@ -13,6 +13,9 @@ use crate::support::{TempFile, rabbitmq, unique};
 /// No test may take longer.
 const LIMIT: Duration = Duration::from_secs(240);
 
+/// Nor a long run, which is asked for.
+const LONG_LIMIT: Duration = Duration::from_secs(3_600);
+
 /// A broker, and what one test needs at it.
 pub(crate) struct Place {
     pub(crate) broker: &'static str,
@@ -93,6 +96,11 @@ impl Place {
     }
 }
 
+/// Whether the long runs are wanted, which take many minutes: `GARENNE_TEST_LONG=1`.
+pub(crate) fn long() -> bool {
+    std::env::var("GARENNE_TEST_LONG").is_ok_and(|value| value == "1")
+}
+
 /// Runs one test, when no other one runs.
 pub(crate) fn alone<T, F: Future<Output = ()>>(
     name: &str,
@@ -108,8 +116,9 @@ pub(crate) fn alone<T, F: Future<Output = ()>>(
         .enable_all()
         .build()
         .expect("a runtime");
+    let limit = if long() { LONG_LIMIT } else { LIMIT };
     runtime.block_on(async {
-        tokio::time::timeout(LIMIT, case(place))
+        tokio::time::timeout(limit, case(place))
             .await
             .expect("the test ends in time");
     });

@@ -80,6 +80,14 @@ pub(crate) async fn nap(journal: &Journal, n: u64, millis: u64) -> u64 {
     n
 }
 
+/// Notes `n attempt`, takes its time, and returns `n`.
+#[task]
+pub(crate) async fn marks(journal: &Journal, ctx: &Context, n: u64, millis: u64) -> u64 {
+    journal.note(&format!("{n} {}", ctx.attempt()));
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    n
+}
+
 /// Notes `process attempt time`; the first time it runs, it never ends. Returns its process and attempt.
 #[task]
 pub(crate) async fn hangs_once(journal: &Journal, ctx: &Context) -> (u32, u32) {
