@@ -22,5 +22,6 @@ mod faults {
     mod rolling;
     mod scale;
     mod stopped;
+    mod stopping;
     mod tasks;
 }

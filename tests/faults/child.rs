@@ -139,17 +139,19 @@ impl WorkerProcess {
         signal(self.id(), name);
     }
 
-    /// Resolves when it has ended.
+    /// Resolves when it has ended, which is to be soon.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        let poll = async {
-            loop {
-                if let Some(status) = self.child.try_wait().expect("a status") {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
+        crate::support::within("the end of a worker process", self.wait()).await
+    }
+
+    /// Resolves when it has ended, whenever that is.
+    pub(crate) async fn wait(&mut self) -> ExitStatus {
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a status") {
+                return status;
             }
-        };
-        crate::support::within("the end of a worker process", poll).await
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub(crate) fn memory(&self) -> i64 {

@@ -12,6 +12,7 @@ use super::command::{CALL_LIMIT, Claim, Handle, Outgoing, Request};
 use super::store::Taken;
 use crate::broker::{BoxFuture, Delivery, Publish, Queue, Settle, Stale};
 use crate::error::{Error, Result};
+use crate::message::header;
 
 /// How long a settlement that met a full disk or a locked file waits before it tries again.
 const SETTLE_PAUSE: Duration = Duration::from_millis(250);
@@ -111,6 +112,8 @@ impl Members {
                 queue: member.queue.name().to_owned(),
                 armed: true,
             };
+            // A copy of a message says how often that one came back.
+            let past = taken.message.count(header::DELIVERIES).unwrap_or(0);
             let mut delivery = Delivery::new(
                 member.queue.name(),
                 taken.message,
@@ -118,7 +121,7 @@ impl Members {
                 Box::new(settle),
             );
             delivery.redelivered = taken.redelivered;
-            delivery.deliveries = taken.losses.saturating_add(1);
+            delivery.deliveries = taken.losses.saturating_add(past).saturating_add(1);
             delivery.exchange = taken.exchange.unwrap_or_default();
             if let Some(key) = taken.routing_key {
                 delivery.routing_key = key;
