@@ -7,6 +7,9 @@
 
 mod support;
 
+#[path = "support/proxy.rs"]
+mod proxy;
+
 /// The tests, and what they share.
 mod faults {
     mod addresses;
@@ -16,6 +19,7 @@ mod faults {
     mod killed;
     mod node;
     mod outage;
+    mod outages;
     mod place;
     mod poison;
     mod restart;
@@ -23,5 +27,8 @@ mod faults {
     mod scale;
     mod stopped;
     mod stopping;
+    mod tap;
     mod tasks;
+    mod void;
+    use crate::proxy;
 }

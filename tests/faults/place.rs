@@ -80,6 +80,26 @@ impl Place {
         lines
     }
 
+    /// Its URL by another way: through `address` instead of the broker's own.
+    pub(crate) fn through(&self, address: std::net::SocketAddr) -> String {
+        let server = self.server();
+        self.url.replacen(&server, &address.to_string(), 1)
+    }
+
+    /// `host:port` of the broker.
+    pub(crate) fn server(&self) -> String {
+        let (_, rest) = self.url.split_once('@').expect("user@host");
+        rest.split(['/', '?']).next().expect("a host").to_owned()
+    }
+
+    /// The same place, its connections held for dead after twice so many silent seconds.
+    pub(crate) fn heartbeat(mut self, seconds: u32) -> Self {
+        let separator = if self.url.contains('?') { '&' } else { '?' };
+        self.url
+            .push_str(&format!("{separator}heartbeat={seconds}"));
+        self
+    }
+
     pub(crate) async fn app(&self) -> App {
         App::connect(&self.url).await.expect("the test's broker")
     }

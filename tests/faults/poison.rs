@@ -91,7 +91,10 @@ async fn neighbours_of_poison_are_not_blamed(place: Place) {
     let start = Instant::now();
     let (failure, ends) = supervised(spawn, all).await;
     let took = start.elapsed();
-    figure!(place, "{ends} processes died, all neighbours done in {took:.1?}");
+    figure!(
+        place,
+        "{ends} processes died, all neighbours done in {took:.1?}"
+    );
     assert_eq!(failure.kind, FailureKind::Rejected, "{failure}");
     assert_eq!(place.lines().len(), MAX_DELIVERIES as usize);
     assert_eq!(reason(&place, &app).await.as_deref(), Some("poison"));

@@ -75,7 +75,9 @@ async fn without_a_broker(node: Node) {
         let again = place.line(lines + 1).await;
         assert_eq!(again.last().map(String::as_str), Some("7 1"), "{trouble}");
         handle.cancel().await.expect("cancelled");
-        within("the cancelled call", handle).await.expect_err("no result");
+        within("the cancelled call", handle)
+            .await
+            .expect_err("no result");
         drop(next);
     }
     app.close().await;
@@ -88,7 +90,10 @@ async fn a_stop_does_not_wait_for_a_task_that_does_not_listen(place: Place) {
     let handle = call.send(&app).await.expect("sent");
     place.line(1).await;
     let took = stop(&mut worker).await;
-    figure!(place, "a worker with a task that spins stopped in {took:.1?}");
+    figure!(
+        place,
+        "a worker with a task that spins stopped in {took:.1?}"
+    );
     assert!(took >= GRACE && took < GRACE + BEYOND, "{took:?}");
     let _next = Spawn::at(&place).start();
     assert_eq!(place.line(2).await, ["3", "3"]);
@@ -133,7 +138,11 @@ async fn what_outlasts_the_grace_period_runs_elsewhere(place: Place) {
         let lines = place.line(stops + 1).await;
         assert!(lines.iter().all(|line| line == "7 1"), "{lines:?}");
     }
-    figure!(place, "handed back {} times, still attempt 1", place.lines().len() - 1);
+    figure!(
+        place,
+        "handed back {} times, still attempt 1",
+        place.lines().len() - 1
+    );
     drop((worker, handle));
     place.leave(app).await;
 }

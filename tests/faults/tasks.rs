@@ -73,6 +73,22 @@ pub(crate) async fn echo(n: u64) -> u64 {
     n
 }
 
+/// Notes `n time`, and returns `n`.
+#[task]
+pub(crate) async fn arrives(journal: &Journal, n: u64) -> u64 {
+    journal.note(&format!("{n} {}", now()));
+    n
+}
+
+/// Takes its time; returns whether its delivery was good all the while.
+#[task]
+pub(crate) async fn steady(ctx: &Context, millis: u64) -> bool {
+    tokio::select! {
+        () = ctx.stale() => false,
+        () = tokio::time::sleep(Duration::from_millis(millis)) => true,
+    }
+}
+
 /// Takes its time, and returns `n`.
 #[task]
 pub(crate) async fn lasts(n: u64, millis: u64) -> u64 {
@@ -105,6 +121,31 @@ pub(crate) async fn hangs_once(journal: &Journal, ctx: &Context) -> (u32, u32) {
         std::future::pending::<()>().await;
     }
     (process, attempt)
+}
+
+/// Notes `start`, waits until its delivery is void and notes that, takes its time, and returns `n`. Where
+/// the journal has a line already, it notes `again` and returns at once.
+#[task]
+pub(crate) async fn outlives(journal: &Journal, ctx: &Context, n: u64, millis: u64) -> u64 {
+    if !journal.lines().is_empty() {
+        journal.note("again");
+        return n;
+    }
+    journal.note("start");
+    ctx.stale().await;
+    journal.note("stale");
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    n
+}
+
+/// Notes its attempt; the first one fails.
+#[task(retries = 1, backoff = "1ms..1ms")]
+pub(crate) async fn fails_once(journal: &Journal, ctx: &Context) -> Result<u32, String> {
+    journal.note(&ctx.attempt().to_string());
+    match ctx.attempt() {
+        1 => Err("the first attempt fails".to_owned()),
+        attempt => Ok(attempt),
+    }
 }
 
 /// Notes its process, and ends it in that way.

@@ -409,7 +409,13 @@ fn report(message: &Message, verdict: &Verdict, error: Option<Error>) {
         }
         Verdict::Postponed { delay } => tracing::debug!(id, task, ?delay, "postponed"),
         Verdict::PutOff { deaths, delay } => {
-            tracing::warn!(id, task, deaths, ?delay, "workers died with it: it waits for its turn to run alone")
+            tracing::warn!(
+                id,
+                task,
+                deaths,
+                ?delay,
+                "workers died with it: it waits for its turn to run alone"
+            )
         }
         Verdict::HandBack => tracing::info!(id, task, "handed back"),
     }

@@ -195,12 +195,10 @@ impl Shared {
             (
                 Custody::Held(delivery),
                 Verdict::Retry { .. } | Verdict::Postponed { .. } | Verdict::PutOff { .. },
-            ) => {
-                match follow {
-                    Some(copy) => delivery.retry(copy).await,
-                    None => delivery.release().await,
-                }
-            }
+            ) => match follow {
+                Some(copy) => delivery.retry(copy).await,
+                None => delivery.release().await,
+            },
             (Custody::Held(delivery), Verdict::Dead { .. }) => match follow {
                 Some(dead) => delivery.reject(dead, reply).await,
                 None => delivery.ack(reply).await,

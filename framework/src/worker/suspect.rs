@@ -69,7 +69,10 @@ mod tests {
     #[test]
     fn a_message_becomes_suspect_halfway_to_the_limit() {
         let first = |max| (1..=max).find(|n| is_suspect(*n, max));
-        assert_eq!([1, 2, 3, 4, 5, 8].map(first), [None, Some(2), Some(2), Some(3), Some(3), Some(5)]);
+        assert_eq!(
+            [1, 2, 3, 4, 5, 8].map(first),
+            [None, Some(2), Some(2), Some(3), Some(3), Some(5)]
+        );
     }
 
     #[test]
@@ -90,6 +93,9 @@ mod tests {
         assert!(!first.is_finished(), "it waits for the other one");
         drop(other);
         assert!(first.await.expect("no panic"));
-        assert!(matches!(suspects.turn().await, Turn::Mine { .. }), "free again");
+        assert!(
+            matches!(suspects.turn().await, Turn::Mine { .. }),
+            "free again"
+        );
     }
 }
