@@ -13,11 +13,16 @@ mod proxy;
 /// The tests, and what they share.
 mod faults {
     mod addresses;
+    mod alarms;
     mod child;
+    mod clients;
     mod connections;
     mod crowded;
     mod killed;
+    mod load;
+    mod memory;
     mod node;
+    mod operators;
     mod outage;
     mod outages;
     mod place;
@@ -25,6 +30,7 @@ mod faults {
     mod restart;
     mod rolling;
     mod scale;
+    mod starved;
     mod stopped;
     mod stopping;
     mod tap;

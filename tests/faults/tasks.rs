@@ -209,6 +209,15 @@ pub(crate) fn spins(journal: &Journal, n: u64, millis: u64) -> u64 {
     n
 }
 
+/// Opens as many files as it may, notes that, and keeps them for a while; returns how many.
+#[task]
+pub(crate) async fn opens(journal: &Journal, millis: u64) -> usize {
+    let files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    journal.note("all files are taken");
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    files.len()
+}
+
 /// Keeps its runtime's thread busy; returns whether its delivery is still good after that.
 #[task]
 pub(crate) async fn hogs(journal: &Journal, ctx: &Context, n: u64, millis: u64) -> bool {
