@@ -25,7 +25,7 @@ pub mod url;
 
 pub use consumer::{Consumer, Renew, Subscription};
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
-pub(crate) use queue::{dead_letter_name, validate_routing_key};
+pub(crate) use queue::{dead_letter_name, is_reply_queue, validate_routing_key};
 
 /// A future that a broker returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -126,7 +126,8 @@ pub enum Route {
         /// The key that its bindings look at.
         routing_key: String,
     },
-    /// To a reply queue. No error if it is gone: nobody waits any more.
+    /// To a reply queue. No error if it is gone, since nobody waits any more, or if a hostile message has
+    /// named a queue for it that is none.
     Reply(String),
 }
 

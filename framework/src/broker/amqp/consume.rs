@@ -312,10 +312,17 @@ async fn outlive(session: Arc<Session>) {
 /// A message as a worker gets it; `None` if it is put back with a count first.
 fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
     let queue = session.queue.name().to_owned();
-    let broker_counted = wire::count(&raw.properties, "x-delivery-count");
-    let counts = session.queue_type == Some(QueueType::Quorum)
-        || broker_counted.is_some()
-        || wire::count(&raw.properties, "x-acquired-count").is_some();
+    // A sender may have written it, too: on a first delivery, or to a queue that counts nothing.
+    let broker_counted = wire::count(&raw.properties, "x-delivery-count")
+        .filter(|_| raw.redelivered && session.queue_type != Some(QueueType::Classic));
+    let counts = match session.queue_type {
+        Some(queue_type) => queue_type == QueueType::Quorum,
+        None => {
+            broker_counted.is_some() || wire::count(&raw.properties, "x-acquired-count").is_some()
+        }
+    };
+    // No copy with a count can be stored of it: its worker refuses it at once.
+    let counts = counts || !wire::fits(&raw.properties);
     let past = wire::count(&raw.properties, header::DELIVERIES)
         .unwrap_or(0)
         .saturating_add(broker_counted.unwrap_or(0));

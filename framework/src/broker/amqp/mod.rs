@@ -22,12 +22,17 @@ mod dial;
 mod live;
 mod publish;
 mod replies;
+mod sanitize;
 mod send;
 mod settle;
+mod stream;
 mod topology;
 mod transport;
 mod window;
 mod wire;
+
+#[cfg(test)]
+mod fuzz_tests;
 
 use connection::closed;
 use publish::Publisher;
