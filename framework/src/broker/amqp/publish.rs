@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
-use super::connection::{Backoff, Live, Trouble, closed, rpc};
+use super::backoff::Backoff;
+use super::connection::closed;
+use super::live::{Live, Trouble, rpc};
 use super::transport::Transport;
 use super::window::{Fate, Window};
 use crate::error::{Error, Result};
@@ -238,9 +240,11 @@ impl Actor {
             let accepts = self.accepts && self.waiting.len() < BACKLOG;
             let mut flush = self.flush.clone();
             let flushing = *flush.borrow();
+            let live = self.channel.as_ref().map(|(_, live)| live.clone());
             tokio::select! {
                 biased;
                 settled = poll_fn(|cx| self.window.poll_settled(cx)) => self.settle(settled),
+                () = ended(&live), if live.is_some() => self.lose(&Trouble::new("the connection ended")),
                 opened = async { self.opening.as_mut().expect("guarded").await }, if self.opening.is_some() => {
                     self.opening = None;
                     match opened {
@@ -320,6 +324,13 @@ impl Actor {
         }
     }
 
+    /// The channel is gone, and with it the confirms of what is in flight.
+    fn lose(&mut self, reason: &Trouble) {
+        self.channel = None;
+        let lost = self.window.abandon();
+        self.requeue(lost, reason);
+    }
+
     /// Publishes again what a channel took with it, except what ended the channel.
     fn requeue(&mut self, mut lost: Vec<Ticket>, reason: &Trouble) {
         tracing::debug!(reason = %reason.text, messages = lost.len(), "publishing again on a new channel");
@@ -369,8 +380,7 @@ impl Actor {
         if late > OVERDUE
             && let Some((channel, live)) = self.channel.take()
         {
-            let kept = self.window.abandon();
-            self.requeue(kept, &Trouble::new("too many confirms are overdue"));
+            self.lose(&Trouble::new("too many confirms are overdue"));
             tokio::spawn(async move {
                 let _ = timeout(Duration::from_secs(2), channel.close(200, "bye".into())).await;
                 drop(live);
@@ -403,6 +413,14 @@ fn blame(request: &Request, reason: &Trouble) -> Option<Verdict> {
     }
 }
 
+/// Resolves when the connection has ended.
+async fn ended(live: &Option<Arc<Live>>) {
+    match live {
+        Some(live) => live.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn open(transport: Arc<Transport>) -> Result<Opened> {
     let mut backoff = Backoff::default();
     loop {
@@ -410,7 +428,8 @@ async fn open(transport: Arc<Transport>) -> Result<Opened> {
         let live = transport.publishing.get().await?;
         let opened = async {
             let channel = live.channel().await?;
-            rpc(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+            let select = channel.confirm_select(ConfirmSelectOptions::default());
+            live.guard(rpc(select)).await?;
             Ok::<_, Trouble>(channel)
         };
         match opened.await {
