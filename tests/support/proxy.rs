@@ -234,10 +234,11 @@ async fn forward(
         reset = blown => reset,
     };
     if reset {
-        let _ = (
-            from_client.as_ref().set_zero_linger(),
-            from_server.as_ref().set_zero_linger(),
-        );
+        let _ = from_client.as_ref().set_zero_linger();
+        let _ = from_server.as_ref().set_zero_linger();
+        // Dropped, they would end the connections in good order first.
+        to_client.forget();
+        to_server.forget();
     }
 }
 

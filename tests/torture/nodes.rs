@@ -87,9 +87,9 @@ impl Nodes {
     /// second later that a quorum queue exists, and lose its messages in a crash before that
     /// (github.com/rabbitmq/ra/pull/443).
     pub(crate) async fn remember_queues(&self) {
-        for node in &self.all {
-            node.eval("catch dets:sync(ra_directory_reverse).").await;
-        }
+        let each = self.all.iter();
+        let each = each.map(|node| node.eval("catch dets:sync(ra_directory_reverse)."));
+        futures_util::future::join_all(each).await;
     }
 }
 
@@ -149,8 +149,8 @@ impl Node {
     pub(crate) async fn move_leader(&self, queue: &str) -> u64 {
         let code = format!(
             "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>)), \
-             [Other | _] = rabbit_nodes:list_running() -- [node()], \
-             {{migrated, _}} = rabbit_quorum_queue:transfer_leadership(Q, Other)"
+             [Other | _] = nodes(), \
+             rabbit_quorum_queue:transfer_leadership(Q, Other)"
         );
         self.timed(&code).await
     }

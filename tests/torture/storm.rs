@@ -112,9 +112,6 @@ async fn prepare(conductor: &mut Conductor) -> bool {
 /// Starts the processes, harms them, heals everything, and waits until all is done.
 async fn blow(conductor: &mut Conductor, limit: Option<Duration>) {
     conductor.start_all().await;
-    if let Some(nodes) = &conductor.nodes {
-        nodes.remember_queues().await;
-    }
     tokio::time::sleep(CALM).await;
     let start = Instant::now();
     loop {

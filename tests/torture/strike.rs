@@ -92,6 +92,7 @@ impl Conductor {
     }
 
     async fn strike_node(&mut self, fault: usize, kind: Fault) -> Aftermath {
+        self.nodes().remember_queues().await;
         let away = self.length(100..5_000);
         let paused = match kind {
             Fault::NodePaused => self.length(700..1_000),
@@ -137,6 +138,7 @@ impl Conductor {
     async fn kill_nodes(&mut self, fault: usize, kind: Fault, count: usize) -> Aftermath {
         let away = self.length(100..4_000);
         let first = self.chance.below(3);
+        self.nodes().remember_queues().await;
         self.begin(fault, kind, &[]);
         let nodes = &self.nodes().all;
         let victims: Vec<&Node> = (0..count).map(|i| &nodes[(first + i) % 3]).collect();
