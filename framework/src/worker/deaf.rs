@@ -15,6 +15,8 @@ use crate::error::Error;
 const TICK: Duration = Duration::from_secs(1);
 /// How often in a row messages must be seen waiting, a tick apart: another worker may be about to get them.
 const SIGHTINGS: u32 = 2;
+/// How long a remedy may keep the queue out.
+const REMEDY: Duration = Duration::from_secs(3);
 /// How long to wait for the broker's answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -33,6 +35,8 @@ pub(super) struct Watch {
     silent: Instant,
     sightings: u32,
     remedies: u32,
+    /// When the last remedy was tried.
+    remedied: Option<Instant>,
 }
 
 impl Watch {
@@ -53,6 +57,7 @@ impl Watch {
             silent: now,
             sightings: 0,
             remedies: 0,
+            remedied: None,
         }
     }
 
@@ -73,6 +78,10 @@ impl Watch {
     /// Why the queue gives nothing now, if it should.
     async fn look(&mut self) -> Result<Option<String>, Error> {
         if let Some(outage) = self.subscription.outage() {
+            // Who is cut off is not deaf. An outage that follows a remedy at once is part of it.
+            if self.remedied.is_none_or(|at| at.elapsed() > REMEDY) {
+                self.remedies = 0;
+            }
             self.content();
             return Ok(Some(outage));
         }
@@ -125,6 +134,7 @@ impl Watch {
         let queue = self.lane.queue.name();
         let quiet = self.silent.elapsed();
         self.remedies += 1;
+        self.remedied = Some(Instant::now());
         let (renew, what) = match self.remedies {
             1 => (Renew::Consumer, "subscribing anew"),
             2 => (Renew::Connection, "connecting anew"),

@@ -292,6 +292,7 @@ impl Worker {
         }
         let known: Vec<&str> = shared.tasks.iter().map(|task| task.name).collect();
         tracing::info!(tasks = ?known, "worker started");
+        shared.health.works();
         Ok(Started {
             shared,
             feeds,
@@ -341,7 +342,6 @@ impl Started {
         for watch in self.watches {
             watches.spawn(watch.run());
         }
-        self.shared.health.works();
         let ended = tokio::select! {
             () = shutdown => Ok(()),
             Some(Ok(deaf)) = watches.join_next() => {

@@ -24,6 +24,8 @@ use crate::error::{Error, Result};
 const BACKLOG: usize = 1024;
 /// How exact deadlines are.
 const TICK: Duration = Duration::from_millis(20);
+/// How many ticks the confirms of a closed channel may take to fail.
+const TICKS_TO_FAIL: u32 = 10;
 /// Channels that may end under a message before it is held responsible.
 const CHANNELS_PER_MESSAGE: u8 = 3;
 /// AMQP's code for an operator's `close_connection`, or a server's shutdown.
@@ -120,6 +122,7 @@ impl Publisher {
             blocked: transport.publishing.blocked(),
             flush: flushed,
             next_number: 0,
+            ticks_closed: 0,
         };
         transport
             .run(async move {
@@ -224,6 +227,8 @@ struct Actor {
     blocked: watch::Receiver<Option<String>>,
     flush: watch::Receiver<bool>,
     next_number: u64,
+    /// Ticks that the channel has been closed with confirms still open.
+    ticks_closed: u32,
 }
 
 impl Actor {
@@ -376,6 +381,12 @@ impl Actor {
             }
         }
         self.waiting.retain(Ticket::is_wanted);
+        // A closed channel fails its confirms; lapin may forget some.
+        let closed = matches!(&self.channel, Some((channel, _)) if !channel.status().connected());
+        self.ticks_closed = if closed { self.ticks_closed + 1 } else { 0 };
+        if self.ticks_closed > TICKS_TO_FAIL {
+            self.lose(&Trouble::new("the channel ended"));
+        }
         // lapin keeps a confirm that nobody awaits until its channel is closed.
         if late > OVERDUE
             && let Some((channel, live)) = self.channel.take()
