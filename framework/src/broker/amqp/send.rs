@@ -7,13 +7,14 @@ use lapin::BasicProperties;
 use lapin::types::FieldTable;
 use tokio::time::{Instant, timeout_at};
 
+use super::backoff::Backoff;
 use super::delay;
 use super::publish::{Publisher, Request, Verdict};
 use super::settle::Session;
 use super::topology::{EXCHANGE, Topology};
 use super::transport::Transport;
 use super::wire::{self, own, short};
-use crate::broker::{Publish, Route};
+use crate::broker::{Publish, QueueType, Route};
 use crate::error::{Error, Result};
 
 /// What all parts of the broker share.
@@ -134,6 +135,7 @@ impl Core {
     pub(super) async fn send(&self, outgoing: &mut Outgoing) -> Result<()> {
         let deadline = Instant::now() + outgoing.deadline;
         let mut mended = false;
+        let mut backoff = Backoff::default();
         loop {
             // What few messages need is boxed: it would make the future of every message larger.
             if outgoing.delay.is_zero() {
@@ -144,6 +146,15 @@ impl Core {
             let verdict = self.publisher.submit(&outgoing.request, deadline).await?;
             match verdict {
                 Verdict::Unroutable | Verdict::NoExchange(_) => {}
+                Verdict::Nacked if self.may_pass(&outgoing.route) => {
+                    if timeout_at(deadline, Box::pin(backoff.wait()))
+                        .await
+                        .is_err()
+                    {
+                        return outgoing.request.conclude(verdict);
+                    }
+                    continue;
+                }
                 // Who may not use our exchange may be allowed the default one.
                 Verdict::Refused(_) => return self.last_resort(outgoing, verdict, deadline).await,
                 _ => return outgoing.request.conclude(verdict),
@@ -182,6 +193,18 @@ impl Core {
                 }
                 Route::Reply(_) => {}
             }
+        }
+    }
+
+    /// Whether a message that the broker did not store may be stored soon: while a quorum queue elects its
+    /// leader, it refuses all. A queue that others have made may as well be full.
+    fn may_pass(&self, route: &Route) -> bool {
+        match route {
+            Route::Queue(name) => {
+                let known = self.topology.known(name);
+                known.is_some_and(|known| known.queue_type == Some(QueueType::Quorum))
+            }
+            Route::Exchange { .. } | Route::Reply(_) => true,
         }
     }
 
