@@ -16,6 +16,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "amqp/supervision.rs"]
+mod supervision;
 use proxy::Proxy;
 
 const SOON: Duration = Duration::from_secs(10);

@@ -6,6 +6,8 @@ mod alone;
 mod calling;
 #[path = "worker/failing.rs"]
 mod failing;
+#[path = "worker/health.rs"]
+mod health;
 #[path = "worker/routing.rs"]
 mod routing;
 mod support;

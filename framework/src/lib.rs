@@ -49,6 +49,7 @@ pub mod retry;
 pub mod worker;
 
 pub mod error;
+pub mod exit;
 pub mod failure;
 
 pub use app::App;
@@ -57,6 +58,7 @@ pub use broker::{Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub use call::Call;
 pub use context::Context;
 pub use error::{Error, TaskError};
+pub use exit::Exit;
 pub use failure::{Failure, FailureKind};
 pub use garenne_macros::task;
 pub use handle::Handle;

@@ -12,9 +12,7 @@ use async_rs::util::{DummyIO, RuntimeParts};
 use async_rs::{Runtime, Tokio};
 use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::{Stream, TryFutureExt};
-use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, TLSConfig};
-use lapin::uri::AMQPUri;
-use lapin::{Connection, ConnectionProperties};
+use lapin::tcp::AsyncTcpStream;
 
 use super::sanitize;
 
@@ -28,28 +26,19 @@ const CHUNK: usize = 64 * 1024;
 
 type Inner = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 
-/// Connects through a [`Sanitized`] stream.
-pub(super) async fn connect(
-    uri: AMQPUri,
-    properties: ConnectionProperties,
-) -> lapin::Result<Connection> {
+/// What lapin runs on: tokio, on the current runtime, with streams that are [`Sanitized`].
+pub(super) type Sockets = RuntimeParts<Tokio, SanitizedSockets>;
+
+pub(super) fn runtime() -> Runtime<Sockets> {
     let tokio = Tokio::current();
-    let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Sockets(tokio.clone())));
-    let plain = Runtime::new(tokio);
-    let connect = async move |uri: AMQPUri, _| {
-        let stream = uri
-            .connect_with_config_async(TLSConfig::default(), &plain)
-            .await?;
-        Ok(AsyncTcpStream::Plain(Sanitized::new(stream)))
-    };
-    Connection::connector(uri, runtime, connect, properties).await
+    Runtime::new(RuntimeParts::new(tokio.clone(), SanitizedSockets(tokio)))
 }
 
 /// Tokio's sockets, their streams sanitized.
 #[derive(Debug, Clone)]
-struct Sockets(Tokio);
+pub(super) struct SanitizedSockets(Tokio);
 
-impl Reactor for Sockets {
+impl Reactor for SanitizedSockets {
     type TcpStream = Sanitized<Inner>;
     type Sleep = <Tokio as Reactor>::Sleep;
 
