@@ -13,7 +13,9 @@ mod faults {
     mod child;
     mod connections;
     mod crowded;
+    mod dead_letters;
     mod killed;
+    mod long;
     mod node;
     mod outage;
     mod place;

@@ -50,7 +50,7 @@ on_every_broker! {
         assert_eq!(ask(port, "nonsense").await.0, 405);
 
         // While it finishes what runs, it is live, but gets nothing new.
-        let handle = takes_a_while::call(1500).queue(&*queue).send(&app).await.expect("sent");
+        let handle = takes_a_while::call(4000).queue(&*queue).send(&app).await.expect("sent");
         within("the nap's begin", async {
             while app.broker().depth(&format!("{}{queue}", app.prefix())).await.expect("there").ready > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -10,14 +10,15 @@ use lapin::message::Delivery as Raw;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::backoff::Backoff;
 use super::connection::closed;
 use super::delay;
 use super::live::{Live, Trouble, rpc};
 use super::send::Core;
-use super::settle::{ORIGIN_EXCHANGE, ORIGIN_KEY, Session, Settler};
+use super::server;
+use super::settle::{Session, Settler};
 use super::topology::EXCHANGE;
 use super::transport::Transport;
 use super::wire::{self, own, short};
@@ -27,6 +28,8 @@ use crate::message::{Message, header};
 
 /// Refusals in a row that are taken for the server's last word.
 const REFUSALS: u32 = 8;
+/// How long a consumer is tried to be started in spite of troubles that pass.
+const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait for the end of a cancelled stream, which a dying channel may not give.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const OUTLIVE_TICK: Duration = Duration::from_millis(100);
@@ -94,7 +97,7 @@ pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result
     let task = core.clone();
     core.transport
         .run(async move {
-            let first = forwarder.session().await?;
+            let first = forwarder.first().await?;
             task.transport.spawn(forwarder.run(first));
             Ok(())
         })
@@ -164,6 +167,22 @@ impl Forwarder {
         }
     }
 
+    /// The first session. The server may lose its connection over a quorum queue that somebody else has just
+    /// declared and that is not up yet (RabbitMQ 3.10).
+    async fn first(&self) -> Result<Opened> {
+        let mut backoff = Backoff::default();
+        let end = Instant::now() + START_LIMIT;
+        loop {
+            backoff.wait().await;
+            match self.session().await {
+                Err(error) if error.is_transient() && Instant::now() < end => {
+                    tracing::warn!(queue = self.queue.name(), %error, "cannot consume yet");
+                }
+                opened => return opened,
+            }
+        }
+    }
+
     /// The next session; `None` if there is to be none.
     async fn reopen(&self) -> Option<Opened> {
         let mut backoff = Backoff::default();
@@ -207,7 +226,7 @@ impl Forwarder {
             transport,
             self.queue.name(),
             self.prefetch,
-            FieldTable::default(),
+            server::consumer_arguments(&known),
         );
         let stream = stream.await?;
         let generation = stream.live.generation;
@@ -247,8 +266,11 @@ impl Forwarder {
             };
             let raw = match next {
                 Some(Ok(raw)) => raw,
-                Some(Err(error)) => return End::Lost(Trouble::from(error).text),
-                None => return End::Lost("the server cancelled the consumer".into()),
+                Some(Err(error)) => {
+                    let trouble = Trouble::from(error);
+                    return End::Lost(server::why_closed(trouble, self.queue.name()));
+                }
+                None => return End::Lost(server::why_cancelled(self.queue.name())),
             };
             let Some(delivery) = receive(session, raw) else {
                 continue;
@@ -309,18 +331,25 @@ async fn outlive(session: Arc<Session>) {
 /// A message as a worker gets it; `None` if it is put back with a count first.
 fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
     let queue = session.queue.name().to_owned();
-    let broker_counted = wire::count(&raw.properties, "x-delivery-count");
-    let counts = session.queue_type == Some(QueueType::Quorum)
-        || broker_counted.is_some()
-        || wire::count(&raw.properties, "x-acquired-count").is_some();
+    // A sender may have written it, too: on a first delivery, or to a queue that counts nothing.
+    let broker_counted = wire::count(&raw.properties, "x-delivery-count")
+        .filter(|_| raw.redelivered && session.queue_type != Some(QueueType::Classic));
+    let counts = match session.queue_type {
+        Some(queue_type) => queue_type == QueueType::Quorum,
+        None => {
+            broker_counted.is_some() || wire::count(&raw.properties, "x-acquired-count").is_some()
+        }
+    };
+    // No copy with a count can be stored of it: its worker refuses it at once.
+    let counts = counts || !wire::fits(&raw.properties);
     let past = wire::count(&raw.properties, header::DELIVERIES)
         .unwrap_or(0)
         .saturating_add(broker_counted.unwrap_or(0));
     let mut message = wire::message(&raw.properties, raw.data.clone());
     let (exchange, routing_key) = origin(&message, &queue, &raw);
-    message
-        .headers
-        .retain(|name, _| !delay::is_ours(name) && name != ORIGIN_EXCHANGE && name != ORIGIN_KEY);
+    message.headers.retain(|name, _| {
+        !delay::is_ours(name) && name != header::EXCHANGE && name != header::ROUTING_KEY
+    });
     let settler = Settler {
         session: session.clone(),
         tag: raw.delivery_tag,
@@ -351,8 +380,8 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
 /// The exchange and key that the message was published to: empty for a queue's own name.
 fn origin(message: &Message, queue: &str, raw: &Raw) -> (String, String) {
     let key = raw.routing_key.as_str().to_owned();
-    if let Some(exchange) = message.text(ORIGIN_EXCHANGE) {
-        let key = message.text(ORIGIN_KEY).map_or(key, str::to_owned);
+    if let Some(exchange) = message.text(header::EXCHANGE) {
+        let key = message.text(header::ROUTING_KEY).map_or(key, str::to_owned);
         return (exchange.to_owned(), key);
     }
     match delay::destination(&message.headers) {

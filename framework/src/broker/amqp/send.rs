@@ -10,11 +10,12 @@ use tokio::time::{Instant, timeout_at};
 use super::backoff::Backoff;
 use super::delay;
 use super::publish::{Publisher, Request, Verdict};
+use super::server::UPPER_CLASS;
 use super::settle::Session;
 use super::topology::{EXCHANGE, Topology};
 use super::transport::Transport;
 use super::wire::{self, own, short};
-use crate::broker::{Publish, QueueType, Route};
+use crate::broker::{Publish, QueueType, Route, is_reply_queue};
 use crate::error::{Error, Result};
 
 /// What all parts of the broker share.
@@ -133,6 +134,15 @@ impl Core {
 
     /// Publishes a message; resolves when it is confirmed.
     pub(super) async fn send(&self, outgoing: &mut Outgoing) -> Result<()> {
+        if let Route::Reply(name) = &outgoing.route
+            && !self.takes_replies(name)
+        {
+            tracing::warn!(
+                queue = name,
+                "no reply is sent to a queue that is no reply queue"
+            );
+            return Ok(());
+        }
         let deadline = Instant::now() + outgoing.deadline;
         let mut mended = false;
         let mut backoff = Backoff::default();
@@ -208,6 +218,16 @@ impl Core {
         }
     }
 
+    /// Whether a message may name this queue for its reply. Callers of other kinds call theirs what they
+    /// like, but none of ours is meant: hostile, it would fill a queue with what is no call.
+    fn takes_replies(&self, queue: &str) -> bool {
+        let is_ours = queue.starts_with("garenne.") || queue.ends_with(".dead");
+        // A name like that which the server cannot decode ends the connection, with all that others
+        // are publishing on it.
+        let is_direct = queue.starts_with("amq.rabbitmq.reply-to");
+        is_reply_queue(queue) || !is_ours && !is_direct && self.topology.known(queue).is_none()
+    }
+
     /// Tries the default exchange for a queue that others have made, and never bound to ours.
     async fn last_resort(
         &self,
@@ -250,21 +270,24 @@ impl Core {
             Route::Exchange { exchange, .. } => Some(exchange.as_str()),
             _ => None,
         };
-        let climb = delay::climb(outgoing.delay, to)?;
+        let which = self.ladder(outgoing, deadline).await?;
+        let climb = delay::climb(which, outgoing.delay, to)?;
         let topology = self.topology.clone();
         let found = match outgoing.route.clone() {
-            Route::Queue(name) if !topology.ladder.reaches_queue(&name) => {
+            Route::Queue(name) if !topology.ladder.reaches_queue(which, &name) => {
                 let work = async move {
-                    if topology.lead_to_queue(&name).await? {
+                    if topology.lead_to_queue(which, &name).await? {
                         return Ok(true);
                     }
                     topology.mend(&name).await?;
-                    topology.lead_to_queue(&name).await
+                    topology.lead_to_queue(which, &name).await
                 };
                 self.within(deadline, outgoing, work).await?
             }
-            Route::Exchange { exchange, .. } if !topology.ladder.reaches_exchange(&exchange) => {
-                let work = async move { topology.lead_to_exchange(&exchange).await };
+            Route::Exchange { exchange, .. }
+                if !topology.ladder.reaches_exchange(which, &exchange) =>
+            {
+                let work = async move { topology.lead_to_exchange(which, &exchange).await };
                 self.within(deadline, outgoing, work).await?;
                 true
             }
@@ -272,6 +295,26 @@ impl Core {
         };
         outgoing.aim(&climb.exchange, Some(climb.headers))?;
         Ok(found)
+    }
+
+    /// The ladder that a delayed message takes.
+    async fn ladder(&self, outgoing: &Outgoing, deadline: Instant) -> Result<delay::Which> {
+        let priority = outgoing.request.properties.priority();
+        if priority.unwrap_or(0) < UPPER_CLASS {
+            return Ok(delay::Which::Usual);
+        }
+        let topology = self.topology.clone();
+        let server = match topology.server.get() {
+            Some(server) => *server,
+            None => {
+                let ask = async move { topology.server().await };
+                self.within(deadline, outgoing, ask).await?
+            }
+        };
+        Ok(match server.expires_each_priority() {
+            true => delay::Which::Usual,
+            false => delay::Which::Urgent,
+        })
     }
 
     /// Runs `work` on the transport, but not beyond the message's deadline.
