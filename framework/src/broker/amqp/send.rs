@@ -206,6 +206,16 @@ impl Core {
         }
     }
 
+    /// Whether a message may name this queue for its reply. Callers of other kinds call theirs what they
+    /// like, but none of ours is meant: hostile, it would fill a queue with what is no call.
+    fn takes_replies(&self, queue: &str) -> bool {
+        let is_ours = queue.starts_with("garenne.") || queue.ends_with(".dead");
+        // A name like that which the server cannot decode ends the connection, with all that others
+        // are publishing on it.
+        let is_direct = queue.starts_with("amq.rabbitmq.reply-to");
+        is_reply_queue(queue) || !is_ours && !is_direct && self.topology.known(queue).is_none()
+    }
+
     /// Whether a message that the broker did not store may be stored soon: while a quorum queue elects its
     /// leader, it refuses all. A queue that others have made may as well be full.
     fn may_pass(&self, route: &Route) -> bool {
@@ -216,16 +226,6 @@ impl Core {
             }
             Route::Exchange { .. } | Route::Reply(_) => true,
         }
-    }
-
-    /// Whether a message may name this queue for its reply. Callers of other kinds call theirs what they
-    /// like, but none of ours is meant: hostile, it would fill a queue with what is no call.
-    fn takes_replies(&self, queue: &str) -> bool {
-        let is_ours = queue.starts_with("garenne.") || queue.ends_with(".dead");
-        // A name like that which the server cannot decode ends the connection, with all that others
-        // are publishing on it.
-        let is_direct = queue.starts_with("amq.rabbitmq.reply-to");
-        is_reply_queue(queue) || !is_ours && !is_direct && self.topology.known(queue).is_none()
     }
 
     /// Tries the default exchange for a queue that others have made, and never bound to ours.
