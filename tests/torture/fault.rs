@@ -99,8 +99,9 @@ faults! {
     /// The one that is left is no majority: the queue stands still.
     TwoNodesKilled, "two of three nodes killed", cluster, rabbitmq;
     AllNodesKilled, "all three nodes killed", cluster, rabbitmq;
-    /// The broker takes no messages for want of memory.
-    MemoryAlarm, "memory alarm", rabbitmq, never;
+    /// The broker takes no messages for want of memory. A retry that a worker had on the wire when that began is
+    /// unconfirmed at its deadline, and sent again.
+    MemoryAlarm, "memory alarm", rabbitmq, rabbitmq;
     Cut, "connections closed", rabbitmq, rabbitmq;
     Reset, "connections reset", rabbitmq, rabbitmq;
     /// Connections are reset after some bytes, wherever in a frame that is, again and again.
