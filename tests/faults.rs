@@ -19,8 +19,10 @@ mod faults {
     mod cluster;
     mod connections;
     mod crowded;
+    mod dead_letters;
     mod killed;
     mod load;
+    mod long;
     mod memory;
     mod node;
     mod operators;

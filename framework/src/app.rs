@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 
 use crate::broker::{self, Broker, Exchange, Publish, Queue, Replies, Route};
+use crate::dead_letters::DeadLetters;
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::reply::Reply;
@@ -148,6 +149,13 @@ impl App {
         let name = format!("{}{queue}", self.prefix());
         self.forget(&name);
         self.0.broker.delete(&name).await
+    }
+
+    /// The dead letters of the queue named `queue`: what failed for good there, to be looked at, sent again or
+    /// discarded.
+    #[must_use]
+    pub fn dead_letters(&self, queue: &str) -> DeadLetters {
+        DeadLetters::new(self.clone(), queue)
     }
 
     /// Disconnects. Handles that still wait get a failure, workers made from this app stop.

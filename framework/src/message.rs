@@ -5,13 +5,15 @@
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 mod arguments;
 mod check;
+mod past;
 
 pub use arguments::Arguments;
 pub(crate) use check::DEPTH_LIMIT;
+pub use past::PastError;
 
 /// A message's header table, as JSON values.
 pub type Headers = Map<String, Value>;
@@ -24,7 +26,8 @@ pub mod header {
     pub const BACKOFF: &str = "garenne-backoff";
     /// `early` or `late`, where the sender says when to acknowledge.
     pub const ACK: &str = "garenne-ack";
-    /// The errors of earlier attempts: an array of strings in JSON, the newest last.
+    /// The errors of earlier attempts, in JSON: an array of objects with `attempt`, `at` and `error`, the
+    /// newest last.
     pub const HISTORY: &str = "garenne-history";
     /// How often this copy's predecessors were delivered and came back unsettled.
     pub const DELIVERIES: &str = "garenne-deliveries";
@@ -36,22 +39,21 @@ pub mod header {
     pub const QUEUE: &str = "garenne-queue";
     /// When a dead letter died, RFC 3339.
     pub const DIED_AT: &str = "garenne-died-at";
+    /// The exchange that a message which was published again had come by first.
+    pub const EXCHANGE: &str = "garenne-exchange";
+    /// The routing key that it had come with.
+    pub const ROUTING_KEY: &str = "garenne-routing-key";
+    /// How often a dead letter of this call was sent to its queue again.
+    pub const REVIVALS: &str = "garenne-revivals";
     /// What of a message could not be read on the way to its worker, and so was left out.
     pub const MALFORMED: &str = "garenne-malformed";
     /// Names of headers that a dead letter lost because they were too large.
     pub const LEFT_OUT: &str = "garenne-left-out";
     /// The kind of a reply's failure.
     pub const KIND: &str = "garenne-kind";
-    /// How many attempts a reply's failure took.
+    /// How many attempts a failure took, in a reply or a dead letter.
     pub const ATTEMPTS: &str = "garenne-attempts";
 }
-
-/// Errors kept of earlier attempts.
-const HISTORY_LIMIT: usize = 10;
-/// Characters kept of one error text, on the wire and in dead letters.
-const TEXT_LIMIT: usize = 8 * 1024;
-/// Bytes of all of them, as JSON.
-const HISTORY_SIZE: usize = 16 * 1024;
 
 /// What a broker carries: metadata and a body it does not look into.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -157,13 +159,6 @@ impl Message {
         self.reply_to.is_none() || self.headers.get("ignore_result") == Some(&Value::Bool(true))
     }
 
-    /// The errors of earlier attempts, the oldest first.
-    #[must_use]
-    pub fn history(&self) -> Vec<String> {
-        let text = self.text(header::HISTORY).unwrap_or("[]");
-        serde_json::from_str(text).unwrap_or_default()
-    }
-
     /// A header's text.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
@@ -190,15 +185,6 @@ impl Message {
         };
     }
 
-    /// The message of the next attempt, which failed with `error`.
-    #[must_use]
-    pub fn next_attempt(&self, error: &str) -> Self {
-        let mut next = self.again();
-        next.set("retries", self.attempt());
-        next.remember(error);
-        next
-    }
-
     /// The same message to be run again without an attempt spent: what the broker noted of the old
     /// delivery is left behind, which would otherwise be counted against the new one.
     #[must_use]
@@ -208,32 +194,6 @@ impl Message {
         next.headers.remove(header::DELIVERIES);
         next.headers.remove("eta");
         next
-    }
-
-    /// The message as a dead letter: itself, with the reason.
-    #[must_use]
-    pub fn dead(&self, queue: &str, reason: &str, error: &str, now: SystemTime) -> Self {
-        let mut dead = self.again();
-        dead.shed();
-        dead.remember(error);
-        dead.set(header::REASON, reason);
-        dead.set(header::ERROR, cut(error, TEXT_LIMIT));
-        dead.set(header::QUEUE, queue);
-        dead.set(header::DIED_AT, format_time(now));
-        dead
-    }
-
-    fn remember(&mut self, error: &str) {
-        let mut history = self.history();
-        history.push(cut(error, TEXT_LIMIT / HISTORY_LIMIT).to_owned());
-        let surplus = history.len().saturating_sub(HISTORY_LIMIT);
-        history.drain(..surplus);
-        let mut text = json!(history).to_string();
-        while text.len() > HISTORY_SIZE {
-            history.remove(0);
-            text = json!(history).to_string();
-        }
-        self.set(header::HISTORY, text);
     }
 }
 

@@ -162,7 +162,12 @@ pub(crate) async fn a_retry_comes_again_after_its_delay(f: &Fixture) {
     let mut consumer = f.consume(&queue, 1).await;
     f.send(&queue, &["a"]).await;
     let delivery = next(&mut consumer).await;
-    let copy = to_queue(&queue, delivery.message.next_attempt("no luck"));
+    let copy = to_queue(
+        &queue,
+        delivery
+            .message
+            .next_attempt("no luck", std::time::SystemTime::now()),
+    );
     let delay = Duration::from_millis(400);
     let start = tokio::time::Instant::now();
     within(delivery.retry(delayed(delay, copy)))
@@ -287,4 +292,29 @@ pub(crate) async fn a_consumer_gives_service_again_when_its_deleted_queue_is_bac
     let delivery = next.await.expect("service within 10 seconds");
     let delivery = delivery.expect("an open consumer").expect("a delivery");
     assert_eq!(delivery.message.id, "after");
+}
+
+pub(crate) async fn what_was_acknowledged_just_before_the_close_never_comes_again(f: &Fixture) {
+    let Some(other) = f.another().await else {
+        return;
+    };
+    let queue = f.declared("q").await;
+    let sent = (0..200).map(|n| f.publish(to_queue(&queue, message(&n.to_string()))));
+    futures_util::future::join_all(sent).await;
+    let mut consumer = within(other.consume(&queue, 200))
+        .await
+        .expect("a consumer");
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        held.push(next(&mut consumer).await);
+    }
+    let acks = held.into_iter().map(|delivery| delivery.ack(None));
+    for outcome in futures_util::future::join_all(acks).await {
+        outcome.expect("an ack");
+    }
+    drop(consumer);
+    within(other.close()).await;
+    let mut consumer = f.consume(&queue, 200).await;
+    nothing(&mut consumer).await;
+    f.ready_becomes(&queue, 0).await;
 }

@@ -65,6 +65,14 @@ impl Node {
         run(&self.script, command, &self.folder, arguments)
     }
 
+    /// RabbitMQ's version, as far as features depend on it.
+    pub(crate) fn version(&self) -> (u32, u32) {
+        let version = self.run("ctl", &["version"]);
+        let mut numbers = version.trim().split('.').map(|n| n.parse().ok());
+        let mut next = || numbers.next().flatten().expect("a version");
+        (next(), next())
+    }
+
     /// Makes sure that a crash of the node leaves the queues that were declared so far: older releases
     /// note only half a second later that a quorum queue exists, and lose its messages in a crash before
     /// that (github.com/rabbitmq/ra/pull/443).

@@ -73,6 +73,31 @@ pub(crate) async fn echo(n: u64) -> u64 {
     n
 }
 
+/// Notes `start`, takes its time, and notes when its delivery becomes `void`, and `valid` again. Returns how
+/// often it became void.
+#[task]
+pub(crate) async fn endures(journal: &Journal, ctx: &Context, millis: u64) -> u64 {
+    journal.note("start");
+    let end = tokio::time::sleep(Duration::from_millis(millis));
+    tokio::pin!(end);
+    let mut voids = 0;
+    loop {
+        tokio::select! {
+            () = &mut end => return voids,
+            () = ctx.stale() => {}
+        }
+        journal.note("void");
+        voids += 1;
+        while ctx.is_stale() {
+            tokio::select! {
+                () = &mut end => return voids,
+                () = tokio::time::sleep(Duration::from_millis(5)) => {}
+            }
+        }
+        journal.note("valid");
+    }
+}
+
 /// Notes `n time`, and returns `n`.
 #[task]
 pub(crate) async fn arrives(journal: &Journal, n: u64) -> u64 {

@@ -16,7 +16,7 @@ use crate::broker::{Delivery, Stale};
 use crate::context::{Attempt, Context};
 use crate::error::{Error, TaskError, Then};
 use crate::failure::FailureKind;
-use crate::message::{Arguments, Message};
+use crate::message::{Arguments, Message, header};
 use crate::retry::LONGEST_DELAY;
 use crate::task::{Definition, Invocation, Run, RunError, TaskOptions};
 
@@ -25,21 +25,28 @@ const RUNAWAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes one delivery to its end.
 pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: Delivery) {
-    let message = std::mem::take(&mut delivery.message);
+    let mut message = std::mem::take(&mut delivery.message);
     let key = Key {
         queue: delivery.queue.clone(),
         id: message.id.clone(),
+        life: message.revivals(),
         attempt: message.attempt(),
     };
-    let Some(delivery) = worker.running.adopt(&key, delivery) else {
-        tracing::info!(
-            id = message.id,
-            "delivered again while it runs: the running attempt adopts it"
-        );
+    if !delivery.exchange.is_empty() {
+        // A retry and a dead letter go to a queue: without a note nobody would know how the call came.
+        message.set(header::EXCHANGE, delivery.exchange.as_str());
+        message.set(header::ROUTING_KEY, delivery.routing_key.as_str());
+    }
+    let task = message.text("task").unwrap_or_default();
+    let Some(delivery) = worker.running.adopt(&key, task, delivery) else {
         return;
     };
     // Free at once, but after a lost connection, while attempts of void deliveries go on.
-    let _slot = lane.slots.acquire().await;
+    let _slot = tokio::select! {
+        slot = lane.slots.acquire() => slot,
+        // It is delivered again, here or elsewhere.
+        () = delivery.stale().stale() => return,
+    };
     let again = delivery.redelivered || delivery.deliveries > 1;
     let known = if again {
         worker.outcomes.of(&key)
@@ -180,8 +187,9 @@ impl Shared {
         message: Message,
         key: Key,
     ) {
-        let stale = delivery.stale().clone();
-        let can_adopt = self.running.begin(&key, &delivery);
+        let current = self.running.begin(&key, &delivery);
+        let can_adopt = current.is_some();
+        let stale = current.unwrap_or_else(|| watch::channel(delivery.stale().clone()).1);
         let ended = match self
             .take_custody(delivery, &message, &task.definition.options)
             .await
@@ -209,7 +217,7 @@ impl Shared {
         custody: Custody,
         message: &Message,
         key: &Key,
-        stale: Stale,
+        stale: watch::Receiver<Stale>,
     ) -> (Verdict, Option<Error>) {
         let mut verdict = self.run(task, message, key, stale).await;
         if matches!(
@@ -226,10 +234,20 @@ impl Shared {
         }
         self.outcomes.remember(key.clone(), &verdict);
         let mut settled = self.settle(custody, message, &verdict, lane).await;
-        while let (Err(Error::Stale { .. }), Some(again)) = (&settled, self.running.adopted(key)) {
-            settled = self
-                .settle(Custody::Held(again), message, &verdict, lane)
-                .await;
+        let mut told = false;
+        while let Err(Error::Stale { .. }) = settled {
+            match self.running.adopted(key) {
+                Some(again) => {
+                    let custody = Custody::Held(again);
+                    settled = self.settle(custody, message, &verdict, lane).await;
+                }
+                None if told => break,
+                // It takes a moment, in which another delivery may have come.
+                None => {
+                    self.reply_early(message, &verdict).await;
+                    told = true;
+                }
+            }
         }
         (verdict, settled.err())
     }
@@ -264,7 +282,13 @@ impl Shared {
     }
 
     /// Runs the task once, under its time limit, until it ends or nobody wants it to go on.
-    async fn run(&self, task: Checked, message: &Message, key: &Key, stale: Stale) -> Verdict {
+    async fn run(
+        &self,
+        task: Checked,
+        message: &Message,
+        key: &Key,
+        stale: watch::Receiver<Stale>,
+    ) -> Verdict {
         let options = &task.definition.options;
         let timeout = message.timeout().or(options.timeout);
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));

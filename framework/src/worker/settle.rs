@@ -172,12 +172,13 @@ impl Shared {
         let follow = match verdict {
             Verdict::Dead { reason, failure } if lane.queue.dead_letters => {
                 let name = queue.strip_prefix(self.app.prefix()).unwrap_or(queue);
-                let dead = message.dead(name, reason, &failure.message, SystemTime::now());
+                let mut dead = message.dead(name, reason, &failure.message, SystemTime::now());
+                dead.set(header::ATTEMPTS, failure.attempts);
                 Some(self.publish(Route::Queue(dead_letter_name(queue)), dead, Duration::ZERO))
             }
             Verdict::Retry { error, delay } => Some(self.publish(
                 Route::Queue(queue.clone()),
-                message.next_attempt(error),
+                message.next_attempt(error, SystemTime::now()),
                 *delay,
             )),
             Verdict::Postponed { delay } => {
@@ -212,6 +213,28 @@ impl Shared {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Sends the result of an attempt whose delivery is void, without waiting for the next one, which may
+    /// go to another worker, or nowhere: a broker that has delivered it too often makes it a dead letter.
+    pub(super) async fn reply_early(&self, message: &Message, verdict: &Verdict) {
+        // A failure is told when its dead letter is stored.
+        let Verdict::Done(_) = verdict else { return };
+        let Some(reply) = self.reply(message, verdict) else {
+            return;
+        };
+        let mut hand_back = self.hand_back.subscribe();
+        let sent = tokio::select! {
+            sent = self.app.broker().publish(reply) => sent,
+            _ = hand_back.wait_for(|hand_back| *hand_back) => return,
+        };
+        if let Err(error) = sent {
+            let id = &message.id;
+            tracing::debug!(
+                id,
+                "not replied yet, but when it is delivered again: {error}"
+            );
         }
     }
 

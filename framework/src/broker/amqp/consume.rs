@@ -17,7 +17,8 @@ use super::connection::closed;
 use super::delay;
 use super::live::{Live, Trouble, rpc};
 use super::send::Core;
-use super::settle::{ORIGIN_EXCHANGE, ORIGIN_KEY, Session, Settler};
+use super::server;
+use super::settle::{Session, Settler};
 use super::topology::EXCHANGE;
 use super::transport::Transport;
 use super::wire::{self, own, short};
@@ -28,6 +29,8 @@ use crate::message::{Message, header};
 /// How long the server may refuse what it allowed before that is taken for its last word: whoever took a
 /// permission away by mistake has this long to give it back.
 const REFUSED_LIMIT: Duration = Duration::from_secs(60);
+/// How long a consumer is tried to be started in spite of troubles that pass.
+const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait for the end of a cancelled stream, which a dying channel may not give.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const OUTLIVE_TICK: Duration = Duration::from_millis(100);
@@ -95,7 +98,7 @@ pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result
     let task = core.clone();
     core.transport
         .run(async move {
-            let first = forwarder.session().await?;
+            let first = forwarder.first().await?;
             task.transport.spawn(forwarder.run(first));
             Ok(())
         })
@@ -165,6 +168,22 @@ impl Forwarder {
         }
     }
 
+    /// The first session. The server may lose its connection over a quorum queue that somebody else has just
+    /// declared and that is not up yet (RabbitMQ 3.10).
+    async fn first(&self) -> Result<Opened> {
+        let mut backoff = Backoff::default();
+        let end = Instant::now() + START_LIMIT;
+        loop {
+            backoff.wait().await;
+            match self.session().await {
+                Err(error) if error.is_transient() && Instant::now() < end => {
+                    tracing::warn!(queue = self.queue.name(), %error, "cannot consume yet");
+                }
+                opened => return opened,
+            }
+        }
+    }
+
     /// The next session; `None` if there is to be none.
     async fn reopen(&self) -> Option<Opened> {
         let mut backoff = Backoff::default();
@@ -210,7 +229,7 @@ impl Forwarder {
             transport,
             self.queue.name(),
             self.prefetch,
-            FieldTable::default(),
+            server::consumer_arguments(&known),
         );
         let stream = stream.await?;
         let generation = stream.live.generation;
@@ -250,8 +269,11 @@ impl Forwarder {
             };
             let raw = match next {
                 Some(Ok(raw)) => raw,
-                Some(Err(error)) => return End::Lost(Trouble::from(error).text),
-                None => return End::Lost("the server cancelled the consumer".into()),
+                Some(Err(error)) => {
+                    let trouble = Trouble::from(error);
+                    return End::Lost(server::why_closed(trouble, self.queue.name()));
+                }
+                None => return End::Lost(server::why_cancelled(self.queue.name())),
             };
             let Some(delivery) = receive(session, raw) else {
                 continue;
@@ -328,9 +350,9 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
         .saturating_add(broker_counted.unwrap_or(0));
     let mut message = wire::message(&raw.properties, raw.data.clone());
     let (exchange, routing_key) = origin(&message, &queue, &raw);
-    message
-        .headers
-        .retain(|name, _| !delay::is_ours(name) && name != ORIGIN_EXCHANGE && name != ORIGIN_KEY);
+    message.headers.retain(|name, _| {
+        !delay::is_ours(name) && name != header::EXCHANGE && name != header::ROUTING_KEY
+    });
     let settler = Settler {
         session: session.clone(),
         tag: raw.delivery_tag,
@@ -361,8 +383,8 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
 /// The exchange and key that the message was published to: empty for a queue's own name.
 fn origin(message: &Message, queue: &str, raw: &Raw) -> (String, String) {
     let key = raw.routing_key.as_str().to_owned();
-    if let Some(exchange) = message.text(ORIGIN_EXCHANGE) {
-        let key = message.text(ORIGIN_KEY).map_or(key, str::to_owned);
+    if let Some(exchange) = message.text(header::EXCHANGE) {
+        let key = message.text(header::ROUTING_KEY).map_or(key, str::to_owned);
         return (exchange.to_owned(), key);
     }
     match delay::destination(&message.headers) {

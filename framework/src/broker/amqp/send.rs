@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::delay;
 use super::publish::{Publisher, Request, Verdict};
+use super::server::UPPER_CLASS;
 use super::settle::Session;
 use super::topology::{EXCHANGE, Topology};
 use super::transport::Transport;
@@ -246,21 +247,24 @@ impl Core {
             Route::Exchange { exchange, .. } => Some(exchange.as_str()),
             _ => None,
         };
-        let climb = delay::climb(outgoing.delay, to)?;
+        let which = self.ladder(outgoing, deadline).await?;
+        let climb = delay::climb(which, outgoing.delay, to)?;
         let topology = self.topology.clone();
         let found = match outgoing.route.clone() {
-            Route::Queue(name) if !topology.ladder.reaches_queue(&name) => {
+            Route::Queue(name) if !topology.ladder.reaches_queue(which, &name) => {
                 let work = async move {
-                    if topology.lead_to_queue(&name).await? {
+                    if topology.lead_to_queue(which, &name).await? {
                         return Ok(true);
                     }
                     topology.mend(&name).await?;
-                    topology.lead_to_queue(&name).await
+                    topology.lead_to_queue(which, &name).await
                 };
                 self.within(deadline, outgoing, work).await?
             }
-            Route::Exchange { exchange, .. } if !topology.ladder.reaches_exchange(&exchange) => {
-                let work = async move { topology.lead_to_exchange(&exchange).await };
+            Route::Exchange { exchange, .. }
+                if !topology.ladder.reaches_exchange(which, &exchange) =>
+            {
+                let work = async move { topology.lead_to_exchange(which, &exchange).await };
                 self.within(deadline, outgoing, work).await?;
                 true
             }
@@ -268,6 +272,26 @@ impl Core {
         };
         outgoing.aim(&climb.exchange, Some(climb.headers))?;
         Ok(found)
+    }
+
+    /// The ladder that a delayed message takes.
+    async fn ladder(&self, outgoing: &Outgoing, deadline: Instant) -> Result<delay::Which> {
+        let priority = outgoing.request.properties.priority();
+        if priority.unwrap_or(0) < UPPER_CLASS {
+            return Ok(delay::Which::Usual);
+        }
+        let topology = self.topology.clone();
+        let server = match topology.server.get() {
+            Some(server) => *server,
+            None => {
+                let ask = async move { topology.server().await };
+                self.within(deadline, outgoing, ask).await?
+            }
+        };
+        Ok(match server.expires_each_priority() {
+            true => delay::Which::Usual,
+            false => delay::Which::Urgent,
+        })
     }
 
     /// Runs `work` on the transport, but not beyond the message's deadline.

@@ -12,15 +12,12 @@ use super::backoff::Backoff;
 use super::delay;
 use super::live::{Live, rpc};
 use super::send::{Core, Outgoing};
+use super::server::Server;
 use super::wire::{self, own, text};
 use crate::broker::{BoxFuture, Publish, Queue, QueueType, Route, Settle, Stale};
 use crate::error::{Error, Result};
 use crate::message::header;
 
-/// Where a message was first published to, kept in a copy that is put back.
-pub(super) const ORIGIN_EXCHANGE: &str = "garenne-exchange";
-/// The key it was first published with.
-pub(super) const ORIGIN_KEY: &str = "garenne-routing-key";
 /// How long to try to put a message back before the broker is left to do it.
 const PUT_BACK_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -74,11 +71,11 @@ impl Session {
             return false;
         }
         let topology = self.core.topology.clone();
-        let modern = self
+        let server = self
             .core
             .transport
-            .run(async move { topology.is_modern().await });
-        modern.await.unwrap_or(false)
+            .run(async move { topology.server().await });
+        server.await.is_ok_and(Server::takes_back_freely)
     }
 }
 
@@ -212,8 +209,8 @@ impl Settler {
             copy.insert(own(header::DELIVERIES), AMQPValue::LongInt(past));
         }
         if !self.exchange.is_empty() {
-            copy.insert(own(ORIGIN_EXCHANGE), text(&self.exchange));
-            copy.insert(own(ORIGIN_KEY), text(&self.routing_key));
+            copy.insert(own(header::EXCHANGE), text(&self.exchange));
+            copy.insert(own(header::ROUTING_KEY), text(&self.routing_key));
         }
         copy
     }

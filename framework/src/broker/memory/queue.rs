@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use tokio::time::Instant;
 
@@ -81,6 +82,31 @@ impl MemoryQueue {
     pub(super) fn take(&mut self, now: Instant) -> Option<(Place, Stored)> {
         self.promote(now);
         self.ready.pop_first()
+    }
+
+    /// The ready messages behind a place, at most `limit`.
+    pub(super) fn behind(
+        &mut self,
+        place: Option<Place>,
+        limit: usize,
+        now: Instant,
+    ) -> Vec<(Place, Stored)> {
+        self.promote(now);
+        let start = place.map_or(Bound::Unbounded, Bound::Excluded);
+        let found = self.ready.range((start, Bound::Unbounded)).take(limit);
+        found
+            .map(|(place, stored)| (*place, stored.clone()))
+            .collect()
+    }
+
+    /// Whether the message at this place is ready.
+    pub(super) fn has(&self, place: Place) -> bool {
+        self.ready.contains_key(&place)
+    }
+
+    /// Takes the message at this place.
+    pub(super) fn remove(&mut self, place: Place) {
+        self.ready.remove(&place);
     }
 
     /// Puts a message back to where it was.

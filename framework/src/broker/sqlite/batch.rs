@@ -102,6 +102,12 @@ impl<'a> Batch<'a> {
                 first,
             } => self.settle(*claim, queue, first)?,
             Request::Release(claim) => self.release(*claim)?,
+            Request::Take {
+                seq,
+                queue,
+                print,
+                first,
+            } => self.guarded(|batch| batch.take(*seq, queue, *print, first))?,
             Request::Cancel(id) => {
                 store::cancel(self.db, id, self.now)?;
                 self.announce = true;
@@ -282,6 +288,21 @@ impl<'a> Batch<'a> {
         })?;
         self.done.insert(claim.seq, consumer);
         Ok(())
+    }
+
+    fn take(
+        &mut self,
+        seq: i64,
+        queue: &str,
+        print: u64,
+        first: &[Outgoing],
+    ) -> Result<(), Failed> {
+        if !store::take(self.db, queue, seq, print)? {
+            return Err(Failed::Said(Error::Stale {
+                queue: queue.to_owned(),
+            }));
+        }
+        first.iter().try_for_each(|outgoing| self.publish(outgoing))
     }
 
     /// Gives a delivery back; no error if it has been settled, which its guard cannot always know.

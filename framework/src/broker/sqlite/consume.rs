@@ -12,7 +12,6 @@ use super::command::{CALL_LIMIT, Claim, Handle, Outgoing, Request};
 use super::store::Taken;
 use crate::broker::{BoxFuture, Delivery, Publish, Queue, Settle, Stale};
 use crate::error::{Error, Result};
-use crate::message::header;
 
 /// How long a settlement that met a full disk or a locked file waits before it tries again.
 const SETTLE_PAUSE: Duration = Duration::from_millis(250);
@@ -112,20 +111,7 @@ impl Members {
                 queue: member.queue.name().to_owned(),
                 armed: true,
             };
-            // A copy of a message says how often that one came back.
-            let past = taken.message.count(header::DELIVERIES).unwrap_or(0);
-            let mut delivery = Delivery::new(
-                member.queue.name(),
-                taken.message,
-                stale.clone(),
-                Box::new(settle),
-            );
-            delivery.redelivered = taken.redelivered;
-            delivery.deliveries = taken.losses.saturating_add(past).saturating_add(1);
-            delivery.exchange = taken.exchange.unwrap_or_default();
-            if let Some(key) = taken.routing_key {
-                delivery.routing_key = key;
-            }
+            let delivery = taken.delivery(member.queue.name(), stale.clone(), Box::new(settle));
             // The channel has a place for each slot; if the consumer was dropped, so is the delivery,
             // which gives it back.
             let _ = member.deliveries.try_send(Ok(delivery));
