@@ -16,6 +16,7 @@ mod faults {
     mod alarms;
     mod child;
     mod clients;
+    mod cluster;
     mod connections;
     mod crowded;
     mod dead_letters;
