@@ -10,6 +10,7 @@ use tracing::Instrument;
 use super::body::Ended;
 use super::memory::Key;
 use super::settle::{Custody, PAUSE, Problem, Verdict, failure, judge};
+use super::suspect::{Turn, is_suspect, put_off};
 use super::{Lane, Shared};
 use crate::broker::{Delivery, Stale};
 use crate::context::{Attempt, Context};
@@ -61,6 +62,23 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
             Err(verdict)
         }
         None => worker.check(&delivery, &message),
+    };
+    let turn = match &checked {
+        Ok(_) if is_suspect(delivery.deliveries, worker.max_deliveries) => {
+            Some(worker.suspects.turn().await)
+        }
+        _ => None,
+    };
+    if delivery.stale().is_stale() {
+        // It became void while it waited here, and is delivered again.
+        return;
+    }
+    let checked = match &turn {
+        Some(Turn::Later { .. }) => Err(Verdict::PutOff {
+            deaths: delivery.deliveries - 1,
+            delay: put_off(chance()),
+        }),
+        _ => checked,
     };
     match checked {
         Ok(task) => {
@@ -428,6 +446,15 @@ fn report(message: &Message, verdict: &Verdict, error: Option<Error>) {
             tracing::warn!(id, task, ?delay, "to be retried: {error}")
         }
         Verdict::Postponed { delay } => tracing::debug!(id, task, ?delay, "postponed"),
+        Verdict::PutOff { deaths, delay } => {
+            tracing::warn!(
+                id,
+                task,
+                deaths,
+                ?delay,
+                "workers died with it: it waits for its turn to run alone"
+            )
+        }
         Verdict::HandBack => tracing::info!(id, task, "handed back"),
     }
     if let Some(error) = error {

@@ -110,7 +110,10 @@ impl Outcomes {
 
     pub(super) fn remember(&self, key: Key, verdict: &Verdict) {
         // What was put off keeps its attempt's number: it must not be answered, but run.
-        let open = matches!(verdict, Verdict::HandBack | Verdict::Postponed { .. });
+        let open = matches!(
+            verdict,
+            Verdict::HandBack | Verdict::Postponed { .. } | Verdict::PutOff { .. }
+        );
         if verdict.size() > LARGEST || open {
             return;
         }

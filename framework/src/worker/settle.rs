@@ -38,6 +38,8 @@ pub(super) enum Verdict {
     Retry { error: String, delay: Duration },
     /// It is to run later, with no attempt spent.
     Postponed { delay: Duration },
+    /// It is to run later, and what it is suspected of is remembered: so many workers died with it.
+    PutOff { deaths: u32, delay: Duration },
     /// It goes back to its queue as if it had not been taken.
     HandBack,
 }
@@ -182,16 +184,22 @@ impl Shared {
             Verdict::Postponed { delay } => {
                 Some(self.publish(Route::Queue(queue.clone()), message.again(), *delay))
             }
+            Verdict::PutOff { deaths, delay } => {
+                let mut again = message.again();
+                again.set(header::DELIVERIES, *deaths);
+                Some(self.publish(Route::Queue(queue.clone()), again, *delay))
+            }
             _ => None,
         };
         match (custody, verdict) {
             (Custody::Held(delivery), Verdict::HandBack) => delivery.release().await,
-            (Custody::Held(delivery), Verdict::Retry { .. } | Verdict::Postponed { .. }) => {
-                match follow {
-                    Some(copy) => delivery.retry(copy).await,
-                    None => delivery.release().await,
-                }
-            }
+            (
+                Custody::Held(delivery),
+                Verdict::Retry { .. } | Verdict::Postponed { .. } | Verdict::PutOff { .. },
+            ) => match follow {
+                Some(copy) => delivery.retry(copy).await,
+                None => delivery.release().await,
+            },
             (Custody::Held(delivery), Verdict::Dead { .. }) => match follow {
                 Some(dead) => delivery.reject(dead, reply).await,
                 None => delivery.ack(reply).await,
