@@ -44,7 +44,10 @@ impl Cluster {
     fn place(&self) -> Place {
         let url = |number| self.run("url", &self.node(number), &[]).trim().to_owned();
         let all: Vec<String> = (1..=3).map(url).collect();
-        Place::at("RabbitMQ, three nodes", format!("{}?prefix=", all.join(";")))
+        Place::at(
+            "RabbitMQ, three nodes",
+            format!("{}?prefix=", all.join(";")),
+        )
     }
 
     /// The folder of the node that leads a quorum queue.
@@ -56,7 +59,10 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         // At worst the folder stays.
-        let _ = Command::new(&self.script).arg("down").arg(&self.folder).output();
+        let _ = Command::new(&self.script)
+            .arg("down")
+            .arg(&self.folder)
+            .output();
     }
 }
 
@@ -89,7 +95,10 @@ async fn nodes_go(cluster: Cluster) {
     let leader = cluster.leader(&place.queue);
     cluster.run("kill", &leader, &[]);
     let took = call(&app, &place, 2).await;
-    figure!(place, "the leader killed: the next call is answered after {took:.1?}");
+    figure!(
+        place,
+        "the leader killed: the next call is answered after {took:.1?}"
+    );
     assert!(took < NEW_LEADER, "{took:?}");
     assert_eq!(within("what ran", running).await, Ok(1));
     cluster.run("start", &leader, &[]);
@@ -97,7 +106,10 @@ async fn nodes_go(cluster: Cluster) {
     // The node that everybody is connected to.
     cluster.run("kill", &cluster.node(1), &[]);
     let took = call(&app, &place, 3).await;
-    figure!(place, "the clients' node killed: the next call is answered after {took:.1?}");
+    figure!(
+        place,
+        "the clients' node killed: the next call is answered after {took:.1?}"
+    );
     assert!(took < NEW_LEADER, "{took:?}");
     cluster.run("start", &cluster.node(1), &[]);
 
@@ -116,7 +128,10 @@ async fn nodes_go(cluster: Cluster) {
     for (n, handle) in sent {
         assert_eq!(within("a result", handle).await, Ok(n));
     }
-    figure!(place, "all {count} calls answered that were sent in a rolling restart");
+    figure!(
+        place,
+        "all {count} calls answered that were sent in a rolling restart"
+    );
 
     // Two of three are killed: nothing can be stored, which is told in time; then they are back.
     let short = App::builder(&place.url).send_timeout(Duration::from_secs(3));
@@ -129,7 +144,10 @@ async fn nodes_go(cluster: Cluster) {
     let error = sent.map(|_| ()).expect_err("no majority");
     let took = start.elapsed();
     figure!(place, "two of three killed: told after {took:.1?}: {error}");
-    assert!(error.is_transient() || matches!(error, Error::Unconfirmed { .. }), "{error:?}");
+    assert!(
+        error.is_transient() || matches!(error, Error::Unconfirmed { .. }),
+        "{error:?}"
+    );
     assert!(took < Duration::from_secs(5), "{took:?}");
     for number in 2..=3 {
         cluster.run("start", &cluster.node(number), &[]);
@@ -152,7 +170,10 @@ async fn nodes_go(cluster: Cluster) {
         assert_eq!(within("what was queued", handle).await, Ok(n));
     }
     let took = Duration::from_nanos((now() - back) as u64);
-    figure!(place, "all killed: 100 queued calls answered {took:.1?} after the return");
+    figure!(
+        place,
+        "all killed: 100 queued calls answered {took:.1?} after the return"
+    );
     let ones = place.lines().iter().filter(|line| *line == "1 1").count();
     assert_eq!(ones, 1, "the running task was not repeated");
     short.close().await;
