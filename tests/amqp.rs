@@ -18,6 +18,8 @@ use tokio::time::{Instant, sleep, timeout};
 mod dead_letters;
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "amqp/supervision.rs"]
+mod supervision;
 use proxy::Proxy;
 
 const SOON: Duration = Duration::from_secs(10);

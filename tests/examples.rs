@@ -163,6 +163,17 @@ fn state(broker: &str) {
     );
 }
 
+fn supervised(broker: &str) {
+    prints(
+        "supervised",
+        broker,
+        "/live: HTTP/1.1 200 OK
+         /ready: HTTP/1.1 200 OK
+         /consuming: HTTP/1.1 200 OK
+         hello Ann",
+    );
+}
+
 fn retries(broker: &str) {
     prints(
         "retries",
@@ -280,7 +291,7 @@ macro_rules! on_every_broker {
 }
 
 on_every_broker! {
-    hello work_queue publish_subscribe routing topics rpc game state retries dead_letters options web
+    hello work_queue publish_subscribe routing topics rpc game state supervised retries dead_letters options web
 }
 
 #[test]

@@ -8,6 +8,8 @@ mod calling;
 mod dead_letters;
 #[path = "worker/failing.rs"]
 mod failing;
+#[path = "worker/health.rs"]
+mod health;
 #[path = "worker/routing.rs"]
 mod routing;
 mod support;

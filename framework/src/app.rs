@@ -191,6 +191,9 @@ impl App {
             let task = message.text("task").unwrap_or_default().to_owned();
             return Err(Error::TooLarge { task, size, limit });
         }
+        message
+            .check_headers()
+            .map_err(|unreadable| Error::invalid("call", &message.id, unreadable.0))?;
         let mut waiting = None;
         if wants_reply {
             message.reply_to = Some(self.reply_address().await?.to_owned());

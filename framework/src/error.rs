@@ -100,6 +100,16 @@ pub enum Error {
         /// The queue it came from.
         queue: String,
     },
+    /// The worker gets nothing although messages wait and slots are free, and neither a new subscription
+    /// nor a new connection helped: start the process again.
+    Deaf {
+        /// The queue it should take from.
+        queue: String,
+        /// Messages that wait there.
+        ready: u64,
+        /// How long nothing came.
+        quiet: Duration,
+    },
     /// The app or worker was closed.
     Closed {
         /// What was closed.
@@ -183,6 +193,16 @@ impl Display for Error {
             Self::Stale { queue } => write!(
                 f,
                 "the delivery from `{queue}` is void: its connection ended before it was settled"
+            ),
+            Self::Deaf {
+                queue,
+                ready,
+                quiet,
+            } => write!(
+                f,
+                "the worker is deaf: {ready} messages wait in queue `{queue}` and slots are free, but nothing \
+                 came for {quiet:.0?}, with a new connection neither: start the process again (if others are \
+                 meant to get them all, as with a single active consumer, see `Worker::deaf_after`)"
             ),
             Self::Closed { what } => write!(f, "{what} is closed"),
             Self::DuplicateTask {

@@ -50,6 +50,7 @@ pub mod retry;
 pub mod worker;
 
 pub mod error;
+pub mod exit;
 pub mod failure;
 
 pub use app::App;
@@ -59,6 +60,7 @@ pub use call::Call;
 pub use context::Context;
 pub use dead_letters::{Dead, DeadLetter, DeadLetters};
 pub use error::{Error, TaskError};
+pub use exit::Exit;
 pub use failure::{Failure, FailureKind};
 pub use garenne_macros::task;
 pub use handle::Handle;
@@ -102,3 +104,6 @@ pub mod __private {
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+#[cfg(test)]
+mod corpus;

@@ -16,6 +16,7 @@ use crate::message::Message;
 #[cfg(feature = "amqp")]
 pub mod amqp;
 mod browse;
+mod consumer;
 pub mod memory;
 mod queue;
 pub mod routing;
@@ -24,8 +25,9 @@ pub mod sqlite;
 pub mod url;
 
 pub use browse::Browse;
+pub use consumer::{Consumer, Renew, Subscription};
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
-pub(crate) use queue::{dead_letter_name, validate_routing_key};
+pub(crate) use queue::{dead_letter_name, is_reply_queue, validate_routing_key};
 
 /// A future that a broker returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -132,7 +134,8 @@ pub enum Route {
         /// The key that its bindings look at.
         routing_key: String,
     },
-    /// To a reply queue. No error if it is gone: nobody waits any more.
+    /// To a reply queue. No error if it is gone, since nobody waits any more, or if a hostile message has
+    /// named a queue for it that is none.
     Reply(String),
 }
 
@@ -166,58 +169,6 @@ impl Depth {
     #[must_use]
     pub fn new(ready: u64, consumers: u64) -> Self {
         Self { ready, consumers }
-    }
-}
-
-/// A stream of deliveries from one queue. Dropped, it stops, and what it holds goes back to the queue.
-pub struct Consumer {
-    deliveries: mpsc::Receiver<Result<Delivery>>,
-    /// Dropping it tells the broker's side to stop.
-    _stop: StopGuard,
-}
-
-/// Runs its action when dropped.
-struct StopGuard(Option<Box<dyn FnOnce() + Send + Sync>>);
-
-impl Drop for StopGuard {
-    fn drop(&mut self) {
-        if let Some(stop) = self.0.take() {
-            stop();
-        }
-    }
-}
-
-impl Consumer {
-    /// A consumer fed through `deliveries`; `stop` runs when it is dropped.
-    pub fn new(
-        deliveries: mpsc::Receiver<Result<Delivery>>,
-        stop: impl FnOnce() + Send + Sync + 'static,
-    ) -> Self {
-        Self {
-            deliveries,
-            _stop: StopGuard(Some(Box::new(stop))),
-        }
-    }
-
-    /// The next delivery; `None` when the broker was closed.
-    ///
-    /// # Errors
-    /// Only what waiting does not mend: no permission, a queue that cannot be declared. Losing the
-    /// connection is none.
-    pub async fn next(&mut self) -> Option<Result<Delivery>> {
-        loop {
-            match self.deliveries.recv().await {
-                // It became void while it waited here, and is delivered again.
-                Some(Ok(delivery)) if delivery.stale().is_stale() => {}
-                next => return next,
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Consumer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consumer").finish_non_exhaustive()
     }
 }
 

@@ -73,6 +73,7 @@ impl Message {
     #[must_use]
     pub fn dead(&self, queue: &str, reason: &str, error: &str, now: SystemTime) -> Self {
         let mut dead = self.again();
+        dead.shed();
         dead.remember(self.attempt(), error, now);
         dead.set(header::REASON, reason);
         dead.set(header::ERROR, cut(error, LAST_ERROR_LIMIT));

@@ -146,7 +146,8 @@ fn deep_nesting_is_no_crash() {
     let deep = format!("{}{}", "[".repeat(90_000), "]".repeat(90_000));
     // Arguments are kept as they are: how deep a task's own types go is their matter.
     assert!(Arguments::decode(&with_body(format!("[[{deep}], {{}}, {{}}]"))).is_ok());
-    assert!(Arguments::decode(&with_body(format!("[[], {{}}, {deep}]"))).is_err());
+    // What comes with them is passed over.
+    assert!(Arguments::decode(&with_body(format!("[[], {{}}, {deep}]"))).is_ok());
     assert!(Reply::decode(&with_body(deep)).is_err());
 }
 
@@ -188,6 +189,58 @@ fn a_message_without_a_task_or_id_is_unreadable() {
     let no_id = Message::new(String::new(), "t", &Arguments::default());
     assert!(no_id.task().is_err_and(|e| e.0.contains("no id")));
     assert!(with_header("task", json!(7)).task().is_err());
+}
+
+#[test]
+fn arguments_are_bounded() {
+    let list = |count: usize| vec!["1"; count].join(",");
+    assert!(Arguments::decode(&with_body(format!("[[{}], {{}}, 0]", list(1000)))).is_ok());
+    let error = Arguments::decode(&with_body(format!("[[{}], {{}}, 0]", list(1001))));
+    assert!(error.is_err_and(|e| e.0.contains("more than 1000 arguments")));
+    let named: Vec<String> = (0..1001).map(|n| format!("\"{n}\": 1")).collect();
+    let error = Arguments::decode(&with_body(format!("[[], {{{}}}, 0]", named.join(","))));
+    assert!(error.is_err_and(|e| e.0.contains("more than 1000 arguments")));
+}
+
+#[test]
+fn a_time_that_is_none_is_unreadable() {
+    for name in ["eta", "expires"] {
+        for value in [
+            json!("soon"),
+            json!(5),
+            json!({}),
+            json!("+010000-01-01T00:00:00Z"),
+        ] {
+            let error = with_header(name, value.clone())
+                .task()
+                .expect_err("no time");
+            assert!(error.0.contains(name), "{error}");
+        }
+        // The calendar's last day, which we write for all later ones, is a time.
+        for value in [json!(null), json!("9999-12-31T23:59:59.000000+00:00")] {
+            assert_eq!(with_header(name, value).task(), Ok("t"));
+        }
+    }
+}
+
+#[test]
+fn a_dead_letter_has_room_for_its_reason() {
+    let mut message = with_header("large", "x".repeat(200_000).into());
+    message.set("small", 1);
+    assert!(
+        message
+            .task()
+            .is_err_and(|e| e.0.contains("more than 65536"))
+    );
+    let dead = message.dead("q", "failed", &"\u{1b}".repeat(100_000), NOW);
+    assert!(dead.header_size() < 96 * 1024, "{}", dead.header_size());
+    assert_eq!(dead.text(header::LEFT_OUT), Some("large"));
+    assert!(dead.headers.contains_key("small") && dead.text("task") == Some("t"));
+    let mut again = with_header("large", "x".repeat(60_000).into());
+    for _ in 0..20 {
+        again = again.next_attempt(&"\u{1b}".repeat(10_000), NOW);
+    }
+    assert!(again.header_size() < 96 * 1024, "{}", again.header_size());
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::context::{Attempt, Context};
 use crate::error::{Error, TaskError, Then};
 use crate::failure::FailureKind;
 use crate::message::{Arguments, Message, header};
+use crate::retry::LONGEST_DELAY;
 use crate::task::{Definition, Invocation, Run, RunError, TaskOptions};
 
 /// How long a slot keeps a plain task that found all threads taken by runaways, before it hands it back.
@@ -101,6 +102,16 @@ impl Shared {
         let name = message
             .task()
             .map_err(|e| dead("unreadable", e.to_string()))?;
+        if let Some(text) = message.unsupported() {
+            return Err(dead("unsupported", text));
+        }
+        let (size, limit) = (message.body.len(), self.app.max_message_size());
+        if size > limit {
+            let text = format!(
+                "the body has {size} bytes, more than the {limit} that this worker's app accepts"
+            );
+            return Err(dead("too_large", text));
+        }
         if delivery.deliveries > self.max_deliveries {
             let text = format!(
                 "delivered {} times without being settled: it seems to kill the workers that take it",
@@ -133,7 +144,8 @@ impl Shared {
             dead(
                 "unknown_task",
                 format!(
-                    "no task `{name}` in this worker, which knows {}",
+                    "no task `{}` in this worker, which knows {}",
+                    name.escape_debug(),
                     known.join(", ")
                 ),
             )
@@ -368,6 +380,8 @@ fn early(message: &Message, now: SystemTime) -> Option<Duration> {
         .eta()?
         .duration_since(now)
         .ok()
+        // No broker keeps it longer; it is postponed again then.
+        .map(|early| early.min(LONGEST_DELAY))
         .filter(|early| !early.is_zero())
 }
 

@@ -2,7 +2,9 @@
 
 mod body;
 mod cancel;
+mod deaf;
 mod execute;
+mod health;
 mod memory;
 mod settle;
 mod signal;
@@ -11,7 +13,7 @@ use std::any::TypeId;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicIsize;
+use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -23,6 +25,8 @@ use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::task::{Definition, Lent, State, Task};
 use cancel::CancelledCalls;
+use deaf::Watch;
+use health::Health;
 use memory::{Outcomes, Running};
 pub use signal::{ShutdownSignal, shutdown_signal};
 
@@ -70,6 +74,8 @@ pub struct Worker {
     tasks: Vec<&'static Definition>,
     grace: Duration,
     max_deliveries: u32,
+    deaf_after: Option<Duration>,
+    health: Option<String>,
 }
 
 /// What all slots of a running worker share.
@@ -84,6 +90,7 @@ struct Shared {
     outcomes: Outcomes,
     /// Threads of plain tasks whose time is up but which go on.
     runaways: Arc<AtomicIsize>,
+    health: Health,
     /// True once the grace period is over: what still runs is handed back.
     hand_back: watch::Sender<bool>,
 }
@@ -99,6 +106,8 @@ impl Worker {
             tasks: Vec::new(),
             grace: Duration::from_secs(30),
             max_deliveries: 5,
+            deaf_after: Some(Duration::from_secs(5)),
+            health: None,
         }
     }
 
@@ -135,6 +144,31 @@ impl Worker {
     /// the workers that take it; 5 unless set.
     pub fn max_deliveries(mut self, deliveries: u32) -> Self {
         self.max_deliveries = deliveries.max(1);
+        self
+    }
+
+    /// How long nothing may come from a queue in which messages wait while slots are free; 5 s unless set.
+    /// Then the worker subscribes anew, after that time again it connects anew, and then
+    /// [`run`](Self::run) ends with [`Error::Deaf`], for a supervisor to start a new process ([`Exit`]
+    /// gives that a code of its own).
+    ///
+    /// `None` switches this off, for queues whose messages others are meant to get while they can, as with
+    /// RabbitMQ's single active consumer.
+    ///
+    /// [`Exit`]: crate::Exit
+    pub fn deaf_after(mut self, silence: impl Into<Option<Duration>>) -> Self {
+        self.deaf_after = silence.into();
+        self
+    }
+
+    /// Answers over HTTP how the worker is: at a port of this machine (`"8080"`), or at an IP address and
+    /// a port (`"0.0.0.0:8080"`). Off unless asked for.
+    ///
+    /// `GET /live` is refused (503) when only a new process helps, `/ready` while the worker starts, stops
+    /// or lacks its broker, `/consuming` also when it gets nothing although it should. The body is JSON
+    /// and says why. A thread of its own answers, whatever the tasks do to the runtime.
+    pub fn health(mut self, address: impl Into<String>) -> Self {
+        self.health = Some(address.into());
         self
     }
 
@@ -205,7 +239,11 @@ impl Worker {
                 ));
             }
         }
+        let health = Health::default();
+        let endpoint = self.health.map(|address| health.serve(&address));
+        let endpoint = endpoint.transpose()?;
         let shared = Arc::new(Shared {
+            health,
             slots: self.queues.iter().map(|(_, concurrency)| concurrency).sum(),
             app: self.app,
             tasks,
@@ -228,26 +266,38 @@ impl Worker {
                 follower.cancelled.add(id);
             }
         });
-        let mut feeds = Vec::new();
+        let (mut feeds, mut watches) = (Vec::new(), Vec::new());
         for (queue, concurrency) in &self.queues {
             let queue = queue.prefixed(shared.app.prefix());
             shared.app.broker().declare(&queue).await?;
             let consumer = shared.app.broker().consume(&queue, *concurrency).await?;
             tracing::info!(queue = queue.name(), concurrency, "consuming");
+            let lane = Arc::new(Lane {
+                slots: Semaphore::new((*concurrency).min(Semaphore::MAX_PERMITS)),
+                taken: AtomicU64::new(0),
+                queue,
+            });
+            let subscription = consumer.subscription().clone();
+            watches.push(Watch::new(
+                shared.clone(),
+                lane.clone(),
+                subscription,
+                self.deaf_after,
+            ));
             feeds.push(Feed {
                 consumer,
                 worker: shared.clone(),
-                lane: Arc::new(Lane {
-                    slots: Semaphore::new((*concurrency).min(Semaphore::MAX_PERMITS)),
-                    queue,
-                }),
+                lane,
             });
         }
         let known: Vec<&str> = shared.tasks.iter().map(|task| task.name).collect();
         tracing::info!(tasks = ?known, "worker started");
+        shared.health.works();
         Ok(Started {
             shared,
             feeds,
+            watches,
+            _endpoint: endpoint,
             grace: self.grace,
             follow: AbortOnDrop(follow),
         })
@@ -274,6 +324,9 @@ impl Drop for AbortOnDrop {
 struct Started {
     shared: Arc<Shared>,
     feeds: Vec<Feed>,
+    watches: Vec<Watch>,
+    /// Dropping it ends the health endpoint.
+    _endpoint: Option<oneshot::Sender<()>>,
     grace: Duration,
     follow: AbortOnDrop,
 }
@@ -285,11 +338,21 @@ impl Started {
         for feed in self.feeds {
             feeds.spawn(feed.run(stopping.clone()));
         }
+        let mut watches = JoinSet::new();
+        for watch in self.watches {
+            watches.spawn(watch.run());
+        }
         let ended = tokio::select! {
             () = shutdown => Ok(()),
+            Some(Ok(deaf)) = watches.join_next() => {
+                tracing::error!("{deaf}");
+                Err(deaf)
+            }
             Some(ended) = feeds.join_next() => flatten(ended),
         };
         tracing::info!(grace = ?self.grace, "worker stops: finishing what runs");
+        self.shared.health.stops();
+        drop(watches);
         stop.send_replace(true);
         let again = async {
             if second_signal {
@@ -341,6 +404,8 @@ struct Lane {
     queue: Queue,
     /// One permit for each task that may run at a time.
     slots: Semaphore,
+    /// Deliveries that have come.
+    taken: AtomicU64,
 }
 
 /// Takes deliveries from one queue into slots.
@@ -364,6 +429,7 @@ impl Feed {
                 }
                 next = self.consumer.next() => match next {
                     Some(Ok(delivery)) => {
+                        self.lane.taken.fetch_add(1, Ordering::Relaxed);
                         slots.spawn(execute::process(self.worker.clone(), self.lane.clone(), delivery));
                     }
                     Some(Err(error)) => break Err(error),

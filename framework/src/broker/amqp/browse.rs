@@ -16,7 +16,8 @@ use lapin::types::FieldTable;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connection::{Live, Trouble, closed, rpc};
+use super::connection::closed;
+use super::live::{Live, Trouble, rpc};
 use super::send::{Core, Outgoing};
 use super::topology::EXCHANGE;
 use super::wire::{self, own};
@@ -60,7 +61,7 @@ pub(super) async fn start(core: Arc<Core>, queue: String) -> Result<Box<dyn Brow
             shared: Arc::new(Shared {
                 queue: name.clone(),
                 channel,
-                _live: live,
+                live,
                 core: this.clone(),
                 tags: Mutex::default(),
             }),
@@ -88,7 +89,7 @@ struct Shared {
     queue: String,
     channel: Channel,
     /// The connection lives as long as someone holds it.
-    _live: Arc<Live>,
+    live: Arc<Live>,
     tags: Mutex<Tags>,
 }
 
@@ -138,6 +139,11 @@ struct Look {
 }
 
 impl Look {
+    /// Awaits the server's answer, as long as there may be one.
+    async fn ask<T>(&self, request: impl Future<Output = lapin::Result<T>>) -> Result<T, Trouble> {
+        self.shared.live.guard(rpc(request)).await
+    }
+
     /// How many messages are ready.
     async fn ready(&self) -> Result<u32, Trouble> {
         let name = own(&self.shared.queue);
@@ -146,7 +152,7 @@ impl Look {
             .shared
             .channel
             .queue_declare(name, options, FieldTable::default());
-        rpc(declare).await.map(|queue| queue.message_count())
+        self.ask(declare).await.map(|queue| queue.message_count())
     }
 
     /// Acknowledges what is settled: with one frame up to the first message that is held, and from there
@@ -167,10 +173,11 @@ impl Look {
         let alone = settled.split_off(&held.unwrap_or(u64::MAX));
         if let Some(last) = settled.last() {
             let options = BasicAckOptions { multiple: true };
-            rpc(channel.basic_ack(*last, options)).await?;
+            self.ask(channel.basic_ack(*last, options)).await?;
         }
         for (number, tag) in (1..).zip(alone) {
-            rpc(channel.basic_ack(tag, BasicAckOptions::default())).await?;
+            self.ask(channel.basic_ack(tag, BasicAckOptions::default()))
+                .await?;
             if number % ACKS_AT_ONCE == 0 {
                 let ahead = self.fetch(1).await?;
                 self.ahead.extend(ahead);
@@ -213,11 +220,12 @@ impl Look {
     async fn fetch(&mut self, wanted: u16) -> Result<Vec<Raw>, Trouble> {
         let channel = &self.shared.channel;
         // It holds for consumers that start later: so each page has a consumer of its own.
-        rpc(channel.basic_qos(wanted, BasicQosOptions { global: false })).await?;
+        self.ask(channel.basic_qos(wanted, BasicQosOptions { global: false }))
+            .await?;
         let options = BasicConsumeOptions::default();
         let name = own(&self.shared.queue);
         let consume = channel.basic_consume(name, own(""), options, FieldTable::default());
-        let mut deliveries = rpc(consume).await?;
+        let mut deliveries = self.ask(consume).await?;
         let mut raws = Vec::with_capacity(wanted.into());
         let end = Instant::now() + PATIENCE;
         while raws.len() < usize::from(wanted) {
@@ -232,7 +240,8 @@ impl Look {
                 Err(_) => {}
             }
         }
-        rpc(channel.basic_cancel(deliveries.tag(), BasicCancelOptions::default())).await?;
+        self.ask(channel.basic_cancel(deliveries.tag(), BasicCancelOptions::default()))
+            .await?;
         let drain = async {
             while let Some(Ok(raw)) = deliveries.next().await {
                 raws.push(raw);
@@ -321,7 +330,7 @@ impl Look {
                     multiple: true,
                     requeue: true,
                 };
-                rpc(channel.basic_nack(*last, options))
+                self.ask(channel.basic_nack(*last, options))
                     .await
                     .map_err(stale)?;
             }
@@ -337,7 +346,7 @@ impl Look {
             };
             sleep(TICK).await;
         }
-        let _ = rpc(channel.close(200, own("done"))).await;
+        let _ = self.ask(channel.close(200, own("done"))).await;
         Ok(())
     }
 }

@@ -4,15 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::connection::{Backoff, rpc};
+use super::backoff::Backoff;
 use super::consume::{self, Stream};
+use super::live::rpc;
 use super::send::{Core, Outgoing};
 use super::wire::{self, own, table, text};
 use crate::broker::{Cancellations, Publish, Route};
@@ -25,6 +25,8 @@ const MARKER: &str = "garenne-marker";
 const OFFSET: &str = "x-stream-offset";
 const PREFETCH: u16 = 200;
 const LATER: usize = 1024;
+/// No call has a longer id.
+const LONGEST_ID: usize = 255;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a starting worker waits for what was cancelled before.
 const HISTORY_DEADLINE: Duration = Duration::from_secs(5);
@@ -64,9 +66,12 @@ async fn store(core: &Core, message: Message) -> Result<()> {
                     ),
                 ]);
                 topology
-                    .on_channel(|channel| async move {
-                        let options = QueueDeclareOptions::durable();
-                        rpc(channel.queue_declare(own(STREAM), options, arguments)).await
+                    .on_channel(|channel| {
+                        let arguments = arguments.clone();
+                        async move {
+                            let options = QueueDeclareOptions::durable();
+                            rpc(channel.queue_declare(own(STREAM), options, arguments)).await
+                        }
                     })
                     .await?
                     .map_err(|trouble| trouble.refused(format!("to declare stream `{STREAM}`")))
@@ -178,20 +183,24 @@ impl Reader {
                 }
                 continue;
             };
-            let Some(Ok(raw)) = stream.deliveries.next().await else {
+            let Some(Ok(raw)) = stream.next().await else {
                 self.stream = None;
                 continue;
             };
             self.backoff.reset();
             // On a stream it only asks for more.
             let options = BasicAckOptions::default();
-            let _ = rpc(stream.channel.basic_ack(raw.delivery_tag, options)).await;
+            let ack = stream.channel.basic_ack(raw.delivery_tag, options);
+            let _ = stream.live.guard(rpc(ack)).await;
             if let Some(offset) = offset(&raw) {
                 // A chunk may begin before the offset that was asked for.
                 if self.next_offset.is_some_and(|next| offset < next) {
                     continue;
                 }
                 self.next_offset = Some(offset + 1);
+            }
+            if raw.data.len() > LONGEST_ID {
+                continue;
             }
             let message = wire::message(&raw.properties, raw.data);
             return Some(match message.text(MARKER) {

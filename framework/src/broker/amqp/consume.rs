@@ -12,14 +12,16 @@ use lapin::types::FieldTable;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connection::{Backoff, Live, Trouble, closed, rpc};
+use super::backoff::Backoff;
+use super::connection::closed;
 use super::delay;
+use super::live::{Live, Trouble, rpc};
 use super::send::Core;
 use super::settle::{Session, Settler};
 use super::topology::EXCHANGE;
 use super::transport::Transport;
 use super::wire::{self, own, short};
-use crate::broker::{Consumer, Delivery, Queue, QueueType, Stale};
+use crate::broker::{Consumer, Delivery, Queue, QueueType, Renew, Stale, Subscription};
 use crate::error::{Error, Result};
 use crate::message::{Message, header};
 
@@ -35,7 +37,18 @@ const OUTLIVE_TICK: Duration = Duration::from_millis(100);
 pub(super) struct Stream {
     pub(super) channel: Channel,
     pub(super) live: Arc<Live>,
-    pub(super) deliveries: lapin::Consumer,
+    deliveries: lapin::Consumer,
+}
+
+impl Stream {
+    /// The next delivery; `None` or an error when the channel, the consumer or the connection has ended.
+    pub(super) async fn next(&mut self) -> Option<lapin::Result<Raw>> {
+        tokio::select! {
+            biased;
+            next = self.deliveries.next() => next,
+            () = self.live.ended() => None,
+        }
+    }
 }
 
 /// Opens a channel and consumes from `queue`.
@@ -55,7 +68,7 @@ pub(super) async fn open(
         let options = BasicConsumeOptions::default();
         rpc(channel.basic_consume(name, own(""), options, arguments)).await
     };
-    let deliveries = consume.await.map_err(refused)?;
+    let deliveries = live.guard(consume).await.map_err(refused)?;
     Ok(Stream {
         channel,
         live,
@@ -68,12 +81,17 @@ pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result
     let slots = slots.max(1);
     let (sender, deliveries) = mpsc::channel(slots);
     let (stop, stopped) = watch::channel(false);
+    let (outage, is_out) = watch::channel(None);
+    // One wish is enough: what is made anew meets all.
+    let (renew, renewals) = mpsc::channel(1);
     let forwarder = Forwarder {
         core: core.clone(),
         queue,
         prefetch: u16::try_from(slots).unwrap_or(u16::MAX),
         sender,
         stopped,
+        outage,
+        renewals,
     };
     let task = core.clone();
     core.transport
@@ -83,15 +101,21 @@ pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result
             Ok(())
         })
         .await?;
-    Ok(Consumer::new(deliveries, move || {
+    let consumer = Consumer::new(deliveries, move || {
         stop.send_replace(true);
-    }))
+    });
+    Ok(consumer.subscribed(Subscription::new(is_out, move |what| {
+        // An error means that a wish waits already, or that the consumer has ended.
+        let _ = renew.try_send(what);
+    })))
 }
 
 /// Why a session ended.
 enum End {
     Stopped,
     Lost(String),
+    /// Asked for: deliveries of the old channel stay valid.
+    Renewed,
 }
 
 struct Forwarder {
@@ -100,39 +124,42 @@ struct Forwarder {
     prefetch: u16,
     sender: mpsc::Sender<Result<Delivery>>,
     stopped: watch::Receiver<bool>,
+    /// Why nothing can be delivered, while that is so.
+    outage: watch::Sender<Option<String>>,
+    renewals: mpsc::Receiver<Renew>,
 }
 
 type Opened = (Arc<Session>, lapin::Consumer);
 
 impl Forwarder {
-    async fn run(self, first: Opened) {
+    async fn run(mut self, first: Opened) {
         let mut opened = first;
         loop {
             let (session, deliveries) = opened;
             let end = self.forward(&session, deliveries).await;
+            let queue = self.queue.name();
             match end {
                 End::Stopped => break,
                 End::Lost(reason) => {
-                    session.stale.send_replace(true);
-                    let queue = self.queue.name();
                     tracing::warn!(
                         queue,
                         reason,
                         "the consumer's channel ended: opening another"
                     );
-                    let channel = session.channel.clone();
-                    drop(session);
-                    tokio::spawn(async move {
-                        if channel.status().connected() {
-                            let _ = rpc(channel.close(200, own("bye"))).await;
-                        }
-                    });
+                    self.outage.send_replace(Some(reason));
+                    session.stale.send_replace(true);
+                    tokio::spawn(abandon(session));
+                }
+                End::Renewed => {
+                    let reason = "the consumer is subscribed anew".to_owned();
+                    self.outage.send_replace(Some(reason));
                 }
             }
             match self.reopen().await {
                 Some(again) => opened = again,
                 None => break,
             }
+            self.outage.send_replace(None);
         }
         if self.queue.exclusive {
             let _ = self.core.topology.delete(self.queue.name()).await;
@@ -161,11 +188,11 @@ impl Forwarder {
         let mut refusals = 0;
         loop {
             tokio::select! {
-                () = self.stop() => return None,
+                () = stop(&self.stopped, &self.core) => return None,
                 () = backoff.wait() => {}
             }
             let opened = tokio::select! {
-                () = self.stop() => return None,
+                () = stop(&self.stopped, &self.core) => return None,
                 opened = self.session() => opened,
             };
             match opened {
@@ -173,6 +200,7 @@ impl Forwarder {
                 Err(Error::Closed { .. }) => return None,
                 Err(error) => {
                     tracing::warn!(queue = self.queue.name(), %error, "cannot consume yet");
+                    self.outage.send_replace(Some(error.to_string()));
                     refusals = if error.is_transient() {
                         0
                     } else {
@@ -200,32 +228,40 @@ impl Forwarder {
             FieldTable::default(),
         );
         let stream = stream.await?;
+        let generation = stream.live.generation;
+        tracing::debug!(queue = self.queue.name(), generation, "subscribed");
         let session = Arc::new(Session {
             core: self.core.clone(),
             queue: self.queue.clone(),
             queue_type: known.queue_type,
             channel: stream.channel,
-            _live: stream.live,
+            live: stream.live,
             stale: watch::channel(false).0,
         });
         self.core.remember(&session);
         Ok((session, stream.deliveries))
     }
 
-    /// Resolves when the consumer is dropped or the broker closed.
-    async fn stop(&self) {
-        let (mut stopped, mut closing) = (self.stopped.clone(), self.core.transport.closing());
-        tokio::select! {
-            _ = stopped.wait_for(|stopped| *stopped) => {}
-            _ = closing.wait_for(|closing| *closing) => {}
-        }
-    }
-
-    async fn forward(&self, session: &Arc<Session>, mut deliveries: lapin::Consumer) -> End {
-        loop {
+    async fn forward(&mut self, session: &Arc<Session>, mut deliveries: lapin::Consumer) -> End {
+        let end = loop {
+            let renewal = async {
+                match self.renewals.recv().await {
+                    Some(what) => what,
+                    None => std::future::pending().await,
+                }
+            };
             let next = tokio::select! {
-                () = self.stop() => break,
+                biased;
+                () = stop(&self.stopped, &self.core) => break End::Stopped,
                 next = deliveries.next() => next,
+                () = session.live.ended() => return End::Lost("the connection ended".into()),
+                what = renewal => match what {
+                    Renew::Consumer => break End::Renewed,
+                    Renew::Connection => {
+                        session.live.cut();
+                        return End::Lost("the connection is made anew".into());
+                    }
+                },
             };
             let raw = match next {
                 Some(Ok(raw)) => raw,
@@ -237,21 +273,44 @@ impl Forwarder {
             };
             tokio::select! {
                 // The delivery is dropped with the send, and so goes back.
-                () = self.stop() => break,
+                () = stop(&self.stopped, &self.core) => break End::Stopped,
                 _ = self.sender.send(Ok(delivery)) => {}
             }
-        }
-        // What is buffered was never started: it goes back.
-        let cancel = BasicCancelOptions::default();
-        let _ = rpc(session.channel.basic_cancel(deliveries.tag(), cancel)).await;
-        let drain = async {
-            while let Some(Ok(raw)) = deliveries.next().await {
-                drop(receive(session, raw));
-            }
         };
-        let _ = timeout(DRAIN_TIMEOUT, drain).await;
-        tokio::spawn(outlive(session.clone()));
-        End::Stopped
+        unsubscribe(session, deliveries).await;
+        end
+    }
+}
+
+/// Resolves when the consumer is dropped or the broker closed.
+async fn stop(stopped: &watch::Receiver<bool>, core: &Core) {
+    let (mut stopped, mut closing) = (stopped.clone(), core.transport.closing());
+    tokio::select! {
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
+}
+
+/// Ends a subscription whose deliveries stay valid: those that were not started go back.
+async fn unsubscribe(session: &Arc<Session>, mut deliveries: lapin::Consumer) {
+    let options = BasicCancelOptions::default();
+    let cancel = session.channel.basic_cancel(deliveries.tag(), options);
+    let _ = session.live.guard(rpc(cancel)).await;
+    let drain = async {
+        while let Some(Ok(raw)) = deliveries.next().await {
+            drop(receive(session, raw));
+        }
+    };
+    let _ = timeout(DRAIN_TIMEOUT, drain).await;
+    tokio::spawn(outlive(session.clone()));
+}
+
+/// Ends a session whose deliveries are void.
+async fn abandon(session: Arc<Session>) {
+    let (channel, live) = (session.channel.clone(), session.live.clone());
+    drop(session);
+    if channel.status().connected() {
+        let _ = live.guard(rpc(channel.close(200, own("bye")))).await;
     }
 }
 
@@ -268,10 +327,17 @@ async fn outlive(session: Arc<Session>) {
 /// A message as a worker gets it; `None` if it is put back with a count first.
 fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
     let queue = session.queue.name().to_owned();
-    let broker_counted = wire::count(&raw.properties, "x-delivery-count");
-    let counts = session.queue_type == Some(QueueType::Quorum)
-        || broker_counted.is_some()
-        || wire::count(&raw.properties, "x-acquired-count").is_some();
+    // A sender may have written it, too: on a first delivery, or to a queue that counts nothing.
+    let broker_counted = wire::count(&raw.properties, "x-delivery-count")
+        .filter(|_| raw.redelivered && session.queue_type != Some(QueueType::Classic));
+    let counts = match session.queue_type {
+        Some(queue_type) => queue_type == QueueType::Quorum,
+        None => {
+            broker_counted.is_some() || wire::count(&raw.properties, "x-acquired-count").is_some()
+        }
+    };
+    // No copy with a count can be stored of it: its worker refuses it at once.
+    let counts = counts || !wire::fits(&raw.properties);
     let past = wire::count(&raw.properties, header::DELIVERIES)
         .unwrap_or(0)
         .saturating_add(broker_counted.unwrap_or(0));

@@ -13,7 +13,7 @@ use lapin::options::{ExchangeBindOptions, QueueBindOptions, QueueDeclareOptions}
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
-use super::connection::{Trouble, rpc};
+use super::live::{Trouble, rpc};
 use super::topology::{Topology, declare_exchange};
 use super::wire::{own, table, text};
 use crate::error::{Error, Result};

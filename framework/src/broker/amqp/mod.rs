@@ -6,26 +6,36 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::url::BrokerUrl;
 use super::{
     BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 mod arguments;
+mod backoff;
 mod browse;
 mod cancel;
 mod connection;
 mod consume;
 mod delay;
+mod dial;
+mod live;
 mod publish;
 mod replies;
+mod sanitize;
 mod send;
 mod settle;
+mod stream;
 mod topology;
 mod transport;
 mod window;
 mod wire;
+
+#[cfg(test)]
+mod fuzz_tests;
 
 use connection::closed;
 use publish::Publisher;
@@ -35,6 +45,8 @@ use transport::Transport;
 
 /// How long `close` lets consumers stop, and again the publisher finish.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// How long a request other than a publish may take, reconnecting included.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// A RabbitMQ server, or a cluster of them.
 ///
@@ -65,8 +77,15 @@ impl AmqpBroker {
         if self.core.transport.is_closing() {
             return Err(closed());
         }
-        let work = work(self.core.topology.clone());
-        self.core.transport.run(work).await
+        let done = self.core.transport.run(work(self.core.topology.clone()));
+        match timeout(REQUEST_LIMIT, done).await {
+            Ok(done) => done,
+            Err(_) => Err(Error::Unavailable {
+                what: "a request about a queue or an exchange".into(),
+                waited: REQUEST_LIMIT,
+                reason: self.core.transport.consuming.last_error(),
+            }),
+        }
     }
 }
 

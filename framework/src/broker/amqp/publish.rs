@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
-use super::connection::{Backoff, Live, Trouble, closed, rpc};
+use super::backoff::Backoff;
+use super::connection::closed;
+use super::live::{Live, Trouble, rpc};
 use super::transport::Transport;
 use super::window::{Fate, Window};
 use crate::error::{Error, Result};
@@ -22,6 +24,8 @@ use crate::error::{Error, Result};
 const BACKLOG: usize = 1024;
 /// How exact deadlines are.
 const TICK: Duration = Duration::from_millis(20);
+/// How many ticks the confirms of a closed channel may take to fail.
+const TICKS_TO_FAIL: u32 = 10;
 /// Channels that may end under a message before it is held responsible.
 const CHANNELS_PER_MESSAGE: u8 = 3;
 /// AMQP's code for an operator's `close_connection`, or a server's shutdown.
@@ -118,6 +122,7 @@ impl Publisher {
             blocked: transport.publishing.blocked(),
             flush: flushed,
             next_number: 0,
+            ticks_closed: 0,
         };
         transport
             .run(async move {
@@ -222,6 +227,8 @@ struct Actor {
     blocked: watch::Receiver<Option<String>>,
     flush: watch::Receiver<bool>,
     next_number: u64,
+    /// Ticks that the channel has been closed with confirms still open.
+    ticks_closed: u32,
 }
 
 impl Actor {
@@ -238,9 +245,11 @@ impl Actor {
             let accepts = self.accepts && self.waiting.len() < BACKLOG;
             let mut flush = self.flush.clone();
             let flushing = *flush.borrow();
+            let live = self.channel.as_ref().map(|(_, live)| live.clone());
             tokio::select! {
                 biased;
                 settled = poll_fn(|cx| self.window.poll_settled(cx)) => self.settle(settled),
+                () = ended(&live), if live.is_some() => self.lose(&Trouble::new("the connection ended")),
                 opened = async { self.opening.as_mut().expect("guarded").await }, if self.opening.is_some() => {
                     self.opening = None;
                     match opened {
@@ -320,6 +329,13 @@ impl Actor {
         }
     }
 
+    /// The channel is gone, and with it the confirms of what is in flight.
+    fn lose(&mut self, reason: &Trouble) {
+        self.channel = None;
+        let lost = self.window.abandon();
+        self.requeue(lost, reason);
+    }
+
     /// Publishes again what a channel took with it, except what ended the channel.
     fn requeue(&mut self, mut lost: Vec<Ticket>, reason: &Trouble) {
         tracing::debug!(reason = %reason.text, messages = lost.len(), "publishing again on a new channel");
@@ -365,12 +381,17 @@ impl Actor {
             }
         }
         self.waiting.retain(Ticket::is_wanted);
+        // A closed channel fails its confirms; lapin may forget some.
+        let closed = matches!(&self.channel, Some((channel, _)) if !channel.status().connected());
+        self.ticks_closed = if closed { self.ticks_closed + 1 } else { 0 };
+        if self.ticks_closed > TICKS_TO_FAIL {
+            self.lose(&Trouble::new("the channel ended"));
+        }
         // lapin keeps a confirm that nobody awaits until its channel is closed.
         if late > OVERDUE
             && let Some((channel, live)) = self.channel.take()
         {
-            let kept = self.window.abandon();
-            self.requeue(kept, &Trouble::new("too many confirms are overdue"));
+            self.lose(&Trouble::new("too many confirms are overdue"));
             tokio::spawn(async move {
                 let _ = timeout(Duration::from_secs(2), channel.close(200, "bye".into())).await;
                 drop(live);
@@ -403,6 +424,14 @@ fn blame(request: &Request, reason: &Trouble) -> Option<Verdict> {
     }
 }
 
+/// Resolves when the connection has ended.
+async fn ended(live: &Option<Arc<Live>>) {
+    match live {
+        Some(live) => live.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn open(transport: Arc<Transport>) -> Result<Opened> {
     let mut backoff = Backoff::default();
     loop {
@@ -410,7 +439,8 @@ async fn open(transport: Arc<Transport>) -> Result<Opened> {
         let live = transport.publishing.get().await?;
         let opened = async {
             let channel = live.channel().await?;
-            rpc(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+            let select = channel.confirm_select(ConfirmSelectOptions::default());
+            live.guard(rpc(select)).await?;
             Ok::<_, Trouble>(channel)
         };
         match opened.await {

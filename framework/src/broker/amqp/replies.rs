@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::connection::{Backoff, rpc};
+use super::backoff::Backoff;
 use super::consume::{self, Stream};
+use super::live::rpc;
 use super::send::Core;
 use super::wire::{self, own, table, text};
 use crate::broker::Replies;
@@ -55,9 +55,12 @@ async fn open(core: &Core, queue: &str) -> Result<Stream> {
     ]);
     let name = own(queue);
     core.topology
-        .on_channel(|channel| async move {
-            let options = QueueDeclareOptions::durable();
-            rpc(channel.queue_declare(name, options, arguments)).await
+        .on_channel(|channel| {
+            let (name, arguments) = (name.clone(), arguments.clone());
+            async move {
+                let options = QueueDeclareOptions::durable();
+                rpc(channel.queue_declare(name, options, arguments)).await
+            }
         })
         .await?
         .map_err(|trouble| trouble.refused(format!("to declare queue `{queue}`")))?;
@@ -89,8 +92,8 @@ async fn forward(stream: &mut Stream, sender: &mpsc::Sender<Message>) -> Result<
     let (mut last, mut unacked) = (0, 0);
     loop {
         let next = match unacked {
-            0 => stream.deliveries.next().await,
-            _ => match timeout(GROUP_WAIT, stream.deliveries.next()).await {
+            0 => stream.next().await,
+            _ => match timeout(GROUP_WAIT, stream.next()).await {
                 Ok(next) => next,
                 Err(_) => {
                     ack(stream, last).await;
@@ -116,5 +119,6 @@ async fn forward(stream: &mut Stream, sender: &mpsc::Sender<Message>) -> Result<
 /// A lost acknowledgement brings the replies again, which whoever awaited them knows already.
 async fn ack(stream: &Stream, last: u64) {
     let options = BasicAckOptions { multiple: true };
-    let _ = rpc(stream.channel.basic_ack(last, options)).await;
+    let ack = stream.channel.basic_ack(last, options);
+    let _ = stream.live.guard(rpc(ack)).await;
 }

@@ -13,7 +13,7 @@ use super::settle::Session;
 use super::topology::{EXCHANGE, Topology};
 use super::transport::Transport;
 use super::wire::{self, own, short};
-use crate::broker::{Publish, Route};
+use crate::broker::{Publish, Route, is_reply_queue};
 use crate::error::{Error, Result};
 
 /// What all parts of the broker share.
@@ -132,6 +132,15 @@ impl Core {
 
     /// Publishes a message; resolves when it is confirmed.
     pub(super) async fn send(&self, outgoing: &mut Outgoing) -> Result<()> {
+        if let Route::Reply(name) = &outgoing.route
+            && !self.takes_replies(name)
+        {
+            tracing::warn!(
+                queue = name,
+                "no reply is sent to a queue that is no reply queue"
+            );
+            return Ok(());
+        }
         let deadline = Instant::now() + outgoing.deadline;
         let mut mended = false;
         loop {
@@ -183,6 +192,16 @@ impl Core {
                 Route::Reply(_) => {}
             }
         }
+    }
+
+    /// Whether a message may name this queue for its reply. Callers of other kinds call theirs what they
+    /// like, but none of ours is meant: hostile, it would fill a queue with what is no call.
+    fn takes_replies(&self, queue: &str) -> bool {
+        let is_ours = queue.starts_with("garenne.") || queue.ends_with(".dead");
+        // A name like that which the server cannot decode ends the connection, with all that others
+        // are publishing on it.
+        let is_direct = queue.starts_with("amq.rabbitmq.reply-to");
+        is_reply_queue(queue) || !is_ours && !is_direct && self.topology.known(queue).is_none()
     }
 
     /// Tries the default exchange for a queue that others have made, and never bound to ours.

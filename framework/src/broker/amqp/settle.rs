@@ -8,8 +8,9 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use tokio::sync::watch;
 
-use super::connection::{Backoff, Live, rpc};
+use super::backoff::Backoff;
 use super::delay;
+use super::live::{Live, rpc};
 use super::send::{Core, Outgoing};
 use super::wire::{self, own, text};
 use crate::broker::{BoxFuture, Publish, Queue, QueueType, Route, Settle, Stale};
@@ -26,8 +27,7 @@ pub(super) struct Session {
     /// Where it is as we have declared it.
     pub(super) queue_type: Option<QueueType>,
     pub(super) channel: Channel,
-    /// The connection lives as long as someone holds it.
-    pub(super) _live: Arc<Live>,
+    pub(super) live: Arc<Live>,
     pub(super) stale: watch::Sender<bool>,
 }
 
@@ -48,9 +48,8 @@ impl Session {
 
     async fn ack(&self, tag: u64) -> Result<()> {
         self.check()?;
-        rpc(self.channel.basic_ack(tag, BasicAckOptions::default()))
-            .await
-            .map_err(|_| self.error())
+        let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
+        self.live.guard(rpc(ack)).await.map_err(|_| self.error())
     }
 
     async fn nack(&self, tag: u64) -> Result<()> {
@@ -59,7 +58,8 @@ impl Session {
             requeue: true,
             ..BasicNackOptions::default()
         };
-        rpc(self.channel.basic_nack(tag, options))
+        self.live
+            .guard(rpc(self.channel.basic_nack(tag, options)))
             .await
             .map_err(|_| self.error())
     }

@@ -11,7 +11,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
-use super::connection::{Live, Trouble, rpc};
+use super::live::{Live, Trouble, rpc};
 use super::transport::Transport;
 use super::wire::{self, own, short, table, text};
 use super::{arguments, delay};
@@ -29,6 +29,9 @@ pub(super) struct Known {
     /// `None` where it already was there with other arguments.
     pub(super) queue_type: Option<QueueType>,
 }
+
+/// How many connections may end under one request.
+const ATTEMPTS: u32 = 3;
 
 #[derive(Default)]
 struct Memory {
@@ -89,22 +92,31 @@ impl Topology {
         self.ladder.doubt();
     }
 
-    /// Runs `work` on a channel of its own, since any refusal closes the channel.
+    /// Runs `work` on a channel of its own, since any refusal closes the channel. What fails because its
+    /// connection ends, which others may have caused, is asked again: all that we ask is idempotent.
     pub(super) async fn on_channel<T, F: Future<Output = Result<T, Trouble>>>(
         &self,
-        work: impl FnOnce(Channel) -> F,
+        work: impl Fn(Channel) -> F,
     ) -> Result<Result<T, Trouble>> {
-        // The consuming connection: a blocked one answers nothing.
-        let live: Arc<Live> = self.transport.consuming.get().await?;
-        let channel = match live.channel().await {
-            Ok(channel) => channel,
-            Err(trouble) => return Ok(Err(trouble)),
-        };
-        let done = work(channel.clone()).await;
-        if channel.status().connected() {
-            let _ = rpc(channel.close(200, own("done"))).await;
+        let mut left = ATTEMPTS;
+        loop {
+            left -= 1;
+            // The consuming connection: a blocked one answers nothing.
+            let live: Arc<Live> = self.transport.consuming.get().await?;
+            let done = match live.channel().await {
+                Ok(channel) => {
+                    let done = live.guard(work(channel.clone())).await;
+                    if channel.status().connected() {
+                        let _ = live.guard(rpc(channel.close(200, own("done")))).await;
+                    }
+                    done
+                }
+                Err(trouble) => Err(trouble),
+            };
+            if done.is_ok() || live.is_up() || left == 0 {
+                return Ok(done);
+            }
         }
-        Ok(done)
     }
 
     /// Our own exchanges.
@@ -134,7 +146,15 @@ impl Topology {
         let name = exchange.name().to_owned();
         let kind = ExchangeKind::Custom(exchange.kind().as_str().to_owned());
         let declared = self
-            .on_channel(|channel| declare_exchange(channel, name.clone(), kind, false, arguments))
+            .on_channel(|channel| {
+                declare_exchange(
+                    channel,
+                    name.clone(),
+                    kind.clone(),
+                    false,
+                    arguments.clone(),
+                )
+            })
             .await?;
         let Err(trouble) = declared else {
             return Ok(());
@@ -206,9 +226,12 @@ impl Topology {
         let name = queue.name();
         let arguments = arguments::of(queue, queue_type);
         let declared = self
-            .on_channel(|channel| async move {
-                let options = QueueDeclareOptions::durable();
-                rpc(channel.queue_declare(own(name), options, arguments)).await
+            .on_channel(|channel| {
+                let arguments = arguments.clone();
+                async move {
+                    let options = QueueDeclareOptions::durable();
+                    rpc(channel.queue_declare(own(name), options, arguments)).await
+                }
             })
             .await?;
         let Err(trouble) = declared else {
@@ -230,11 +253,13 @@ impl Topology {
             ..Queue::new(name)
         };
         for queue_type in [QueueType::Quorum, QueueType::Classic] {
-            let arguments = arguments::of(&queue, queue_type);
             let declared = self
-                .on_channel(|channel| async move {
-                    let options = QueueDeclareOptions::durable();
-                    rpc(channel.queue_declare(own(name), options, arguments)).await
+                .on_channel(|channel| {
+                    let arguments = arguments::of(&queue, queue_type);
+                    async move {
+                        let options = QueueDeclareOptions::durable();
+                        rpc(channel.queue_declare(own(name), options, arguments)).await
+                    }
                 })
                 .await?;
             if declared.is_ok() {
@@ -246,9 +271,12 @@ impl Topology {
 
     async fn find(&self, name: &str) -> Result<Result<lapin::Queue, Trouble>> {
         let name = short("queue name", name)?;
-        self.on_channel(|channel| async move {
-            let options = QueueDeclareOptions::durable().passive();
-            rpc(channel.queue_declare(name, options, FieldTable::default())).await
+        self.on_channel(|channel| {
+            let name = name.clone();
+            async move {
+                let options = QueueDeclareOptions::durable().passive();
+                rpc(channel.queue_declare(name, options, FieldTable::default())).await
+            }
         })
         .await
     }
@@ -264,9 +292,13 @@ impl Topology {
         let queue = short("queue name", queue)?;
         let exchange = short("exchange name", exchange)?;
         let key = short("routing key", key)?;
-        self.on_channel(|channel| async move {
-            let options = QueueBindOptions::default();
-            rpc(channel.queue_bind(queue, exchange, key, options, arguments)).await
+        self.on_channel(|channel| {
+            let (queue, exchange, key) = (queue.clone(), exchange.clone(), key.clone());
+            let arguments = arguments.clone();
+            async move {
+                let options = QueueBindOptions::default();
+                rpc(channel.queue_bind(queue, exchange, key, options, arguments)).await
+            }
         })
         .await
     }
@@ -352,8 +384,9 @@ impl Topology {
         self.ladder.forget(name);
         let queue = short("queue name", name)?;
         let deleted = self
-            .on_channel(|channel| async move {
-                rpc(channel.queue_delete(queue, QueueDeleteOptions::default())).await
+            .on_channel(|channel| {
+                let queue = queue.clone();
+                async move { rpc(channel.queue_delete(queue, QueueDeleteOptions::default())).await }
             })
             .await?;
         match deleted {

@@ -14,7 +14,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{Channel, Confirmation};
 
-use super::connection::Trouble;
+use super::live::Trouble;
 use super::publish::Ticket;
 use super::wire;
 

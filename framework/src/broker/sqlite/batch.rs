@@ -10,7 +10,7 @@ use super::command::{Claim, Outgoing, Request};
 use super::consume::Members;
 use super::fault::Failed;
 use super::store::{self, QueueRow, Taken};
-use crate::broker::{Queue, Route, routing};
+use crate::broker::{Queue, Route, is_reply_queue, routing};
 use crate::error::Error;
 use crate::message::Message;
 
@@ -204,7 +204,9 @@ impl<'a> Batch<'a> {
                 None => return Err(unroutable(&outgoing.route)),
             },
             Route::Reply(queue) => {
-                if let Some(row) = self.queue(queue)? {
+                if is_reply_queue(queue)
+                    && let Some(row) = self.queue(queue)?
+                {
                     self.store(queue, row, None, outgoing)?;
                 }
             }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use super::command::Outgoing;
 use crate::broker::{Binding, Delivery, Exchange, ExchangeKind, HeaderMatch, Queue, Settle, Stale};
-use crate::message::Message;
+use crate::message::{Message, header};
 
 /// Due messages made ready at a time, so that no one transaction takes long.
 const PROMOTED_AT_ONCE: i64 = 1000;
@@ -309,14 +309,25 @@ fn read(row: &Row<'_>) -> Result<Taken> {
     let envelope = row.get_ref(6)?.as_bytes()?;
     // An envelope that this version cannot read is delivered without its headers: the worker then puts
     // it to the dead letters as unreadable, where it would otherwise block the queue.
-    let message: Message = serde_json::from_slice(envelope).unwrap_or_default();
+    let message = serde_json::from_slice(envelope).unwrap_or_else(|error| {
+        let mut message = Message::default();
+        let text = format!("its envelope in the file cannot be read: {error}");
+        message.set(header::MALFORMED, text);
+        message
+    });
+    // Nor does it block the queue if another program has written numbers or texts that are none.
+    let number = |column| row.get::<_, i64>(column);
+    let text = |column| -> Result<Option<String>> {
+        let value = row.get_ref(column)?.as_bytes_or_null()?;
+        Ok(value.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    };
     Ok(Taken {
         seq: row.get(0)?,
-        priority: row.get(1)?,
-        losses: row.get(2)?,
+        priority: u8::try_from(number(1)?.max(0)).unwrap_or(u8::MAX),
+        losses: u32::try_from(number(2)?.max(0)).unwrap_or(u32::MAX),
         redelivered: row.get(3)?,
-        exchange: row.get(4)?,
-        routing_key: row.get(5)?,
+        exchange: text(4)?,
+        routing_key: text(5)?,
         message: Message {
             body: row.get(7)?,
             ..message

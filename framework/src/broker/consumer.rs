@@ -1,0 +1,132 @@
+//! A consumer: the stream of deliveries from one queue, and the subscription behind it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::Delivery;
+use crate::error::Result;
+
+/// A stream of deliveries from one queue. Dropped, it stops, and what it holds goes back to the queue.
+pub struct Consumer {
+    deliveries: mpsc::Receiver<Result<Delivery>>,
+    subscription: Subscription,
+    /// Dropping it tells the broker's side to stop.
+    _stop: StopGuard,
+}
+
+/// Runs its action when dropped.
+struct StopGuard(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Drop for StopGuard {
+    fn drop(&mut self) {
+        if let Some(stop) = self.0.take() {
+            stop();
+        }
+    }
+}
+
+impl Consumer {
+    /// A consumer fed through `deliveries`; `stop` runs when it is dropped.
+    pub fn new(
+        deliveries: mpsc::Receiver<Result<Delivery>>,
+        stop: impl FnOnce() + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            deliveries,
+            subscription: Subscription::always(),
+            _stop: StopGuard(Some(Box::new(stop))),
+        }
+    }
+
+    /// Says how the consumer is subscribed, where that can change.
+    #[must_use]
+    pub fn subscribed(self, subscription: Subscription) -> Self {
+        Self {
+            subscription,
+            ..self
+        }
+    }
+
+    /// How the consumer is subscribed.
+    #[must_use]
+    pub fn subscription(&self) -> &Subscription {
+        &self.subscription
+    }
+
+    /// The next delivery; `None` when the broker was closed.
+    ///
+    /// # Errors
+    /// Only what waiting does not mend: no permission, a queue that cannot be declared. Losing the
+    /// connection is none.
+    pub async fn next(&mut self) -> Option<Result<Delivery>> {
+        loop {
+            match self.deliveries.recv().await {
+                // It became void while it waited here, and is delivered again.
+                Some(Ok(delivery)) if delivery.stale().is_stale() => {}
+                next => return next,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer").finish_non_exhaustive()
+    }
+}
+
+/// Whether a consumer is subscribed at the broker, and a way to subscribe it anew.
+#[derive(Clone)]
+pub struct Subscription {
+    outage: watch::Receiver<Option<String>>,
+    renew: Arc<dyn Fn(Renew) + Send + Sync>,
+}
+
+/// What to make anew when a consumer gets nothing although it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renew {
+    /// The subscription. What was delivered before stays valid.
+    Consumer,
+    /// The connection with all that is on it. What was delivered before is void.
+    Connection,
+}
+
+impl Subscription {
+    /// A subscription that follows `outage`, which is why nothing can be delivered, while that is so.
+    /// `renew` asks for it to be made anew, and does not wait.
+    pub fn new(
+        outage: watch::Receiver<Option<String>>,
+        renew: impl Fn(Renew) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            outage,
+            renew: Arc::new(renew),
+        }
+    }
+
+    /// One that cannot be lost.
+    fn always() -> Self {
+        Self::new(watch::channel(None).1, |_| {})
+    }
+
+    /// Why nothing can be delivered now; `None` while the consumer is subscribed.
+    #[must_use]
+    pub fn outage(&self) -> Option<String> {
+        self.outage.borrow().clone()
+    }
+
+    /// Asks for a new subscription.
+    pub fn renew(&self, what: Renew) {
+        (self.renew)(what);
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("outage", &self.outage())
+            .finish_non_exhaustive()
+    }
+}
