@@ -95,10 +95,11 @@ pub struct DeadLetter {
     pub id: String,
     /// The task's name; empty where the message names none.
     pub task: String,
-    /// Why it is dead, in one word: `failed`, `panicked`, `timed_out` (the last attempt did),
-    /// `arguments`, `unknown_task`, `unreadable` (it cannot be run), `result` (its result cannot be
-    /// returned), `poison` (it ended too many workers), `stopped` (its worker was, after an early
-    /// acknowledgement); RabbitMQ's own `delivery_limit`, `rejected`, `expired` and `maxlen`; or `unknown`.
+    /// Why it is dead, in one word: `failed`, `panicked`, `timed_out` (the last attempt did);
+    /// `arguments`, `unknown_task`, `unreadable`, `unsupported`, `too_large` (it cannot be run); `result`
+    /// (its result cannot be returned); `poison` (it ended too many workers); `stopped` (its worker was,
+    /// after an early acknowledgement); RabbitMQ's own `delivery_limit`, `rejected`, `expired` and
+    /// `maxlen`; or `unknown`.
     pub reason: String,
     /// Why it is dead, in a sentence.
     pub error: String,
@@ -158,7 +159,7 @@ impl DeadLetter {
         by_position.chain(by_name).collect::<Vec<_>>().join(", ")
     }
 
-    /// The message as it was sent, byte for byte.
+    /// The body as it was sent, byte for byte.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.message.body
