@@ -315,7 +315,7 @@ impl DeadLetters {
             };
             let settled = page.into_iter().map(|(letter, delivery)| async {
                 match again {
-                    true => delivery.retry(self.revival(letter)).await,
+                    true => delivery.retry(self.revival(&letter)).await,
                     false => delivery.ack(None).await,
                 }
             });
@@ -344,7 +344,7 @@ impl DeadLetters {
     }
 
     /// The message of a letter's new life, on its way.
-    fn revival(&self, letter: DeadLetter) -> Publish {
+    fn revival(&self, letter: &DeadLetter) -> Publish {
         Publish {
             route: Route::Queue(format!("{}{}", self.app.prefix(), letter.queue)),
             message: letter.message.revived(SystemTime::now()),
