@@ -20,6 +20,10 @@ mod dead_letters;
 mod proxy;
 #[path = "amqp/supervision.rs"]
 mod supervision;
+#[path = "support/version.rs"]
+mod version;
+#[path = "amqp/versions.rs"]
+mod versions;
 use proxy::Proxy;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -171,6 +175,35 @@ async fn clean(broker: &AmqpBroker, queue: &Queue) {
         broker.delete(name).await.expect("deleted");
     }
     broker.close().await;
+}
+
+#[tokio::test]
+async fn an_urgent_message_that_waits_holds_up_no_other() {
+    let Some(url) = url() else { return };
+    let broker = connect(&url).await;
+    let queue = Queue::new(unique("urgent"));
+    let mut consumer = broker.consume(&queue, 2).await.expect("consumer");
+    // Both wait in the same queue of the ladder, the urgent one for a second longer.
+    let delay = Duration::from_millis(2048);
+    let due = Instant::now() + delay;
+    let patient = delayed(queue.name(), "patient", delay);
+    broker.publish(patient).await.expect("stored");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut urgent = delayed(queue.name(), "urgent", delay);
+    urgent.message.priority = Some(9);
+    broker.publish(urgent).await.expect("stored");
+    for id in ["patient", "urgent"] {
+        let delivery = next(&mut consumer).await;
+        assert_eq!(delivery.message.id, id);
+        if id == "patient" {
+            let late = Instant::now().checked_duration_since(due).expect("early");
+            assert!(late < Duration::from_millis(500), "{late:?}");
+        } else {
+            assert_eq!(delivery.message.priority, Some(9));
+        }
+        delivery.ack(None).await.expect("acked");
+    }
+    clean(&broker, &queue).await;
 }
 
 #[tokio::test]

@@ -4,6 +4,9 @@
 //! RabbitMQ is taken from `GARENNE_TEST_AMQP`; without it its cases are skipped with a note, unless
 //! `GARENNE_TEST_REQUIRE_AMQP=1` forbids that.
 
+#[path = "support/version.rs"]
+mod version;
+
 /// The cases.
 mod conformance {
     pub(crate) mod browsing;
@@ -62,6 +65,7 @@ macro_rules! suite {
                 an_ack_publishes_what_goes_first
                 a_message_stays_if_what_goes_first_cannot_be_stored
                 a_retry_comes_again_after_its_delay
+                a_copy_says_how_often_its_message_came_back
                 two_consumers_share_a_queue_without_doubles
                 what_was_acknowledged_just_before_the_close_never_comes_again
                 unsettled_deliveries_of_a_closed_connection_come_again

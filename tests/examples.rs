@@ -291,7 +291,8 @@ macro_rules! on_every_broker {
 }
 
 on_every_broker! {
-    hello work_queue publish_subscribe routing topics rpc game state supervised retries dead_letters options web
+    hello work_queue publish_subscribe routing topics rpc game state supervised retries dead_letters
+    options web
 }
 
 #[test]

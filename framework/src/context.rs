@@ -37,7 +37,8 @@ pub(crate) struct Attempt {
     pub(crate) deadline: Option<Instant>,
     pub(crate) headers: Headers,
     pub(crate) cancelled: watch::Receiver<bool>,
-    pub(crate) stale: Stale,
+    /// Of the delivery that the attempt stands on now.
+    pub(crate) stale: watch::Receiver<Stale>,
 }
 
 impl Context {
@@ -99,16 +100,27 @@ impl Context {
                 .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Whether the broker has taken the delivery back, because the connection was lost: another worker
-    /// may be running the same call, and what this attempt returns may not count.
+    /// Whether the broker has taken the delivery back, because the connection was lost, or because
+    /// RabbitMQ's `consumer_timeout` is shorter than the task: another worker may be running the same
+    /// call, and what this attempt returns may not count.
+    ///
+    /// It becomes false again when the call is delivered again to this worker, which does not run it a
+    /// second time then.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.0.stale.is_stale()
+        self.0.stale.borrow().is_stale()
     }
 
-    /// Resolves when [`is_stale`](Self::is_stale) becomes true.
+    /// Resolves when [`is_stale`](Self::is_stale) is or becomes true.
     pub async fn stale(&self) {
-        self.0.stale.stale().await;
+        loop {
+            let current = self.0.stale.borrow().clone();
+            current.stale().await;
+            // Otherwise another delivery has taken its place in the meantime.
+            if self.is_stale() {
+                return;
+            }
+        }
     }
 }
 

@@ -313,7 +313,7 @@ impl DeadLetters {
                 Ok(page) => page,
                 Err(error) => break Some(error),
             };
-            let settled = page.into_iter().map(|(letter, delivery)| async {
+            let settled = page.into_iter().map(|(letter, delivery)| async move {
                 match again {
                     true => delivery.retry(self.revival(&letter)).await,
                     false => delivery.ack(None).await,

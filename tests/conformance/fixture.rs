@@ -111,6 +111,13 @@ impl Fixture {
         !matches!(self.url.scheme, garenne::broker::url::Scheme::Amqp)
     }
 
+    /// Whether a priority above the queue's highest counts as the highest: quorum queues with priorities,
+    /// from RabbitMQ 4.3 on, know no highest but 31.
+    pub(crate) fn has_a_highest_priority(&self) -> bool {
+        let url = self.url.addresses.first();
+        self.prioritises_every_queue() || crate::version::version(url.expect("one")) < (4, 3)
+    }
+
     /// A name that no other case uses.
     pub(crate) fn name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)

@@ -124,7 +124,11 @@ pub(crate) async fn a_priority_above_the_highest_counts_as_the_highest(f: &Fixtu
         f.publish(to_queue(&queue, sent)).await;
     }
     let mut consumer = f.consume(&queue, 1).await;
-    assert_eq!(take(&mut consumer, 3).await, ["three", "huge", "two"]);
+    let taken = take(&mut consumer, 3).await;
+    match f.has_a_highest_priority() {
+        true => assert_eq!(taken, ["three", "huge", "two"]),
+        false => assert_eq!(taken, ["huge", "three", "two"]),
+    }
 }
 
 pub(crate) async fn embedded_brokers_prioritise_every_queue(f: &Fixture) {

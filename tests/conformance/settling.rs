@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use garenne::error::Error;
+use garenne::message::header;
 
 use super::fixture::{A_MOMENT, Fixture, delayed, message, next, nothing, take, to_queue, within};
 
@@ -180,6 +181,25 @@ pub(crate) async fn a_retry_comes_again_after_its_delay(f: &Fixture) {
     assert_eq!(again.message.history(), ["no luck"]);
     within(again.ack(None)).await.expect("an ack");
     nothing(&mut consumer).await;
+}
+
+pub(crate) async fn a_copy_says_how_often_its_message_came_back(f: &Fixture) {
+    let queue = f.declared("q").await;
+    let mut consumer = f.consume(&queue, 1).await;
+    f.send(&queue, &["a"]).await;
+    let delivery = next(&mut consumer).await;
+    let mut copy = to_queue(&queue, delivery.message.again());
+    copy.message.set(header::DELIVERIES, 2);
+    let delay = Duration::from_millis(20);
+    within(delivery.retry(delayed(delay, copy)))
+        .await
+        .expect("a retry");
+    let again = next(&mut consumer).await;
+    assert_eq!(again.deliveries, 3);
+    within(again.release()).await.expect("released");
+    let again = next(&mut consumer).await;
+    assert_eq!(again.deliveries, 3, "that cost nothing");
+    within(again.ack(None)).await.expect("an ack");
 }
 
 pub(crate) async fn two_consumers_share_a_queue_without_doubles(f: &Fixture) {

@@ -10,6 +10,7 @@ use tracing::Instrument;
 use super::body::Ended;
 use super::memory::Key;
 use super::settle::{Custody, PAUSE, Problem, Verdict, failure, judge};
+use super::suspect::{Turn, is_suspect, put_off};
 use super::{Lane, Shared};
 use crate::broker::{Delivery, Stale};
 use crate::context::{Attempt, Context};
@@ -36,15 +37,16 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
         message.set(header::EXCHANGE, delivery.exchange.as_str());
         message.set(header::ROUTING_KEY, delivery.routing_key.as_str());
     }
-    let Some(delivery) = worker.running.adopt(&key, delivery) else {
-        tracing::info!(
-            id = message.id,
-            "delivered again while it runs: the running attempt adopts it"
-        );
+    let task = message.text("task").unwrap_or_default();
+    let Some(delivery) = worker.running.adopt(&key, task, delivery) else {
         return;
     };
     // Free at once, but after a lost connection, while attempts of void deliveries go on.
-    let _slot = lane.slots.acquire().await;
+    let _slot = tokio::select! {
+        slot = lane.slots.acquire() => slot,
+        // It is delivered again, here or elsewhere.
+        () = delivery.stale().stale() => return,
+    };
     let again = delivery.redelivered || delivery.deliveries > 1;
     let known = if again {
         worker.outcomes.of(&key)
@@ -60,6 +62,23 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
             Err(verdict)
         }
         None => worker.check(&delivery, &message),
+    };
+    let turn = match &checked {
+        Ok(_) if is_suspect(delivery.deliveries, worker.max_deliveries) => {
+            Some(worker.suspects.turn().await)
+        }
+        _ => None,
+    };
+    if delivery.stale().is_stale() {
+        // It became void while it waited here, and is delivered again.
+        return;
+    }
+    let checked = match &turn {
+        Some(Turn::Later { .. }) => Err(Verdict::PutOff {
+            deaths: delivery.deliveries - 1,
+            delay: put_off(chance()),
+        }),
+        _ => checked,
     };
     match checked {
         Ok(task) => {
@@ -168,8 +187,9 @@ impl Shared {
         message: Message,
         key: Key,
     ) {
-        let stale = delivery.stale().clone();
-        let can_adopt = self.running.begin(&key, &delivery);
+        let current = self.running.begin(&key, &delivery);
+        let can_adopt = current.is_some();
+        let stale = current.unwrap_or_else(|| watch::channel(delivery.stale().clone()).1);
         let ended = match self
             .take_custody(delivery, &message, &task.definition.options)
             .await
@@ -197,7 +217,7 @@ impl Shared {
         custody: Custody,
         message: &Message,
         key: &Key,
-        stale: Stale,
+        stale: watch::Receiver<Stale>,
     ) -> (Verdict, Option<Error>) {
         let mut verdict = self.run(task, message, key, stale).await;
         if matches!(
@@ -214,10 +234,20 @@ impl Shared {
         }
         self.outcomes.remember(key.clone(), &verdict);
         let mut settled = self.settle(custody, message, &verdict, lane).await;
-        while let (Err(Error::Stale { .. }), Some(again)) = (&settled, self.running.adopted(key)) {
-            settled = self
-                .settle(Custody::Held(again), message, &verdict, lane)
-                .await;
+        let mut told = false;
+        while let Err(Error::Stale { .. }) = settled {
+            match self.running.adopted(key) {
+                Some(again) => {
+                    let custody = Custody::Held(again);
+                    settled = self.settle(custody, message, &verdict, lane).await;
+                }
+                None if told => break,
+                // It takes a moment, in which another delivery may have come.
+                None => {
+                    self.reply_early(message, &verdict).await;
+                    told = true;
+                }
+            }
         }
         (verdict, settled.err())
     }
@@ -252,7 +282,13 @@ impl Shared {
     }
 
     /// Runs the task once, under its time limit, until it ends or nobody wants it to go on.
-    async fn run(&self, task: Checked, message: &Message, key: &Key, stale: Stale) -> Verdict {
+    async fn run(
+        &self,
+        task: Checked,
+        message: &Message,
+        key: &Key,
+        stale: watch::Receiver<Stale>,
+    ) -> Verdict {
         let options = &task.definition.options;
         let timeout = message.timeout().or(options.timeout);
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -410,6 +446,15 @@ fn report(message: &Message, verdict: &Verdict, error: Option<Error>) {
             tracing::warn!(id, task, ?delay, "to be retried: {error}")
         }
         Verdict::Postponed { delay } => tracing::debug!(id, task, ?delay, "postponed"),
+        Verdict::PutOff { deaths, delay } => {
+            tracing::warn!(
+                id,
+                task,
+                deaths,
+                ?delay,
+                "workers died with it: it waits for its turn to run alone"
+            )
+        }
         Verdict::HandBack => tracing::info!(id, task, "handed back"),
     }
     if let Some(error) = error {

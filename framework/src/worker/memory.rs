@@ -5,6 +5,9 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+use tokio::time::Instant;
+
 use super::settle::Verdict;
 use crate::broker::{Delivery, Stale};
 
@@ -28,7 +31,9 @@ pub(super) struct Key {
 pub(super) struct Running(Mutex<HashMap<Key, Attempt>>);
 
 struct Attempt {
-    stale: Stale,
+    /// Of the delivery that it stands on: its own, or the one adopted last.
+    stale: watch::Sender<Stale>,
+    since: Instant,
     /// The same message, delivered again after the attempt's own delivery became void.
     adopted: Option<Delivery>,
 }
@@ -40,11 +45,18 @@ impl Running {
 
     /// Where the same call is running already on a void delivery, that attempt adopts this one and `None`
     /// is returned.
-    pub(super) fn adopt(&self, key: &Key, delivery: Delivery) -> Option<Delivery> {
+    pub(super) fn adopt(&self, key: &Key, task: &str, delivery: Delivery) -> Option<Delivery> {
         let mut table = self.table();
         match table.get_mut(key) {
-            Some(attempt) if attempt.stale.is_stale() => {
-                attempt.stale = delivery.stale().clone();
+            Some(attempt) if attempt.stale.borrow().is_stale() => {
+                let (id, running) = (&key.id, attempt.since.elapsed());
+                tracing::warn!(
+                    id,
+                    task,
+                    ?running,
+                    "delivered again while it runs: the running attempt adopts it"
+                );
+                attempt.stale.send_replace(delivery.stale().clone());
                 attempt.adopted = Some(delivery);
                 None
             }
@@ -52,18 +64,20 @@ impl Running {
         }
     }
 
-    /// Registers an attempt; `false` if the same id was sent twice and its other message runs now. Both
-    /// run then, and only the first can adopt.
-    pub(super) fn begin(&self, key: &Key, delivery: &Delivery) -> bool {
+    /// Registers an attempt, and returns what tells it whether the delivery that it stands on is void;
+    /// `None` if the same id was sent twice and its other message runs now. Both run then, and only the
+    /// first can adopt.
+    pub(super) fn begin(&self, key: &Key, delivery: &Delivery) -> Option<watch::Receiver<Stale>> {
         match self.table().entry(key.clone()) {
-            Entry::Occupied(_) => false,
+            Entry::Occupied(_) => None,
             Entry::Vacant(entry) => {
-                let stale = delivery.stale().clone();
+                let (stale, current) = watch::channel(delivery.stale().clone());
                 entry.insert(Attempt {
                     stale,
+                    since: Instant::now(),
                     adopted: None,
                 });
-                true
+                Some(current)
             }
         }
     }
@@ -96,7 +110,10 @@ impl Outcomes {
 
     pub(super) fn remember(&self, key: Key, verdict: &Verdict) {
         // What was put off keeps its attempt's number: it must not be answered, but run.
-        let open = matches!(verdict, Verdict::HandBack | Verdict::Postponed { .. });
+        let open = matches!(
+            verdict,
+            Verdict::HandBack | Verdict::Postponed { .. } | Verdict::PutOff { .. }
+        );
         if verdict.size() > LARGEST || open {
             return;
         }

@@ -38,6 +38,8 @@ pub(super) enum Verdict {
     Retry { error: String, delay: Duration },
     /// It is to run later, with no attempt spent.
     Postponed { delay: Duration },
+    /// It is to run later, and what it is suspected of is remembered: so many workers died with it.
+    PutOff { deaths: u32, delay: Duration },
     /// It goes back to its queue as if it had not been taken.
     HandBack,
 }
@@ -182,16 +184,22 @@ impl Shared {
             Verdict::Postponed { delay } => {
                 Some(self.publish(Route::Queue(queue.clone()), message.again(), *delay))
             }
+            Verdict::PutOff { deaths, delay } => {
+                let mut again = message.again();
+                again.set(header::DELIVERIES, *deaths);
+                Some(self.publish(Route::Queue(queue.clone()), again, *delay))
+            }
             _ => None,
         };
         match (custody, verdict) {
             (Custody::Held(delivery), Verdict::HandBack) => delivery.release().await,
-            (Custody::Held(delivery), Verdict::Retry { .. } | Verdict::Postponed { .. }) => {
-                match follow {
-                    Some(copy) => delivery.retry(copy).await,
-                    None => delivery.release().await,
-                }
-            }
+            (
+                Custody::Held(delivery),
+                Verdict::Retry { .. } | Verdict::Postponed { .. } | Verdict::PutOff { .. },
+            ) => match follow {
+                Some(copy) => delivery.retry(copy).await,
+                None => delivery.release().await,
+            },
             (Custody::Held(delivery), Verdict::Dead { .. }) => match follow {
                 Some(dead) => delivery.reject(dead, reply).await,
                 None => delivery.ack(reply).await,
@@ -205,6 +213,28 @@ impl Shared {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Sends the result of an attempt whose delivery is void, without waiting for the next one, which may
+    /// go to another worker, or nowhere: a broker that has delivered it too often makes it a dead letter.
+    pub(super) async fn reply_early(&self, message: &Message, verdict: &Verdict) {
+        // A failure is told when its dead letter is stored.
+        let Verdict::Done(_) = verdict else { return };
+        let Some(reply) = self.reply(message, verdict) else {
+            return;
+        };
+        let mut hand_back = self.hand_back.subscribe();
+        let sent = tokio::select! {
+            sent = self.app.broker().publish(reply) => sent,
+            _ = hand_back.wait_for(|hand_back| *hand_back) => return,
+        };
+        if let Err(error) = sent {
+            let id = &message.id;
+            tracing::debug!(
+                id,
+                "not replied yet, but when it is delivered again: {error}"
+            );
         }
     }
 

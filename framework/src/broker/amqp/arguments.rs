@@ -2,6 +2,7 @@
 
 use lapin::types::{AMQPValue, FieldTable};
 
+use super::server::{CONSUMER_TIMEOUT, consumer_timeout};
 use super::topology::EXCHANGE;
 use super::wire::{own, text};
 use crate::broker::{Queue, QueueType};
@@ -51,7 +52,25 @@ pub(super) fn of(queue: &Queue, queue_type: QueueType) -> FieldTable {
             set("x-delivery-limit", AMQPValue::LongInt(NO_DELIVERY_LIMIT));
         }
     }
+    if quorum && !queue.name().ends_with(DEAD) {
+        arguments.insert(own(CONSUMER_TIMEOUT), consumer_timeout());
+    }
     arguments
+}
+
+/// Takes out what queues of others, and older ones of ours, were made without; whether it was there.
+pub(super) fn drop_consumer_timeout(arguments: &mut FieldTable) -> bool {
+    let left = arguments.inner().iter();
+    let left: Vec<_> = left
+        .filter(|(name, _)| name.as_str() != CONSUMER_TIMEOUT)
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let dropped = left.len() < arguments.inner().len();
+    *arguments = FieldTable::default();
+    for (name, value) in left {
+        arguments.insert(name, value);
+    }
+    dropped
 }
 
 #[cfg(test)]
@@ -69,9 +88,11 @@ mod tests {
         let quorum = names(&work, QueueType::Quorum);
         assert!(quorum.contains(&"x-delivery-limit".to_owned()));
         assert!(!quorum.contains(&"x-max-priority".to_owned()));
+        assert!(quorum.contains(&CONSUMER_TIMEOUT.to_owned()));
         let classic = names(&work, QueueType::Classic);
         assert!(classic.contains(&"x-max-priority".to_owned()));
         assert!(!classic.contains(&"x-delivery-limit".to_owned()));
+        assert!(!classic.contains(&CONSUMER_TIMEOUT.to_owned()));
         assert_eq!(
             names(&work.dead_letters(), QueueType::Quorum),
             ["x-delivery-limit", "x-message-ttl", "x-queue-type"]

@@ -111,6 +111,11 @@ impl Shared {
         }
     }
 
+    /// Awaits the server's answer, but not beyond the connection's end.
+    async fn rpc<T>(&self, request: impl Future<Output = lapin::Result<T>>) -> Result<T, Trouble> {
+        self.live.guard(rpc(request)).await
+    }
+
     fn is_held(&self, tag: u64) -> bool {
         self.channel.status().connected() && self.tags().held.contains(&tag)
     }
@@ -139,11 +144,6 @@ struct Look {
 }
 
 impl Look {
-    /// Awaits the server's answer, as long as there may be one.
-    async fn ask<T>(&self, request: impl Future<Output = lapin::Result<T>>) -> Result<T, Trouble> {
-        self.shared.live.guard(rpc(request)).await
-    }
-
     /// How many messages are ready.
     async fn ready(&self) -> Result<u32, Trouble> {
         let name = own(&self.shared.queue);
@@ -152,7 +152,10 @@ impl Look {
             .shared
             .channel
             .queue_declare(name, options, FieldTable::default());
-        self.ask(declare).await.map(|queue| queue.message_count())
+        self.shared
+            .rpc(declare)
+            .await
+            .map(|queue| queue.message_count())
     }
 
     /// Acknowledges what is settled: with one frame up to the first message that is held, and from there
@@ -173,10 +176,11 @@ impl Look {
         let alone = settled.split_off(&held.unwrap_or(u64::MAX));
         if let Some(last) = settled.last() {
             let options = BasicAckOptions { multiple: true };
-            self.ask(channel.basic_ack(*last, options)).await?;
+            self.shared.rpc(channel.basic_ack(*last, options)).await?;
         }
         for (number, tag) in (1..).zip(alone) {
-            self.ask(channel.basic_ack(tag, BasicAckOptions::default()))
+            self.shared
+                .rpc(channel.basic_ack(tag, BasicAckOptions::default()))
                 .await?;
             if number % ACKS_AT_ONCE == 0 {
                 let ahead = self.fetch(1).await?;
@@ -220,12 +224,13 @@ impl Look {
     async fn fetch(&mut self, wanted: u16) -> Result<Vec<Raw>, Trouble> {
         let channel = &self.shared.channel;
         // It holds for consumers that start later: so each page has a consumer of its own.
-        self.ask(channel.basic_qos(wanted, BasicQosOptions { global: false }))
+        self.shared
+            .rpc(channel.basic_qos(wanted, BasicQosOptions { global: false }))
             .await?;
         let options = BasicConsumeOptions::default();
         let name = own(&self.shared.queue);
         let consume = channel.basic_consume(name, own(""), options, FieldTable::default());
-        let mut deliveries = self.ask(consume).await?;
+        let mut deliveries = self.shared.rpc(consume).await?;
         let mut raws = Vec::with_capacity(wanted.into());
         let end = Instant::now() + PATIENCE;
         while raws.len() < usize::from(wanted) {
@@ -240,7 +245,8 @@ impl Look {
                 Err(_) => {}
             }
         }
-        self.ask(channel.basic_cancel(deliveries.tag(), BasicCancelOptions::default()))
+        self.shared
+            .rpc(channel.basic_cancel(deliveries.tag(), BasicCancelOptions::default()))
             .await?;
         let drain = async {
             while let Some(Ok(raw)) = deliveries.next().await {
@@ -330,7 +336,8 @@ impl Look {
                     multiple: true,
                     requeue: true,
                 };
-                self.ask(channel.basic_nack(*last, options))
+                self.shared
+                    .rpc(channel.basic_nack(*last, options))
                     .await
                     .map_err(stale)?;
             }
@@ -346,7 +353,7 @@ impl Look {
             };
             sleep(TICK).await;
         }
-        let _ = self.ask(channel.close(200, own("done"))).await;
+        let _ = self.shared.rpc(channel.close(200, own("done"))).await;
         Ok(())
     }
 }

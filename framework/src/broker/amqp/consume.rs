@@ -17,6 +17,7 @@ use super::connection::closed;
 use super::delay;
 use super::live::{Live, Trouble, rpc};
 use super::send::Core;
+use super::server;
 use super::settle::{Session, Settler};
 use super::topology::EXCHANGE;
 use super::transport::Transport;
@@ -25,8 +26,9 @@ use crate::broker::{Consumer, Delivery, Queue, QueueType, Renew, Stale, Subscrip
 use crate::error::{Error, Result};
 use crate::message::{Message, header};
 
-/// Refusals in a row that are taken for the server's last word.
-const REFUSALS: u32 = 8;
+/// How long the server may refuse what it allowed before that is taken for its last word: whoever took a
+/// permission away by mistake has this long to give it back.
+const REFUSED_LIMIT: Duration = Duration::from_secs(60);
 /// How long a consumer is tried to be started in spite of troubles that pass.
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait for the end of a cancelled stream, which a dying channel may not give.
@@ -185,7 +187,8 @@ impl Forwarder {
     /// The next session; `None` if there is to be none.
     async fn reopen(&self) -> Option<Opened> {
         let mut backoff = Backoff::default();
-        let mut refusals = 0;
+        let mut refused = None;
+        let mut told = String::new();
         loop {
             tokio::select! {
                 () = stop(&self.stopped, &self.core) => return None,
@@ -199,14 +202,15 @@ impl Forwarder {
                 Ok(opened) => return Some(opened),
                 Err(Error::Closed { .. }) => return None,
                 Err(error) => {
-                    tracing::warn!(queue = self.queue.name(), %error, "cannot consume yet");
-                    self.outage.send_replace(Some(error.to_string()));
-                    refusals = if error.is_transient() {
-                        0
-                    } else {
-                        refusals + 1
-                    };
-                    if refusals >= REFUSALS {
+                    let reason = error.to_string();
+                    if reason != told {
+                        tracing::warn!(queue = self.queue.name(), %error, "cannot consume yet");
+                        told.clone_from(&reason);
+                    }
+                    self.outage.send_replace(Some(reason));
+                    if error.is_transient() {
+                        refused = None;
+                    } else if refused.get_or_insert_with(Instant::now).elapsed() > REFUSED_LIMIT {
                         let _ = self.sender.send(Err(error)).await;
                         return None;
                     }
@@ -225,7 +229,7 @@ impl Forwarder {
             transport,
             self.queue.name(),
             self.prefetch,
-            FieldTable::default(),
+            server::consumer_arguments(&known),
         );
         let stream = stream.await?;
         let generation = stream.live.generation;
@@ -265,8 +269,11 @@ impl Forwarder {
             };
             let raw = match next {
                 Some(Ok(raw)) => raw,
-                Some(Err(error)) => return End::Lost(Trouble::from(error).text),
-                None => return End::Lost("the server cancelled the consumer".into()),
+                Some(Err(error)) => {
+                    let trouble = Trouble::from(error);
+                    return End::Lost(server::why_closed(trouble, self.queue.name()));
+                }
+                None => return End::Lost(server::why_cancelled(self.queue.name())),
             };
             let Some(delivery) = receive(session, raw) else {
                 continue;

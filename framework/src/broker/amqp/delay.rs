@@ -3,6 +3,9 @@
 //! every level is a queue of equal times to live, in which nothing waits behind something longer.
 //!
 //! The way is written into the message's headers, so its routing key stays as it was.
+//!
+//! Where a server lets what waits with a low priority wait for what waits with a high one, there is a
+//! second ladder, for the high ones.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,8 +30,9 @@ pub(super) const UNROUTED: &str = "garenne.unrouted";
 const DUE: &str = "garenne.due";
 /// Takes and drops a copy of each due message for a user's exchange, which may lead nowhere.
 const VOID: &str = "garenne.void";
-/// Declared last: where it is, the whole ladder is.
-const MARKER: &str = "garenne.delay";
+/// What the parts of the ladders are called, before the level's number. An exchange of that name is
+/// declared last: where it is, the whole ladder is.
+const NAMES: [&str; 2] = ["garenne.delay", "garenne.delay.urgent"];
 const LEVELS: u32 = 36;
 /// Names the exchange at which the message is aimed.
 const TO: &str = "garenne-to";
@@ -44,9 +48,26 @@ pub(super) struct Ladder {
 
 #[derive(Default)]
 struct State {
-    built: bool,
+    built: [bool; 2],
     queues: HashSet<String>,
     exchanges: HashSet<String>,
+}
+
+/// One of the two ladders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    Usual,
+    Urgent,
+}
+
+impl Which {
+    fn level(self, level: u32) -> String {
+        format!("{}.{level}", self.name())
+    }
+
+    fn name(self) -> &'static str {
+        NAMES[self as usize]
+    }
 }
 
 /// What a delayed message must carry, and where it goes.
@@ -71,20 +92,20 @@ impl Ladder {
         self.state().queues.remove(queue);
     }
 
-    pub(super) fn reaches_queue(&self, queue: &str) -> bool {
+    pub(super) fn reaches_queue(&self, which: Which, queue: &str) -> bool {
         let state = self.state();
-        state.built && state.queues.contains(queue)
+        state.built[which as usize] && state.queues.contains(queue)
     }
 
-    pub(super) fn reaches_exchange(&self, exchange: &str) -> bool {
+    pub(super) fn reaches_exchange(&self, which: Which, exchange: &str) -> bool {
         let state = self.state();
-        state.built && state.exchanges.contains(exchange)
+        state.built[which as usize] && state.exchanges.contains(exchange)
     }
 }
 
 /// The way of a message that waits for `delay`, rounded up to a millisecond, and then goes to `to`, or to
 /// a queue by name.
-pub(super) fn climb(delay: Duration, to: Option<&str>) -> Result<Climb> {
+pub(super) fn climb(which: Which, delay: Duration, to: Option<&str>) -> Result<Climb> {
     let millis = delay.as_nanos().div_ceil(1_000_000).max(1);
     if millis >= 1 << LEVELS {
         return Err(Error::invalid(
@@ -104,7 +125,7 @@ pub(super) fn climb(delay: Duration, to: Option<&str>) -> Result<Climb> {
         headers.insert(own(TO_VOID), AMQPValue::Boolean(true));
     }
     Ok(Climb {
-        exchange: level_name(highest),
+        exchange: which.level(highest),
         headers,
     })
 }
@@ -123,15 +144,11 @@ pub(super) fn destination(headers: &Headers) -> Option<&str> {
     Some(if to == DUE_QUEUES { "" } else { to })
 }
 
-fn level_name(level: u32) -> String {
-    format!("garenne.delay.{level}")
-}
-
 impl Topology {
     /// Makes sure that delayed messages reach `queue`; false if there is no such queue.
-    pub(super) async fn lead_to_queue(&self, queue: &str) -> Result<bool> {
-        self.build_ladder().await?;
-        if self.ladder.reaches_queue(queue) {
+    pub(super) async fn lead_to_queue(&self, which: Which, queue: &str) -> Result<bool> {
+        self.build_ladder(which).await?;
+        if self.ladder.reaches_queue(which, queue) {
             return Ok(true);
         }
         let bound = self
@@ -151,9 +168,9 @@ impl Topology {
     }
 
     /// Makes sure that delayed messages reach `exchange`.
-    pub(super) async fn lead_to_exchange(&self, exchange: &str) -> Result<()> {
-        self.build_ladder().await?;
-        if self.ladder.reaches_exchange(exchange) {
+    pub(super) async fn lead_to_exchange(&self, which: Which, exchange: &str) -> Result<()> {
+        self.build_ladder(which).await?;
+        if self.ladder.reaches_exchange(which, exchange) {
             return Ok(());
         }
         if let Some(known) = self.known_exchange(exchange) {
@@ -175,16 +192,22 @@ impl Topology {
         Ok(())
     }
 
-    async fn build_ladder(&self) -> Result<()> {
+    async fn build_ladder(&self, which: Which) -> Result<()> {
         // A crowd of first publishes builds it once.
         let _building = self.ladder.building.lock().await;
-        if self.ladder.state().built {
+        if self.ladder.state().built[which as usize] {
             return Ok(());
         }
         let marked = self
             .on_channel(|channel| {
                 let none = FieldTable::default();
-                declare_exchange(channel, MARKER.to_owned(), ExchangeKind::Fanout, true, none)
+                declare_exchange(
+                    channel,
+                    which.name().to_owned(),
+                    ExchangeKind::Fanout,
+                    true,
+                    none,
+                )
             })
             .await?;
         if marked.is_err() {
@@ -193,7 +216,8 @@ impl Topology {
                 .await?
                 .map_err(|trouble| trouble.refused("to declare the exchange of due messages"))?;
             // Quorum queues are slow to make; side by side on a few channels they take half as long.
-            let parts = (0..4).map(|part| self.on_channel(move |channel| levels(channel, part)));
+            let parts =
+                (0..4).map(|part| self.on_channel(move |channel| levels(channel, which, part)));
             for part in try_join_all(parts).await? {
                 part.map_err(|trouble| {
                     trouble.refused("to declare the queues of delayed messages")
@@ -203,16 +227,16 @@ impl Topology {
                 let none = FieldTable::default();
                 declare_exchange(
                     channel,
-                    MARKER.to_owned(),
+                    which.name().to_owned(),
                     ExchangeKind::Fanout,
                     false,
                     none,
                 )
             })
             .await?
-            .map_err(|trouble| trouble.refused("to declare the exchange `garenne.delay`"))?;
+            .map_err(|trouble| trouble.refused("to declare the exchange of a ladder"))?;
         }
-        self.ladder.state().built = true;
+        self.ladder.state().built[which as usize] = true;
         Ok(())
     }
 }
@@ -245,17 +269,17 @@ async fn foot(channel: Channel) -> Result<(), Trouble> {
 
 /// Every fourth level from `part` on. A level's exchange is needed by the one above, so each declares
 /// the one below, too.
-async fn levels(channel: Channel, part: u32) -> Result<(), Trouble> {
+async fn levels(channel: Channel, which: Which, part: u32) -> Result<(), Trouble> {
     let levels = (part..LEVELS).step_by(4);
-    try_join_all(levels.map(|n| level(channel.clone(), n))).await?;
+    try_join_all(levels.map(|n| level(channel.clone(), which, n))).await?;
     Ok(())
 }
 
-async fn level(channel: Channel, n: u32) -> Result<(), Trouble> {
-    let name = level_name(n);
+async fn level(channel: Channel, which: Which, n: u32) -> Result<(), Trouble> {
+    let name = which.level(n);
     let below = match n {
         0 => DUE.to_owned(),
-        n => level_name(n - 1),
+        n => which.level(n - 1),
     };
     for exchange in [&below, &name] {
         let headers = ExchangeKind::Headers;
@@ -296,7 +320,7 @@ mod tests {
     use super::*;
 
     fn digits(delay: Duration) -> (String, u64) {
-        let climb = climb(delay, None).expect("short enough");
+        let climb = climb(Which::Usual, delay, None).expect("short enough");
         let digit = |(name, value): (&lapin::types::ShortString, &AMQPValue)| {
             let level: u32 = name.as_str().strip_prefix(DIGIT)?.parse().ok()?;
             (*value == AMQPValue::Boolean(true)).then_some(1 << level)
@@ -310,7 +334,7 @@ mod tests {
         for millis in [1, 2, 3, 50, 300, 1500, 86_400_000, (1 << 36) - 1] {
             let (exchange, sum) = digits(Duration::from_millis(millis));
             assert_eq!(sum, millis);
-            assert_eq!(exchange, level_name(millis.ilog2()));
+            assert_eq!(exchange, format!("garenne.delay.{}", millis.ilog2()));
         }
     }
 
@@ -318,13 +342,13 @@ mod tests {
     fn delays_are_rounded_up_and_bounded() {
         assert_eq!(digits(Duration::from_nanos(1)).1, 1);
         assert_eq!(digits(Duration::from_micros(1001)).1, 2);
-        assert!(climb(Duration::from_millis(1 << 36), None).is_err());
-        assert!(climb(Duration::MAX, None).is_err());
+        assert!(climb(Which::Usual, Duration::from_millis(1 << 36), None).is_err());
+        assert!(climb(Which::Usual, Duration::MAX, None).is_err());
     }
 
     #[test]
     fn the_way_is_read_back_and_hidden() {
-        let climb = climb(Duration::from_millis(5), Some("logs")).expect("short");
+        let climb = climb(Which::Urgent, Duration::from_millis(5), Some("logs")).expect("short");
         let names = climb.headers.inner().keys();
         assert!(names.clone().all(|name| is_ours(name.as_str())));
         assert!(!is_ours("garenne-deliveries") && !is_ours("garenne-d"));

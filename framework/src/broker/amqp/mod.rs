@@ -27,6 +27,7 @@ mod publish;
 mod replies;
 mod sanitize;
 mod send;
+mod server;
 mod settle;
 mod stream;
 mod topology;

@@ -7,13 +7,15 @@ use lapin::BasicProperties;
 use lapin::types::FieldTable;
 use tokio::time::{Instant, timeout_at};
 
+use super::backoff::Backoff;
 use super::delay;
 use super::publish::{Publisher, Request, Verdict};
+use super::server::UPPER_CLASS;
 use super::settle::Session;
 use super::topology::{EXCHANGE, Topology};
 use super::transport::Transport;
 use super::wire::{self, own, short};
-use crate::broker::{Publish, Route, is_reply_queue};
+use crate::broker::{Publish, QueueType, Route, is_reply_queue};
 use crate::error::{Error, Result};
 
 /// What all parts of the broker share.
@@ -143,6 +145,7 @@ impl Core {
         }
         let deadline = Instant::now() + outgoing.deadline;
         let mut mended = false;
+        let mut backoff = Backoff::default();
         loop {
             // What few messages need is boxed: it would make the future of every message larger.
             if outgoing.delay.is_zero() {
@@ -153,6 +156,15 @@ impl Core {
             let verdict = self.publisher.submit(&outgoing.request, deadline).await?;
             match verdict {
                 Verdict::Unroutable | Verdict::NoExchange(_) => {}
+                Verdict::Nacked if self.may_pass(&outgoing.route) => {
+                    if timeout_at(deadline, Box::pin(backoff.wait()))
+                        .await
+                        .is_err()
+                    {
+                        return outgoing.request.conclude(verdict);
+                    }
+                    continue;
+                }
                 // Who may not use our exchange may be allowed the default one.
                 Verdict::Refused(_) => return self.last_resort(outgoing, verdict, deadline).await,
                 _ => return outgoing.request.conclude(verdict),
@@ -204,6 +216,18 @@ impl Core {
         is_reply_queue(queue) || !is_ours && !is_direct && self.topology.known(queue).is_none()
     }
 
+    /// Whether a message that the broker did not store may be stored soon: while a quorum queue elects its
+    /// leader, it refuses all. A queue that others have made may as well be full.
+    fn may_pass(&self, route: &Route) -> bool {
+        match route {
+            Route::Queue(name) => {
+                let known = self.topology.known(name);
+                known.is_some_and(|known| known.queue_type == Some(QueueType::Quorum))
+            }
+            Route::Exchange { .. } | Route::Reply(_) => true,
+        }
+    }
+
     /// Tries the default exchange for a queue that others have made, and never bound to ours.
     async fn last_resort(
         &self,
@@ -246,21 +270,24 @@ impl Core {
             Route::Exchange { exchange, .. } => Some(exchange.as_str()),
             _ => None,
         };
-        let climb = delay::climb(outgoing.delay, to)?;
+        let which = self.ladder(outgoing, deadline).await?;
+        let climb = delay::climb(which, outgoing.delay, to)?;
         let topology = self.topology.clone();
         let found = match outgoing.route.clone() {
-            Route::Queue(name) if !topology.ladder.reaches_queue(&name) => {
+            Route::Queue(name) if !topology.ladder.reaches_queue(which, &name) => {
                 let work = async move {
-                    if topology.lead_to_queue(&name).await? {
+                    if topology.lead_to_queue(which, &name).await? {
                         return Ok(true);
                     }
                     topology.mend(&name).await?;
-                    topology.lead_to_queue(&name).await
+                    topology.lead_to_queue(which, &name).await
                 };
                 self.within(deadline, outgoing, work).await?
             }
-            Route::Exchange { exchange, .. } if !topology.ladder.reaches_exchange(&exchange) => {
-                let work = async move { topology.lead_to_exchange(&exchange).await };
+            Route::Exchange { exchange, .. }
+                if !topology.ladder.reaches_exchange(which, &exchange) =>
+            {
+                let work = async move { topology.lead_to_exchange(which, &exchange).await };
                 self.within(deadline, outgoing, work).await?;
                 true
             }
@@ -268,6 +295,26 @@ impl Core {
         };
         outgoing.aim(&climb.exchange, Some(climb.headers))?;
         Ok(found)
+    }
+
+    /// The ladder that a delayed message takes.
+    async fn ladder(&self, outgoing: &Outgoing, deadline: Instant) -> Result<delay::Which> {
+        let priority = outgoing.request.properties.priority();
+        if priority.unwrap_or(0) < UPPER_CLASS {
+            return Ok(delay::Which::Usual);
+        }
+        let topology = self.topology.clone();
+        let server = match topology.server.get() {
+            Some(server) => *server,
+            None => {
+                let ask = async move { topology.server().await };
+                self.within(deadline, outgoing, ask).await?
+            }
+        };
+        Ok(match server.expires_each_priority() {
+            true => delay::Which::Usual,
+            false => delay::Which::Urgent,
+        })
     }
 
     /// Runs `work` on the transport, but not beyond the message's deadline.

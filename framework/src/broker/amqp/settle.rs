@@ -12,6 +12,7 @@ use super::backoff::Backoff;
 use super::delay;
 use super::live::{Live, rpc};
 use super::send::{Core, Outgoing};
+use super::server::Server;
 use super::wire::{self, own, text};
 use crate::broker::{BoxFuture, Publish, Queue, QueueType, Route, Settle, Stale};
 use crate::error::{Error, Result};
@@ -70,11 +71,11 @@ impl Session {
             return false;
         }
         let topology = self.core.topology.clone();
-        let modern = self
+        let server = self
             .core
             .transport
-            .run(async move { topology.is_modern().await });
-        modern.await.unwrap_or(false)
+            .run(async move { topology.server().await });
+        server.await.is_ok_and(Server::takes_back_freely)
     }
 }
 

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lapin::options::{
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
 
 use super::live::{Live, Trouble, rpc};
+use super::server::Server;
 use super::transport::Transport;
 use super::wire::{self, own, short, table, text};
 use super::{arguments, delay};
@@ -28,6 +29,16 @@ pub(super) struct Known {
     pub(super) queue: Queue,
     /// `None` where it already was there with other arguments.
     pub(super) queue_type: Option<QueueType>,
+    /// Whether the server's consumer timeout holds for it, as far as we know.
+    pub(super) times_out: bool,
+}
+
+/// What a queue is after its declaration.
+enum Found {
+    AsAsked,
+    /// It was made without our consumer timeout.
+    TimesOut,
+    Different,
 }
 
 /// How many connections may end under one request.
@@ -47,7 +58,7 @@ pub(super) struct Topology {
     transport: Arc<Transport>,
     default_type: QueueType,
     memory: Mutex<Memory>,
-    modern: tokio::sync::OnceCell<bool>,
+    pub(super) server: tokio::sync::OnceCell<Server>,
     pub(super) ladder: delay::Ladder,
 }
 
@@ -57,9 +68,14 @@ impl Topology {
             transport,
             default_type,
             memory: Mutex::default(),
-            modern: tokio::sync::OnceCell::new(),
+            server: tokio::sync::OnceCell::new(),
             ladder: delay::Ladder::default(),
         }
+    }
+
+    /// What a queue becomes that does not say so itself.
+    pub(super) fn default_type(&self) -> QueueType {
+        self.default_type
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -197,7 +213,7 @@ impl Topology {
 
     async fn one(&self, queue: &Queue, queue_type: QueueType) -> Result<Known> {
         let name = queue.name();
-        let as_asked = self.declare_queue(queue, queue_type).await?;
+        let found = self.declare_queue(queue, queue_type).await?;
         for exchange in [EXCHANGE, delay::DUE_QUEUES] {
             let bound = self
                 .bind(name, exchange, name, FieldTable::default())
@@ -215,35 +231,44 @@ impl Topology {
         }
         let known = Known {
             queue: queue.clone(),
-            queue_type: as_asked.then_some(queue_type),
+            queue_type: (!matches!(found, Found::Different)).then_some(queue_type),
+            times_out: queue_type != QueueType::Quorum || !matches!(found, Found::AsAsked),
         };
         self.memory().queues.insert(name.to_owned(), known.clone());
         Ok(known)
     }
 
-    /// Whether the queue now is as we want it; otherwise it is there, but different.
-    async fn declare_queue(&self, queue: &Queue, queue_type: QueueType) -> Result<bool> {
+    async fn declare_queue(&self, queue: &Queue, queue_type: QueueType) -> Result<Found> {
         let name = queue.name();
-        let arguments = arguments::of(queue, queue_type);
-        let declared = self
-            .on_channel(|channel| {
-                let arguments = arguments.clone();
-                async move {
-                    let options = QueueDeclareOptions::durable();
-                    rpc(channel.queue_declare(own(name), options, arguments)).await
-                }
-            })
-            .await?;
-        let Err(trouble) = declared else {
-            return Ok(true);
+        let mut arguments = arguments::of(queue, queue_type);
+        let Err(mut trouble) = self.try_queue(name, arguments.clone()).await? else {
+            return Ok(Found::AsAsked);
         };
+        if trouble.code == Some(406) && arguments::drop_consumer_timeout(&mut arguments) {
+            match self.try_queue(name, arguments).await? {
+                Ok(()) => return Ok(Found::TimesOut),
+                Err(said) => trouble = said,
+            }
+        }
         if matches!(trouble.code, Some(403 | 406)) && self.find(name).await?.is_ok() {
             if trouble.code == Some(406) && self.known(name).is_none() {
                 tracing::warn!(queue = %name, server_said = %trouble.text, "the queue is used as it is");
             }
-            return Ok(false);
+            return Ok(Found::Different);
         }
         Err(trouble.refused(format!("to declare queue `{name}`")))
+    }
+
+    async fn try_queue(&self, name: &str, arguments: FieldTable) -> Result<Result<(), Trouble>> {
+        self.on_channel(|channel| {
+            let arguments = arguments.clone();
+            async move {
+                let options = QueueDeclareOptions::durable();
+                let declared = channel.queue_declare(own(name), options, arguments);
+                rpc(declared).await.map(|_| ())
+            }
+        })
+        .await
     }
 
     /// The type of a dead-letter queue, if it is as we declare one.
@@ -253,16 +278,8 @@ impl Topology {
             ..Queue::new(name)
         };
         for queue_type in [QueueType::Quorum, QueueType::Classic] {
-            let declared = self
-                .on_channel(|channel| {
-                    let arguments = arguments::of(&queue, queue_type);
-                    async move {
-                        let options = QueueDeclareOptions::durable();
-                        rpc(channel.queue_declare(own(name), options, arguments)).await
-                    }
-                })
-                .await?;
-            if declared.is_ok() {
+            let arguments = arguments::of(&queue, queue_type);
+            if self.try_queue(name, arguments).await?.is_ok() {
                 return Ok(Some(queue_type));
             }
         }
@@ -326,43 +343,14 @@ impl Topology {
         Ok(match queue.queue_type {
             _ if queue.exclusive => QueueType::Classic,
             Some(queue_type) => queue_type,
-            None if queue.max_priority.is_some() => match self.is_modern().await? {
-                true => QueueType::Quorum,
-                false => QueueType::Classic,
-            },
+            None if queue.max_priority.is_some() => {
+                match self.server().await?.ranks_quorum_queues() {
+                    true => QueueType::Quorum,
+                    false => QueueType::Classic,
+                }
+            }
             None => self.default_type,
         })
-    }
-
-    /// Whether the server is RabbitMQ 4.3 or later, where quorum queues have priorities, and handing a
-    /// message back does not count as a failed delivery.
-    ///
-    /// lapin keeps the server's version to itself. What tells is that 4.3 refuses the first version of
-    /// classic queues, which all earlier servers either have or ignore.
-    pub(super) async fn is_modern(&self) -> Result<bool> {
-        let probe = || async {
-            let declared = self
-                .on_channel(|channel| async move {
-                    let options = QueueDeclareOptions::exclusive().auto_delete();
-                    let old = table([
-                        ("x-queue-type", text("classic")),
-                        ("x-queue-version", AMQPValue::LongInt(1)),
-                    ]);
-                    let name = own(&format!("garenne.probe.{}", uuid::Uuid::new_v4().simple()));
-                    let queue = rpc(channel.queue_declare(name, options, old)).await?;
-                    let options = QueueDeleteOptions::default();
-                    rpc(channel.queue_delete(queue.name().clone(), options)).await
-                })
-                .await?;
-            match declared {
-                Ok(_) => Ok(false),
-                Err(trouble) if trouble.code == Some(406) => Ok(true),
-                // Without the permission to look, what works everywhere is right.
-                Err(trouble) if trouble.code == Some(403) => Ok(false),
-                Err(trouble) => Err(trouble.refused("to look for the server's version")),
-            }
-        };
-        self.modern.get_or_try_init(probe).await.copied()
     }
 
     pub(super) async fn depth(&self, name: &str) -> Result<Depth> {

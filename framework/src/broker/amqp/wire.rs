@@ -65,10 +65,8 @@ pub(super) fn properties(message: &Message) -> Result<BasicProperties> {
     if let Some(queue) = &message.reply_to {
         properties = properties.with_reply_to(short("reply queue", queue)?);
     }
-    if let Some(priority) = message.priority {
-        properties = properties.with_priority(priority);
-    }
-    Ok(properties)
+    // Said aloud: from 4.3 on a quorum queue takes no priority for one in the middle.
+    Ok(properties.with_priority(message.priority.unwrap_or(0)))
 }
 
 /// The message's id, cut short where its header has the whole: a dead letter's may have any length.
@@ -181,7 +179,7 @@ pub(super) fn message(properties: &BasicProperties, body: Vec<u8>) -> Message {
         content_encoding: text(properties.content_encoding()).unwrap_or_default(),
         correlation_id: text(properties.correlation_id()),
         reply_to: text(properties.reply_to()),
-        priority: *properties.priority(),
+        priority: properties.priority().filter(|priority| *priority > 0),
         body,
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use tokio::time::Instant;
 
 use crate::broker::{Binding, Delivery, Queue, Settle, Stale};
-use crate::message::Message;
+use crate::message::{Message, header};
 
 /// Where a message stands in its queue: before all of a lower priority, behind those that came earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,8 +33,10 @@ impl Stored {
         let mut delivery = Delivery::new(queue, self.message.clone(), stale, settle);
         delivery.exchange.clone_from(&self.exchange);
         delivery.routing_key.clone_from(&self.routing_key);
+        // A copy of a message says how often that one came back.
+        let past = self.message.count(header::DELIVERIES).unwrap_or(0);
         delivery.redelivered = self.lost_deliveries > 0;
-        delivery.deliveries = self.lost_deliveries.saturating_add(1);
+        delivery.deliveries = self.lost_deliveries.saturating_add(past).saturating_add(1);
         delivery
     }
 }

@@ -39,9 +39,11 @@ pub(super) struct Taken {
 impl Taken {
     /// The delivery of this message from `queue`.
     pub(super) fn delivery(self, queue: &str, stale: Stale, settle: Box<dyn Settle>) -> Delivery {
+        // A copy of a message says how often that one came back.
+        let past = self.message.count(header::DELIVERIES).unwrap_or(0);
         let mut delivery = Delivery::new(queue, self.message, stale, settle);
         delivery.redelivered = self.redelivered;
-        delivery.deliveries = self.losses.saturating_add(1);
+        delivery.deliveries = self.losses.saturating_add(past).saturating_add(1);
         delivery.exchange = self.exchange.unwrap_or_default();
         if let Some(key) = self.routing_key {
             delivery.routing_key = key;
