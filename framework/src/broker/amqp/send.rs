@@ -161,7 +161,11 @@ impl Core {
                         .await
                         .is_err()
                     {
-                        return outgoing.request.conclude(verdict);
+                        return Err(Error::Blocked {
+                            route: outgoing.route.to_string(),
+                            reason: "the queue is full, or has no leader at the moment".into(),
+                            waited: outgoing.deadline,
+                        });
                     }
                     continue;
                 }
@@ -224,7 +228,8 @@ impl Core {
                 let known = self.topology.known(name);
                 known.is_some_and(|known| known.queue_type == Some(QueueType::Quorum))
             }
-            Route::Exchange { .. } | Route::Reply(_) => true,
+            Route::Exchange { .. } => true,
+            Route::Reply(name) => is_reply_queue(name),
         }
     }
 
