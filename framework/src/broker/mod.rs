@@ -23,7 +23,7 @@ pub mod routing;
 pub mod sqlite;
 pub mod url;
 
-pub use consumer::{Consumer, Renew, Subscription};
+pub use consumer::{Consumer, HoldLimit, Renew, Subscription};
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub(crate) use queue::{dead_letter_name, validate_routing_key};
 
