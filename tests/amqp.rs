@@ -14,6 +14,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use tokio::time::{Instant, sleep, timeout};
 
+#[path = "amqp/dead_letters.rs"]
+mod dead_letters;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "amqp/supervision.rs"]

@@ -9,6 +9,7 @@ mod version;
 
 /// The cases.
 mod conformance {
+    pub(crate) mod browsing;
     pub(crate) mod carrying;
     pub(crate) mod delays;
     pub(crate) mod fixture;
@@ -64,7 +65,9 @@ macro_rules! suite {
                 an_ack_publishes_what_goes_first
                 a_message_stays_if_what_goes_first_cannot_be_stored
                 a_retry_comes_again_after_its_delay
+                a_copy_says_how_often_its_message_came_back
                 two_consumers_share_a_queue_without_doubles
+                what_was_acknowledged_just_before_the_close_never_comes_again
                 unsettled_deliveries_of_a_closed_connection_come_again
                 a_closed_broker_does_nothing_more
                 a_release_after_the_close_is_an_error_too
@@ -99,6 +102,17 @@ macro_rules! suite {
                 deleting_no_queue_is_no_error
                 exclusive_queues_each_get_a_copy
                 an_exclusive_queue_goes_with_its_consumer
+            }
+            browsing {
+                a_look_shows_what_is_ready_in_its_order
+                a_look_takes_nothing
+                looking_often_costs_nothing
+                a_dropped_look_takes_nothing
+                what_is_shown_can_be_taken_off
+                what_is_shown_can_be_moved
+                what_is_shown_stays_if_its_copy_cannot_be_stored
+                two_looks_take_each_message_once
+                a_look_at_no_queue_is_an_error_that_names_it
             }
             routing {
                 no_queue_of_that_name_is_an_error_that_names_it

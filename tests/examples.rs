@@ -187,6 +187,21 @@ fn retries(broker: &str) {
     );
 }
 
+fn dead_letters(broker: &str) {
+    prints(
+        "dead_letters",
+        broker,
+        r#"ann: the shop's computer is down
+         bob: the shop's computer is down
+         order("ann", 3) failed: ["the shop's computer is down", "the shop's computer is down"]
+         order("bob", 3) failed: ["the shop's computer is down", "the shop's computer is down"]
+         complain panicked: a bug
+         retried: 2
+         discarded: 1
+         left: 0"#,
+    );
+}
+
 fn options(broker: &str) {
     prints(
         "options",
@@ -276,7 +291,8 @@ macro_rules! on_every_broker {
 }
 
 on_every_broker! {
-    hello work_queue publish_subscribe routing topics rpc game state supervised retries options web
+    hello work_queue publish_subscribe routing topics rpc game state supervised retries dead_letters
+    options web
 }
 
 #[test]

@@ -7,20 +7,37 @@
 
 mod support;
 
+#[path = "support/proxy.rs"]
+mod proxy;
+
 /// The tests, and what they share.
 mod faults {
     mod addresses;
+    mod alarms;
     mod child;
+    mod clients;
+    mod cluster;
     mod connections;
     mod crowded;
+    mod dead_letters;
     mod killed;
+    mod load;
     mod long;
+    mod memory;
     mod node;
+    mod operators;
     mod outage;
+    mod outages;
     mod place;
     mod poison;
     mod restart;
+    mod rolling;
     mod scale;
+    mod starved;
     mod stopped;
+    mod stopping;
+    mod tap;
     mod tasks;
+    mod void;
+    use crate::proxy;
 }

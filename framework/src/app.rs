@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 
 use crate::broker::{self, Broker, Exchange, Publish, Queue, Replies, Route};
+use crate::dead_letters::DeadLetters;
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::reply::Reply;
@@ -150,6 +151,13 @@ impl App {
         self.0.broker.delete(&name).await
     }
 
+    /// The dead letters of the queue named `queue`: what failed for good there, to be looked at, sent again or
+    /// discarded.
+    #[must_use]
+    pub fn dead_letters(&self, queue: &str) -> DeadLetters {
+        DeadLetters::new(self.clone(), queue)
+    }
+
     /// Disconnects. Handles that still wait get a failure, workers made from this app stop.
     pub async fn close(&self) {
         self.0.waiters.close();
@@ -183,6 +191,9 @@ impl App {
             let task = message.text("task").unwrap_or_default().to_owned();
             return Err(Error::TooLarge { task, size, limit });
         }
+        message
+            .check_headers()
+            .map_err(|unreadable| Error::invalid("call", &message.id, unreadable.0))?;
         let mut waiting = None;
         if wants_reply {
             message.reply_to = Some(self.reply_address().await?.to_owned());

@@ -206,7 +206,7 @@ impl<T> Call<T> {
         if let Some(problem) = problem {
             return Err(problem);
         }
-        options.validate(&task)?;
+        options.validate(&task, now)?;
         let id = options
             .id
             .clone()

@@ -23,7 +23,7 @@
 //! ```
 //!
 //! In the order in which a call meets them: [`task`](macro@task), [`Call`], [`App`], [`Handle`]; [`Queue`] and
-//! [`Exchange`]; [`Worker`], [`Context`], [`TaskError`]; [`Failure`] and [`Error`]. What the brokers have in
+//! [`Exchange`]; [`Worker`], [`Context`], [`TaskError`]; [`Failure`] and [`Error`]; [`DeadLetters`]. What the brokers have in
 //! common is in [`broker`].
 //!
 //! What happens is told through [`tracing`](https://docs.rs/tracing), under targets that begin with `garenne`: without a
@@ -45,6 +45,7 @@ mod waiters;
 pub mod broker;
 // … and what runs it.
 pub mod context;
+pub mod dead_letters;
 pub mod retry;
 pub mod worker;
 
@@ -57,6 +58,7 @@ pub use app_builder::AppBuilder;
 pub use broker::{Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub use call::Call;
 pub use context::Context;
+pub use dead_letters::{Dead, DeadLetter, DeadLetters};
 pub use error::{Error, TaskError};
 pub use exit::Exit;
 pub use failure::{Failure, FailureKind};
@@ -102,3 +104,6 @@ pub mod __private {
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+#[cfg(test)]
+mod corpus;

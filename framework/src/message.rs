@@ -2,12 +2,18 @@
 //! protocol 2 (headers for metadata, a JSON body `[args, kwargs, embed]`), with our own headers prefixed
 //! `garenne-`. Knows nothing of brokers or of registered tasks, and reads no clock.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
+
+mod arguments;
+mod check;
+mod past;
+
+pub use arguments::Arguments;
+pub(crate) use check::DEPTH_LIMIT;
+pub use past::PastError;
 
 /// A message's header table, as JSON values.
 pub type Headers = Map<String, Value>;
@@ -20,7 +26,8 @@ pub mod header {
     pub const BACKOFF: &str = "garenne-backoff";
     /// `early` or `late`, where the sender says when to acknowledge.
     pub const ACK: &str = "garenne-ack";
-    /// The errors of earlier attempts: an array of strings in JSON, the newest last.
+    /// The errors of earlier attempts, in JSON: an array of objects with `attempt`, `at` and `error`, the
+    /// newest last.
     pub const HISTORY: &str = "garenne-history";
     /// How often this copy's predecessors were delivered and came back unsettled.
     pub const DELIVERIES: &str = "garenne-deliveries";
@@ -32,18 +39,21 @@ pub mod header {
     pub const QUEUE: &str = "garenne-queue";
     /// When a dead letter died, RFC 3339.
     pub const DIED_AT: &str = "garenne-died-at";
+    /// The exchange that a message which was published again had come by first.
+    pub const EXCHANGE: &str = "garenne-exchange";
+    /// The routing key that it had come with.
+    pub const ROUTING_KEY: &str = "garenne-routing-key";
+    /// How often a dead letter of this call was sent to its queue again.
+    pub const REVIVALS: &str = "garenne-revivals";
+    /// What of a message could not be read on the way to its worker, and so was left out.
+    pub const MALFORMED: &str = "garenne-malformed";
+    /// Names of headers that a dead letter lost because they were too large.
+    pub const LEFT_OUT: &str = "garenne-left-out";
     /// The kind of a reply's failure.
     pub const KIND: &str = "garenne-kind";
-    /// How many attempts a reply's failure took.
+    /// How many attempts a failure took, in a reply or a dead letter.
     pub const ATTEMPTS: &str = "garenne-attempts";
 }
-
-/// Errors kept of earlier attempts.
-const HISTORY_LIMIT: usize = 10;
-/// Characters kept of one error text, on the wire and in dead letters.
-const TEXT_LIMIT: usize = 8 * 1024;
-/// Characters of the arguments shown in `argsrepr`, which monitors print.
-const REPR_LIMIT: usize = 200;
 
 /// What a broker carries: metadata and a body it does not look into.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -79,70 +89,6 @@ impl std::fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
-/// A body as it is written: `[args, kwargs, embed]`.
-type Body = (
-    Vec<Box<RawValue>>,
-    Option<BTreeMap<String, Box<RawValue>>>,
-    Value,
-);
-
-/// The arguments of a call, each still encoded.
-#[derive(Debug, Default)]
-pub struct Arguments {
-    /// By position.
-    pub args: Vec<Box<RawValue>>,
-    /// By name.
-    pub kwargs: BTreeMap<String, Box<RawValue>>,
-}
-
-impl Arguments {
-    /// The JSON body of a message with these arguments: `[args, kwargs, embed]`.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let embed = json!({"callbacks": null, "errbacks": null, "chain": null, "chord": null});
-        serde_json::to_vec(&(&self.args, &self.kwargs, embed)).expect("raw JSON always serialises")
-    }
-
-    /// Reads a message's body.
-    ///
-    /// # Errors
-    /// [`Unreadable`] with the reason, for any body that is not JSON of Celery's protocol 2.
-    pub fn decode(message: &Message) -> Result<Self, Unreadable> {
-        if !matches!(message.content_type.as_str(), "application/json" | "") {
-            return Err(Unreadable(format!(
-                "content type `{}` is not accepted: only application/json is",
-                message.content_type
-            )));
-        }
-        let (args, kwargs, _embed): Body = serde_json::from_slice(&message.body).map_err(|e| {
-            Unreadable(format!(
-                "the body is not `[args, kwargs, embed]` in JSON: {e}"
-            ))
-        })?;
-        Ok(Self {
-            args,
-            kwargs: kwargs.unwrap_or_default(),
-        })
-    }
-
-    fn repr(&self) -> (String, String) {
-        let mut args = String::from("(");
-        for (i, arg) in self.args.iter().enumerate() {
-            if i > 0 {
-                args.push_str(", ");
-            }
-            args.push_str(cut(arg.get(), REPR_LIMIT));
-            if args.len() > REPR_LIMIT {
-                args.push_str(", …");
-                break;
-            }
-        }
-        args.push_str(if self.args.len() == 1 { ",)" } else { ")" });
-        let kwargs = serde_json::to_string(&self.kwargs).unwrap_or_default();
-        (args, cut(&kwargs, REPR_LIMIT).to_owned())
-    }
-}
-
 impl Message {
     /// A new call of `task`, first attempt.
     #[must_use]
@@ -166,18 +112,6 @@ impl Message {
             priority: None,
             body: arguments.encode(),
         }
-    }
-
-    /// The task's name.
-    ///
-    /// # Errors
-    /// [`Unreadable`] where the message names no task or no id.
-    pub fn task(&self) -> Result<&str, Unreadable> {
-        if self.id.is_empty() {
-            return Err(Unreadable("the message has no id".into()));
-        }
-        self.text("task")
-            .ok_or_else(|| Unreadable("the message has no `task` header".into()))
     }
 
     /// The number of this attempt; the first is 1.
@@ -225,13 +159,6 @@ impl Message {
         self.reply_to.is_none() || self.headers.get("ignore_result") == Some(&Value::Bool(true))
     }
 
-    /// The errors of earlier attempts, the oldest first.
-    #[must_use]
-    pub fn history(&self) -> Vec<String> {
-        let text = self.text(header::HISTORY).unwrap_or("[]");
-        serde_json::from_str(text).unwrap_or_default()
-    }
-
     /// A header's text.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
@@ -258,15 +185,6 @@ impl Message {
         };
     }
 
-    /// The message of the next attempt, which failed with `error`.
-    #[must_use]
-    pub fn next_attempt(&self, error: &str) -> Self {
-        let mut next = self.again();
-        next.set("retries", self.attempt());
-        next.remember(error);
-        next
-    }
-
     /// The same message to be run again without an attempt spent: what the broker noted of the old
     /// delivery is left behind, which would otherwise be counted against the new one.
     #[must_use]
@@ -276,26 +194,6 @@ impl Message {
         next.headers.remove(header::DELIVERIES);
         next.headers.remove("eta");
         next
-    }
-
-    /// The message as a dead letter: itself, with the reason.
-    #[must_use]
-    pub fn dead(&self, queue: &str, reason: &str, error: &str, now: SystemTime) -> Self {
-        let mut dead = self.again();
-        dead.remember(error);
-        dead.set(header::REASON, reason);
-        dead.set(header::ERROR, cut(error, TEXT_LIMIT));
-        dead.set(header::QUEUE, queue);
-        dead.set(header::DIED_AT, format_time(now));
-        dead
-    }
-
-    fn remember(&mut self, error: &str) {
-        let mut history = self.history();
-        history.push(cut(error, TEXT_LIMIT / HISTORY_LIMIT).to_owned());
-        let surplus = history.len().saturating_sub(HISTORY_LIMIT);
-        history.drain(..surplus);
-        self.set(header::HISTORY, json!(history).to_string());
     }
 }
 
@@ -326,12 +224,18 @@ pub fn format_time(time: SystemTime) -> String {
 pub fn parse_time(text: &str) -> Option<SystemTime> {
     let stamp = text.parse::<jiff::Timestamp>().ok().or_else(|| {
         let civil: jiff::civil::DateTime = text.parse().ok()?;
-        civil
-            .to_zoned(jiff::tz::TimeZone::UTC)
-            .ok()
-            .map(|zoned| zoned.timestamp())
+        let zoned = civil.to_zoned(jiff::tz::TimeZone::UTC);
+        // The calendar's first and last days cannot be moments.
+        Some(zoned.map_or_else(|_| nearest(civil.year()), |zoned| zoned.timestamp()))
     })?;
     Some(stamp.into())
+}
+
+fn nearest(year: i16) -> jiff::Timestamp {
+    match year > 0 {
+        true => jiff::Timestamp::MAX,
+        false => jiff::Timestamp::MIN,
+    }
 }
 
 /// The longest beginning of `text` with at most `limit` bytes.
@@ -343,5 +247,7 @@ pub(crate) fn cut(text: &str, limit: usize) -> &str {
     &text[..end]
 }
 
+#[cfg(test)]
+mod fuzz_tests;
 #[cfg(test)]
 pub(crate) mod tests;

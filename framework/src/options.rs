@@ -53,7 +53,7 @@ impl CallOptions {
         }
     }
 
-    pub(crate) fn validate(&self, task: &str) -> Result<()> {
+    pub(crate) fn validate(&self, task: &str, now: SystemTime) -> Result<()> {
         self.queue.validate()?;
         if let Some((exchange, key)) = &self.exchange {
             exchange.validate()?;
@@ -70,6 +70,14 @@ impl CallOptions {
         {
             let reason = format!("it is longer than {LONGEST_DELAY:?}");
             return Err(Error::invalid("countdown", format!("{delay:?}"), reason));
+        }
+        if let Due::At(eta) = self.due
+            && eta
+                .duration_since(now)
+                .is_ok_and(|delay| delay > LONGEST_DELAY)
+        {
+            let reason = format!("it is more than {LONGEST_DELAY:?} away");
+            return Err(Error::invalid("eta", format_time(eta), reason));
         }
         let too_long = |what, text: &str| {
             (text.is_empty() || text.len() > 200)

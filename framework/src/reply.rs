@@ -7,7 +7,12 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, FailureKind};
-use crate::message::{Headers, Message, Unreadable, format_time, header};
+use crate::message::{Headers, Message, Unreadable, cut, format_time, header};
+
+/// Longest name in bytes that AMQP carries.
+const NAME_LIMIT: usize = 255;
+/// Bytes of an error's text that a reply carries.
+const TEXT_LIMIT: usize = 64 * 1024;
 
 /// The answer to a call.
 #[derive(Debug)]
@@ -52,7 +57,7 @@ impl Reply {
             Err(failure) => {
                 headers.insert(header::KIND.into(), failure.kind.as_str().into());
                 headers.insert(header::ATTEMPTS.into(), failure.attempts.into());
-                headers.insert("task".into(), failure.task.as_str().into());
+                headers.insert("task".into(), cut(&failure.task, NAME_LIMIT).into());
                 (
                     status(failure.kind),
                     exception(failure),
@@ -69,7 +74,7 @@ impl Reply {
             task_id: self.id.clone(),
         };
         Message {
-            id: self.id.clone(),
+            id: cut(&self.id, NAME_LIMIT).to_owned(),
             headers,
             content_type: "application/json".into(),
             content_encoding: "utf-8".into(),
@@ -118,19 +123,16 @@ fn status(kind: FailureKind) -> &'static str {
 /// The exception that a Python caller gets: Celery's own where one means the same, otherwise the Rust
 /// type under its crate's path.
 fn exception(failure: &Failure) -> Box<RawValue> {
+    let said = json!([cut(&failure.message, TEXT_LIMIT)]);
     let (module, name, message) = match failure.kind {
         FailureKind::Expired => ("celery.exceptions", "TaskRevokedError", json!(["expired"])),
         FailureKind::Cancelled => ("celery.exceptions", "TaskRevokedError", json!(["revoked"])),
-        FailureKind::TimedOut => (
-            "billiard.exceptions",
-            "TimeLimitExceeded",
-            json!([failure.message]),
-        ),
-        FailureKind::Panicked => ("garenne", "Panic", json!([failure.message])),
-        FailureKind::Rejected => ("garenne", "Rejected", json!([failure.message])),
+        FailureKind::TimedOut => ("billiard.exceptions", "TimeLimitExceeded", said),
+        FailureKind::Panicked => ("garenne", "Panic", said),
+        FailureKind::Rejected => ("garenne", "Rejected", said),
         FailureKind::Failed | FailureKind::Unknown => {
             let (module, name) = split_path(&failure.error_type);
-            (module, name, json!([failure.message]))
+            (module, name, said)
         }
     };
     let body = ExceptionBody {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use garenne::error::Error;
+use garenne::message::header;
 
 use super::fixture::{A_MOMENT, Fixture, delayed, message, next, nothing, take, to_queue, within};
 
@@ -161,7 +162,12 @@ pub(crate) async fn a_retry_comes_again_after_its_delay(f: &Fixture) {
     let mut consumer = f.consume(&queue, 1).await;
     f.send(&queue, &["a"]).await;
     let delivery = next(&mut consumer).await;
-    let copy = to_queue(&queue, delivery.message.next_attempt("no luck"));
+    let copy = to_queue(
+        &queue,
+        delivery
+            .message
+            .next_attempt("no luck", std::time::SystemTime::now()),
+    );
     let delay = Duration::from_millis(400);
     let start = tokio::time::Instant::now();
     within(delivery.retry(delayed(delay, copy)))
@@ -175,6 +181,25 @@ pub(crate) async fn a_retry_comes_again_after_its_delay(f: &Fixture) {
     assert_eq!(again.message.history(), ["no luck"]);
     within(again.ack(None)).await.expect("an ack");
     nothing(&mut consumer).await;
+}
+
+pub(crate) async fn a_copy_says_how_often_its_message_came_back(f: &Fixture) {
+    let queue = f.declared("q").await;
+    let mut consumer = f.consume(&queue, 1).await;
+    f.send(&queue, &["a"]).await;
+    let delivery = next(&mut consumer).await;
+    let mut copy = to_queue(&queue, delivery.message.again());
+    copy.message.set(header::DELIVERIES, 2);
+    let delay = Duration::from_millis(20);
+    within(delivery.retry(delayed(delay, copy)))
+        .await
+        .expect("a retry");
+    let again = next(&mut consumer).await;
+    assert_eq!(again.deliveries, 3);
+    within(again.release()).await.expect("released");
+    let again = next(&mut consumer).await;
+    assert_eq!(again.deliveries, 3, "that cost nothing");
+    within(again.ack(None)).await.expect("an ack");
 }
 
 pub(crate) async fn two_consumers_share_a_queue_without_doubles(f: &Fixture) {
@@ -267,4 +292,29 @@ pub(crate) async fn a_consumer_gives_service_again_when_its_deleted_queue_is_bac
     let delivery = next.await.expect("service within 10 seconds");
     let delivery = delivery.expect("an open consumer").expect("a delivery");
     assert_eq!(delivery.message.id, "after");
+}
+
+pub(crate) async fn what_was_acknowledged_just_before_the_close_never_comes_again(f: &Fixture) {
+    let Some(other) = f.another().await else {
+        return;
+    };
+    let queue = f.declared("q").await;
+    let sent = (0..200).map(|n| f.publish(to_queue(&queue, message(&n.to_string()))));
+    futures_util::future::join_all(sent).await;
+    let mut consumer = within(other.consume(&queue, 200))
+        .await
+        .expect("a consumer");
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        held.push(next(&mut consumer).await);
+    }
+    let acks = held.into_iter().map(|delivery| delivery.ack(None));
+    for outcome in futures_util::future::join_all(acks).await {
+        outcome.expect("an ack");
+    }
+    drop(consumer);
+    within(other.close()).await;
+    let mut consumer = f.consume(&queue, 200).await;
+    nothing(&mut consumer).await;
+    f.ready_becomes(&queue, 0).await;
 }

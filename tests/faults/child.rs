@@ -1,7 +1,7 @@
 //! Workers in processes of their own: this test binary again.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -13,11 +13,104 @@ use super::tasks::worker;
 const URL: &str = "GARENNE_CHILD_URL";
 const QUEUE: &str = "GARENNE_CHILD_QUEUE";
 const SLOTS: &str = "GARENNE_CHILD_SLOTS";
+const GRACE: &str = "GARENNE_CHILD_GRACE";
+const SIGNALS: &str = "GARENNE_CHILD_SIGNALS";
 const JOURNAL: &str = "GARENNE_CHILD_JOURNAL";
 const READY: &str = "the worker is ready";
 
 /// How often a call may end a child before it counts as poison.
 pub(crate) const MAX_DELIVERIES: u32 = 3;
+
+/// What a worker process is to be like.
+pub(crate) struct Spawn {
+    url: String,
+    queue: String,
+    journal: PathBuf,
+    slots: usize,
+    grace: Duration,
+    signals: bool,
+    limit: Option<&'static str>,
+}
+
+impl Spawn {
+    /// A worker of the place's queue.
+    pub(crate) fn at(place: &Place) -> Self {
+        Self {
+            url: place.url.clone(),
+            queue: place.queue.clone(),
+            journal: place.journal(),
+            slots: 1,
+            grace: Duration::from_secs(30),
+            signals: false,
+            limit: None,
+        }
+    }
+
+    pub(crate) fn url(self, url: impl Into<String>) -> Self {
+        let url = url.into();
+        Self { url, ..self }
+    }
+
+    pub(crate) fn queue(self, queue: &str) -> Self {
+        let queue = queue.to_owned();
+        Self { queue, ..self }
+    }
+
+    pub(crate) fn slots(self, slots: usize) -> Self {
+        Self { slots, ..self }
+    }
+
+    pub(crate) fn grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
+    }
+
+    /// It listens for signals in the worker's own way, so that a second one counts. [`start`](Self::start)
+    /// returns before it consumes, then.
+    pub(crate) fn heeds_signals(self) -> Self {
+        let signals = true;
+        Self { signals, ..self }
+    }
+
+    /// A limit of the shell's `ulimit` for the process: `-v 2000000`.
+    pub(crate) fn limit(self, limit: &'static str) -> Self {
+        let limit = Some(limit);
+        Self { limit, ..self }
+    }
+
+    /// Starts it; returns when it consumes.
+    pub(crate) fn start(self) -> WorkerProcess {
+        let binary = std::env::current_exe().expect("this binary");
+        let mut command = match self.limit {
+            None => Command::new(binary),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit {limit}; exec \"$@\"");
+                shell.arg("-c").arg(script).arg("sh").arg(binary);
+                shell
+            }
+        };
+        let mut child = command
+            .args(["--exact", "faults::child::child_worker", "--ignored"])
+            .args(["--nocapture", "--test-threads=1"])
+            .env(URL, self.url)
+            .env(QUEUE, self.queue)
+            .env(SLOTS, self.slots.to_string())
+            .env(GRACE, self.grace.as_millis().to_string())
+            .env(SIGNALS, u8::from(self.signals).to_string())
+            .env(JOURNAL, self.journal)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a child");
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        let ready = out
+            .by_ref()
+            .lines()
+            .map_while(Result::ok)
+            .any(|line| line.contains(READY));
+        assert!(ready, "a worker process ended before it was ready");
+        WorkerProcess { child, _out: out }
+    }
+}
 
 /// A worker process, killed when it is dropped.
 pub(crate) struct WorkerProcess {
@@ -29,29 +122,7 @@ pub(crate) struct WorkerProcess {
 impl WorkerProcess {
     /// Starts a worker of the place's queue; returns when it consumes.
     pub(crate) fn start(place: &Place, slots: usize) -> Self {
-        Self::on(place, &place.queue, slots)
-    }
-
-    /// Starts a worker of `queue`.
-    pub(crate) fn on(place: &Place, queue: &str, slots: usize) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("this binary"))
-            .args(["--exact", "faults::child::child_worker", "--ignored"])
-            .args(["--nocapture", "--test-threads=1"])
-            .env(URL, &place.url)
-            .env(QUEUE, queue)
-            .env(SLOTS, slots.to_string())
-            .env(JOURNAL, place.journal())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a child");
-        let mut out = BufReader::new(child.stdout.take().expect("piped"));
-        let ready = out
-            .by_ref()
-            .lines()
-            .map_while(Result::ok)
-            .any(|line| line.contains(READY));
-        assert!(ready, "a worker process ended before it was ready");
-        Self { child, _out: out }
+        Spawn::at(place).slots(slots).start()
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -63,27 +134,40 @@ impl WorkerProcess {
         self.child.kill().expect("killed");
     }
 
-    /// `kill`
-    pub(crate) fn terminate(&self) {
-        let status = Command::new("kill").arg(self.id().to_string()).status();
-        assert!(status.expect("kill runs").success());
+    /// `kill -NAME`
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.id(), name);
     }
 
-    /// Resolves when it has ended.
+    /// Resolves when it has ended, which is to be soon.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        let poll = async {
-            loop {
-                if let Some(status) = self.child.try_wait().expect("a status") {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
+        crate::support::within("the end of a worker process", self.wait()).await
+    }
+
+    /// Resolves when it has ended, whenever that is.
+    pub(crate) async fn wait(&mut self) -> ExitStatus {
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a status") {
+                return status;
             }
-        };
-        crate::support::within("the end of a worker process", poll).await
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub(crate) fn memory(&self) -> i64 {
         memory(self.id())
+    }
+
+    /// The time of a processor that it has used so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id()));
+        let stat = stat.expect("it runs");
+        // What follows the name, which may contain blanks: user and system time are the 12th and 13th.
+        let (_, rest) = stat.rsplit_once(") ").expect("a name");
+        let ticks = rest.split(' ').skip(11).take(2);
+        let ticks: u64 = ticks.map(|n| n.parse::<u64>().expect("a number")).sum();
+        // A hundred ticks a second, on every Linux.
+        Duration::from_millis(10 * ticks)
     }
 }
 
@@ -93,6 +177,13 @@ impl Drop for WorkerProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// `kill -NAME`
+pub(crate) fn signal(process: u32, name: &str) {
+    let mut kill = Command::new("kill");
+    let status = kill.arg(format!("-{name}")).arg(process.to_string());
+    assert!(status.status().expect("kill runs").success());
 }
 
 /// The resident memory of a process, in KiB.
@@ -107,28 +198,30 @@ pub(crate) fn memory(process: u32) -> i64 {
 #[ignore = "no test, but what the worker processes of the others run"]
 fn child_worker() {
     let variable = |name| std::env::var(name).ok();
-    let (Some(url), Some(queue), Some(slots), Some(journal)) = (
-        variable(URL),
-        variable(QUEUE),
-        variable(SLOTS),
-        variable(JOURNAL),
-    ) else {
-        return;
-    };
+    let Some(url) = variable(URL) else { return };
+    let variable = |name| variable(name).expect("set with the URL");
+    let number = |name| variable(name).parse::<u64>().expect("a number");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let app = App::connect(url).await.expect("the test's broker");
-        let slots = slots.parse().expect("a number");
-        // Only when the worker consumes is its shutdown awaited.
-        let shutdown = async {
+        let slots = number(SLOTS) as usize;
+        let journal = variable(JOURNAL);
+        let worker = worker(&app, variable(QUEUE), slots, Path::new(&journal))
+            .grace(Duration::from_millis(number(GRACE)))
+            .max_deliveries(MAX_DELIVERIES);
+        let signal = garenne::shutdown_signal();
+        let ended = if number(SIGNALS) == 1 {
             println!("\n{READY}");
-            garenne::shutdown_signal().await;
+            worker.run(signal).await
+        } else {
+            // Only when the worker consumes is its shutdown awaited.
+            let shutdown = async {
+                println!("\n{READY}");
+                signal.await;
+            };
+            worker.run(shutdown).await
         };
-        worker(&app, queue, slots, Path::new(&journal))
-            .max_deliveries(MAX_DELIVERIES)
-            .run(shutdown)
-            .await
-            .expect("a good end");
+        ended.expect("a good end");
         app.close().await;
     });
 }

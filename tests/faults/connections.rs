@@ -1,12 +1,13 @@
 //! RabbitMQ closes all connections again and again while calls flow.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::child::WorkerProcess;
+use super::child::{Spawn, WorkerProcess};
 use super::node::Node;
-use super::place::{alone, figure};
-use super::tasks::nap;
+use super::place::{Place, alone, figure, on};
+use super::proxy::Proxy;
+use super::tasks::{arrives, echo, marks, nap, now};
 use crate::support::within;
 
 const CALLS: u64 = 2_000;
@@ -69,4 +70,52 @@ async fn cut(node: Node) {
     assert_eq!(cuts as u64, CUTS);
     assert!(ran.into_iter().eq(0..CALLS), "each call ran");
     app.close().await;
+}
+
+/// From the end of all connections to the next task; a tenth of it on an idle machine.
+const LONGEST: Duration = Duration::from_secs(2);
+const HOUR: u64 = 3_600_000;
+
+on!(a_worker_takes_no_more_than_it_can_run_after_a_cut: quorum classic);
+
+async fn a_worker_takes_no_more_than_it_can_run_after_a_cut(place: Place) {
+    let proxy = Proxy::start(&place.server()).await;
+    let url = place.through(proxy.address);
+    let worker = Spawn::at(&place).url(url).start();
+    let app = place.app().await;
+    let mut gaps = Vec::new();
+    for n in 0..5 {
+        let cut = now();
+        proxy.cut();
+        let call = arrives::call(n).queue(&place.queue);
+        let handle = call.send(&app).await.expect("sent");
+        assert_eq!(within("a result", handle).await, Ok(n));
+        let line = place.lines().pop().expect("a line");
+        let (_, at) = line.split_once(' ').expect("number and time");
+        let at: u128 = at.parse().expect("a time");
+        gaps.push(Duration::from_nanos((at - cut) as u64));
+    }
+    gaps.sort_unstable();
+    figure!(
+        place,
+        "the next task runs {:.0?} after a cut, at most {:.0?}",
+        gaps[2],
+        gaps[4]
+    );
+    assert!(gaps[4] < LONGEST, "{gaps:?}");
+    // One slot, one long task: all others are for whoever comes.
+    let long = marks::call(1, HOUR).queue(&place.queue);
+    let long = long.send(&app).await.expect("sent");
+    place.line(6).await;
+    let mut others = Vec::new();
+    for n in 0..20 {
+        let call = echo::call(n).queue(&place.queue);
+        others.push(call.send(&app).await.expect("sent"));
+    }
+    let other = WorkerProcess::start(&place, 1);
+    for (n, handle) in (0..).zip(others) {
+        assert_eq!(within("what it did not hold", handle).await, Ok(n));
+    }
+    drop((worker, other, long));
+    place.leave(app).await;
 }

@@ -13,6 +13,9 @@ use crate::support::{TempFile, rabbitmq, unique};
 /// No test may take longer.
 const LIMIT: Duration = Duration::from_secs(240);
 
+/// Nor a long run, which is asked for.
+const LONG_LIMIT: Duration = Duration::from_secs(3_600);
+
 /// A broker, and what one test needs at it.
 pub(crate) struct Place {
     pub(crate) broker: &'static str,
@@ -77,6 +80,26 @@ impl Place {
         lines
     }
 
+    /// Its URL by another way: through `address` instead of the broker's own.
+    pub(crate) fn through(&self, address: std::net::SocketAddr) -> String {
+        let server = self.server();
+        self.url.replacen(&server, &address.to_string(), 1)
+    }
+
+    /// `host:port` of the broker.
+    pub(crate) fn server(&self) -> String {
+        let (_, rest) = self.url.split_once('@').expect("user@host");
+        rest.split(['/', '?']).next().expect("a host").to_owned()
+    }
+
+    /// The same place, its connections held for dead after twice so many silent seconds.
+    pub(crate) fn heartbeat(mut self, seconds: u32) -> Self {
+        let separator = if self.url.contains('?') { '&' } else { '?' };
+        self.url
+            .push_str(&format!("{separator}heartbeat={seconds}"));
+        self
+    }
+
     pub(crate) async fn app(&self) -> App {
         App::connect(&self.url).await.expect("the test's broker")
     }
@@ -91,6 +114,11 @@ impl Place {
         }
         app.close().await;
     }
+}
+
+/// Whether the long runs are wanted, which take many minutes: `GARENNE_TEST_LONG=1`.
+pub(crate) fn long() -> bool {
+    std::env::var("GARENNE_TEST_LONG").is_ok_and(|value| value == "1")
 }
 
 /// Runs one test, when no other one runs.
@@ -108,8 +136,9 @@ pub(crate) fn alone<T, F: Future<Output = ()>>(
         .enable_all()
         .build()
         .expect("a runtime");
+    let limit = if long() { LONG_LIMIT } else { LIMIT };
     runtime.block_on(async {
-        tokio::time::timeout(LIMIT, case(place))
+        tokio::time::timeout(limit, case(place))
             .await
             .expect("the test ends in time");
     });

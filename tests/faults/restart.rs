@@ -5,7 +5,7 @@ use std::time::Instant;
 use futures_util::StreamExt;
 use garenne::Handle;
 
-use super::child::WorkerProcess;
+use super::child::{Spawn, WorkerProcess};
 use super::node::Node;
 use super::place::{alone, figure};
 use super::tasks::{echo, nap};
@@ -59,7 +59,7 @@ async fn restart(node: Node, how: &str) {
     let starts = place.lines().len();
     figure!(place, "{how}: {RUNNING} running calls, {starts} starts");
 
-    let _late = WorkerProcess::on(&place, &later, 8);
+    let _late = Spawn::at(&place).queue(&later).slots(8).start();
     let drain = Instant::now();
     for (n, handle) in (0..).zip(queued.drain(..)) {
         assert_eq!(within("what was queued", handle).await, Ok(n));

@@ -25,7 +25,7 @@ async fn a_graceful_stop_loses_and_repeats_nothing(place: Place) {
         assert_eq!(within("a result", handle).await, Ok(n));
         if n == CALLS / 5 {
             left = app.depth(&place.queue).await.expect("a queue").ready;
-            stopping.terminate();
+            stopping.signal("TERM");
         }
     }
     let status = stopping.ended().await;

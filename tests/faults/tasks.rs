@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use garenne::{App, Context, Queue, Worker, task};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Barrier;
 
 /// What the panics that are wanted say.
@@ -97,10 +98,41 @@ pub(crate) async fn endures(journal: &Journal, ctx: &Context, millis: u64) -> u6
     }
 }
 
+/// Notes `n time`, and returns `n`.
+#[task]
+pub(crate) async fn arrives(journal: &Journal, n: u64) -> u64 {
+    journal.note(&format!("{n} {}", now()));
+    n
+}
+
+/// Takes its time; returns whether its delivery was good all the while.
+#[task]
+pub(crate) async fn steady(ctx: &Context, millis: u64) -> bool {
+    tokio::select! {
+        () = ctx.stale() => false,
+        () = tokio::time::sleep(Duration::from_millis(millis)) => true,
+    }
+}
+
+/// Takes its time, and returns `n`.
+#[task]
+pub(crate) async fn lasts(n: u64, millis: u64) -> u64 {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    n
+}
+
 /// Notes `n`, takes its time, and returns `n`.
 #[task]
 pub(crate) async fn nap(journal: &Journal, n: u64, millis: u64) -> u64 {
     journal.note(&n.to_string());
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    n
+}
+
+/// Notes `n attempt`, takes its time, and returns `n`.
+#[task]
+pub(crate) async fn marks(journal: &Journal, ctx: &Context, n: u64, millis: u64) -> u64 {
+    journal.note(&format!("{n} {}", ctx.attempt()));
     tokio::time::sleep(Duration::from_millis(millis)).await;
     n
 }
@@ -116,11 +148,68 @@ pub(crate) async fn hangs_once(journal: &Journal, ctx: &Context) -> (u32, u32) {
     (process, attempt)
 }
 
-/// Notes its process, and ends it.
+/// Notes `start`, waits until its delivery is void and notes that, takes its time, and returns `n`. Where
+/// the journal has a line already, it notes `again` and returns at once.
 #[task]
-pub(crate) async fn aborts(journal: &Journal) {
+pub(crate) async fn outlives(journal: &Journal, ctx: &Context, n: u64, millis: u64) -> u64 {
+    if !journal.lines().is_empty() {
+        journal.note("again");
+        return n;
+    }
+    journal.note("start");
+    ctx.stale().await;
+    journal.note("stale");
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    n
+}
+
+/// Notes its attempt; the first one fails.
+#[task(retries = 1, backoff = "1ms..1ms")]
+pub(crate) async fn fails_once(journal: &Journal, ctx: &Context) -> Result<u32, String> {
+    journal.note(&ctx.attempt().to_string());
+    match ctx.attempt() {
+        1 => Err("the first attempt fails".to_owned()),
+        attempt => Ok(attempt),
+    }
+}
+
+/// Notes its process, and ends it in that way.
+#[task]
+pub(crate) async fn dies(journal: &Journal, how: Death) {
     journal.note(&std::process::id().to_string());
-    std::process::abort();
+    match how {
+        Death::Abort => std::process::abort(),
+        Death::StackOverflow => drop(std::hint::black_box(deeper(0))),
+        // The child's limit of memory turns the allocation down.
+        Death::OutOfMemory => drop(std::hint::black_box(hoard())),
+        // Linux's OOM killer sends SIGKILL.
+        Death::Killed => super::child::signal(std::process::id(), "KILL"),
+    }
+    // The signal is on its way.
+    std::thread::park();
+}
+
+/// How a task ends its process.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) enum Death {
+    Abort,
+    StackOverflow,
+    OutOfMemory,
+    Killed,
+}
+
+#[allow(unconditional_recursion, reason = "it is to overflow the stack")]
+fn deeper(depth: u64) -> u64 {
+    let block = std::hint::black_box([depth; 1024]);
+    deeper(depth + 1) + block[depth as usize % 1024]
+}
+
+fn hoard() -> Vec<Vec<u8>> {
+    let mut kept = Vec::new();
+    for _ in 0..1_000 {
+        kept.push(vec![1; 64 << 20]);
+    }
+    kept
 }
 
 #[task]
@@ -132,6 +221,26 @@ pub(crate) async fn panics() {
 #[task]
 pub(crate) async fn meet(meeting: &Meeting) {
     meeting.0.wait().await;
+}
+
+/// Notes `n`, and spins on a thread of its own; it asks nobody whether it should go on.
+#[task]
+pub(crate) fn spins(journal: &Journal, n: u64, millis: u64) -> u64 {
+    journal.note(&n.to_string());
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(millis) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    n
+}
+
+/// Opens as many files as it may, notes that, and keeps them for a while; returns how many.
+#[task]
+pub(crate) async fn opens(journal: &Journal, millis: u64) -> usize {
+    let files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    journal.note("all files are taken");
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    files.len()
 }
 
 /// Keeps its runtime's thread busy; returns whether its delivery is still good after that.

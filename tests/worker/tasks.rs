@@ -64,6 +64,24 @@ pub(crate) async fn gives_up(ctx: &Context) -> Result<(), TaskError> {
     )))
 }
 
+/// Fails until it is retried from the dead letters.
+#[task(backoff = "1ms..5ms")]
+pub(crate) async fn second_life(log: &Log, ctx: &Context) -> Result<(), String> {
+    let text = |name| ctx.header(name).and_then(|value| value.as_str());
+    let revivals = ctx
+        .header("garenne-revivals")
+        .and_then(|value| value.as_u64());
+    let lives = revivals.ok_or("too early")? + 1;
+    let errors = text("garenne-history").map_or(0, |errors| errors.matches("too early").count());
+    log.say(format!(
+        "{} of {}, attempt {} of life {lives} after {errors} errors",
+        ctx.id(),
+        text("tenant").unwrap_or_default(),
+        ctx.attempt()
+    ));
+    Ok(())
+}
+
 pub(crate) struct Naps(pub(crate) AtomicU32);
 
 #[task]

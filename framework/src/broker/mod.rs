@@ -15,6 +15,7 @@ use crate::message::Message;
 
 #[cfg(feature = "amqp")]
 pub mod amqp;
+mod browse;
 mod consumer;
 pub mod memory;
 mod queue;
@@ -23,9 +24,10 @@ pub mod routing;
 pub mod sqlite;
 pub mod url;
 
+pub use browse::Browse;
 pub use consumer::{Consumer, HoldLimit, Renew, Subscription};
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
-pub(crate) use queue::{dead_letter_name, validate_routing_key};
+pub(crate) use queue::{dead_letter_name, is_reply_queue, validate_routing_key};
 
 /// A future that a broker returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -53,6 +55,12 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// The consumer lives through the loss of the broker's connection: deliveries go on when it is back.
     fn consume<'a>(&'a self, queue: &'a Queue, slots: usize) -> BoxFuture<'a, Result<Consumer>>;
+
+    /// Looks at what is ready in a queue, without taking it.
+    ///
+    /// # Errors
+    /// Where the queue does not exist.
+    fn browse<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Box<dyn Browse>>>;
 
     /// Opens this app's own reply queue. Called at most once for each broker.
     fn replies(&self) -> BoxFuture<'_, Result<Replies>>;
@@ -126,7 +134,8 @@ pub enum Route {
         /// The key that its bindings look at.
         routing_key: String,
     },
-    /// To a reply queue. No error if it is gone: nobody waits any more.
+    /// To a reply queue. No error if it is gone, since nobody waits any more, or if a hostile message has
+    /// named a queue for it that is none.
     Reply(String),
 }
 

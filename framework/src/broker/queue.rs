@@ -155,6 +155,12 @@ pub(crate) fn dead_letter_name(queue: &str) -> String {
     format!("{queue}.dead")
 }
 
+/// Whether a queue of this name is one of our own for replies.
+#[must_use]
+pub(crate) fn is_reply_queue(queue: &str) -> bool {
+    queue.starts_with("garenne.reply.")
+}
+
 /// How an exchange reads its bindings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExchangeKind {

@@ -101,6 +101,47 @@ mod tests {
         }
     }
 
+    /// AMQP's rule as it is written, at any cost.
+    fn matches_slowly(pattern: &[&str], key: &[&str]) -> bool {
+        match (pattern.split_first(), key.split_first()) {
+            (None, _) => key.is_empty(),
+            (Some((&"#", rest)), None) => matches_slowly(rest, key),
+            (Some((&"#", rest)), Some((_, tail))) => {
+                matches_slowly(rest, key) || matches_slowly(pattern, tail)
+            }
+            (Some(_), None) => false,
+            (Some((word, rest)), Some((first, tail))) => {
+                (*word == "*" || word == first) && matches_slowly(rest, tail)
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(crate::corpus::config())]
+
+        #[test]
+        fn fuzz_topics(pattern in "([ab*#](\\.[ab*#]?){0,6})?", key in "([ab#](\\.[ab*]?){0,6})?") {
+            let words = |text: &str| text.split('.').filter(|_| !text.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+            let (p, k) = (words(&pattern), words(&key));
+            let (p, k): (Vec<_>, Vec<_>) = (p.iter().map(|w| &**w).collect(), k.iter().map(|w| &**w).collect());
+            assert_eq!(topic_matches(&pattern, &key), matches_slowly(&p, &k), "{pattern} {key}");
+        }
+
+        #[test]
+        fn fuzz_any_topics(pattern in ".{0,60}", key in ".{0,60}") {
+            let _ = topic_matches(&pattern, &key);
+            assert!(topic_matches("#", &key));
+        }
+    }
+
+    #[test]
+    fn long_patterns_are_no_work() {
+        let pattern = vec!["#"; 127].join(".");
+        let key = vec!["a"; 127].join(".");
+        assert!(topic_matches(&pattern, &key));
+        assert!(!topic_matches(&format!("{pattern}.b"), &key));
+    }
+
     #[test]
     fn header_bindings() {
         let exchange = Exchange::headers("h");

@@ -208,6 +208,31 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #![proptest_config(crate::corpus::config())]
+
+        #[test]
+        fn fuzz_urls(text in proptest::prop_oneof![".{0,80}", "(amqps?|sqlite|memory|x)?(://|:|/)?[a-z0-9:@/?&=;%. _]{0,60}"]) {
+            if let Ok(url) = text.parse::<BrokerUrl>() {
+                let _ = format!("{url} {url:?}");
+                assert!(url.scheme == Scheme::Memory || !url.addresses.is_empty());
+            }
+            let _ = redact(&text);
+        }
+
+        #[test]
+        fn fuzz_passwords(password in "[!-~]{0,3}S3CR3T[!-~&&[^/?;]]{0,5}", host in "[a-z0-9.:/?&=_]{0,30}", scheme in "(amqps?://|amqp:/|amqp:|x://)") {
+            let password = password.replace(['/', '?', ';', '@'], "");
+            let text = format!("{scheme}ann:{password}@{host}");
+            assert!(!redact(&text).contains("S3CR3T"), "{text}: {}", redact(&text));
+            let said = match text.parse::<BrokerUrl>() {
+                Ok(url) => format!("{url} {url:?}"),
+                Err(error) => error.to_string(),
+            };
+            assert!(!said.contains("S3CR3T"), "{text}: {said}");
+        }
+    }
+
     #[test]
     fn passwords_are_never_shown() {
         let url = "amqp://ann:secret@a/v;amqp://bob:se@cret@b";

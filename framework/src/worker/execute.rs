@@ -10,12 +10,14 @@ use tracing::Instrument;
 use super::body::Ended;
 use super::memory::Key;
 use super::settle::{Custody, PAUSE, Problem, Verdict, failure, judge};
+use super::suspect::{Turn, is_suspect, put_off};
 use super::{Lane, Shared};
 use crate::broker::{Delivery, Stale};
 use crate::context::{Attempt, Context};
 use crate::error::{Error, TaskError, Then};
 use crate::failure::FailureKind;
-use crate::message::{Arguments, Message};
+use crate::message::{Arguments, Message, header};
+use crate::retry::LONGEST_DELAY;
 use crate::task::{Definition, Invocation, Run, RunError, TaskOptions};
 
 /// How long a slot keeps a plain task that found all threads taken by runaways, before it hands it back.
@@ -23,12 +25,18 @@ const RUNAWAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes one delivery to its end.
 pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: Delivery) {
-    let message = std::mem::take(&mut delivery.message);
+    let mut message = std::mem::take(&mut delivery.message);
     let key = Key {
         queue: delivery.queue.clone(),
         id: message.id.clone(),
+        life: message.revivals(),
         attempt: message.attempt(),
     };
+    if !delivery.exchange.is_empty() {
+        // A retry and a dead letter go to a queue: without a note nobody would know how the call came.
+        message.set(header::EXCHANGE, delivery.exchange.as_str());
+        message.set(header::ROUTING_KEY, delivery.routing_key.as_str());
+    }
     let task = message.text("task").unwrap_or_default();
     let Some(delivery) = worker.running.adopt(&key, task, delivery) else {
         return;
@@ -54,6 +62,23 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
             Err(verdict)
         }
         None => worker.check(&delivery, &message),
+    };
+    let turn = match &checked {
+        Ok(_) if is_suspect(delivery.deliveries, worker.max_deliveries) => {
+            Some(worker.suspects.turn().await)
+        }
+        _ => None,
+    };
+    if delivery.stale().is_stale() {
+        // It became void while it waited here, and is delivered again.
+        return;
+    }
+    let checked = match &turn {
+        Some(Turn::Later { .. }) => Err(Verdict::PutOff {
+            deaths: delivery.deliveries - 1,
+            delay: put_off(chance()),
+        }),
+        _ => checked,
     };
     match checked {
         Ok(task) => {
@@ -96,6 +121,16 @@ impl Shared {
         let name = message
             .task()
             .map_err(|e| dead("unreadable", e.to_string()))?;
+        if let Some(text) = message.unsupported() {
+            return Err(dead("unsupported", text));
+        }
+        let (size, limit) = (message.body.len(), self.app.max_message_size());
+        if size > limit {
+            let text = format!(
+                "the body has {size} bytes, more than the {limit} that this worker's app accepts"
+            );
+            return Err(dead("too_large", text));
+        }
         if delivery.deliveries > self.max_deliveries {
             let text = format!(
                 "delivered {} times without being settled: it seems to kill the workers that take it",
@@ -128,7 +163,8 @@ impl Shared {
             dead(
                 "unknown_task",
                 format!(
-                    "no task `{name}` in this worker, which knows {}",
+                    "no task `{}` in this worker, which knows {}",
+                    name.escape_debug(),
                     known.join(", ")
                 ),
             )
@@ -380,6 +416,8 @@ fn early(message: &Message, now: SystemTime) -> Option<Duration> {
         .eta()?
         .duration_since(now)
         .ok()
+        // No broker keeps it longer; it is postponed again then.
+        .map(|early| early.min(LONGEST_DELAY))
         .filter(|early| !early.is_zero())
 }
 
@@ -408,6 +446,15 @@ fn report(message: &Message, verdict: &Verdict, error: Option<Error>) {
             tracing::warn!(id, task, ?delay, "to be retried: {error}")
         }
         Verdict::Postponed { delay } => tracing::debug!(id, task, ?delay, "postponed"),
+        Verdict::PutOff { deaths, delay } => {
+            tracing::warn!(
+                id,
+                task,
+                deaths,
+                ?delay,
+                "workers died with it: it waits for its turn to run alone"
+            )
+        }
         Verdict::HandBack => tracing::info!(id, task, "handed back"),
     }
     if let Some(error) = error {

@@ -16,11 +16,13 @@ const REMEMBERED: usize = 4096;
 /// Results remembered up to this size in bytes; larger ones are rather computed again.
 const LARGEST: usize = 4096;
 
-/// One delivery's identity: the same message on the same queue, in the same attempt.
+/// One delivery's identity: the same message on the same queue, in the same attempt of the same life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) queue: String,
     pub(super) id: String,
+    /// A dead letter that was sent again has its first attempt again.
+    pub(super) life: u32,
     pub(super) attempt: u32,
 }
 
@@ -108,7 +110,10 @@ impl Outcomes {
 
     pub(super) fn remember(&self, key: Key, verdict: &Verdict) {
         // What was put off keeps its attempt's number: it must not be answered, but run.
-        let open = matches!(verdict, Verdict::HandBack | Verdict::Postponed { .. });
+        let open = matches!(
+            verdict,
+            Verdict::HandBack | Verdict::Postponed { .. } | Verdict::PutOff { .. }
+        );
         if verdict.size() > LARGEST || open {
             return;
         }

@@ -8,6 +8,7 @@ mod health;
 mod memory;
 mod settle;
 mod signal;
+mod suspect;
 
 use std::any::TypeId;
 use std::fmt;
@@ -29,6 +30,7 @@ use deaf::Watch;
 use health::Health;
 use memory::{Outcomes, Running};
 pub use signal::{ShutdownSignal, shutdown_signal};
+use suspect::Suspects;
 
 /// How long a stop may take once the grace period is over and everything was told to end.
 const HAND_BACK_LIMIT: Duration = Duration::from_secs(10);
@@ -88,6 +90,7 @@ struct Shared {
     cancelled: CancelledCalls,
     running: Running,
     outcomes: Outcomes,
+    suspects: Suspects,
     /// Threads of plain tasks whose time is up but which go on.
     runaways: Arc<AtomicIsize>,
     health: Health,
@@ -142,6 +145,9 @@ impl Worker {
 
     /// How often a call may be delivered without being settled before it counts as poison, which kills
     /// the workers that take it; 5 unless set.
+    ///
+    /// The calls that ran beside it die with it and are counted, too. So that they are not blamed, those
+    /// that have used up half of their deliveries run one at a time in each process.
     pub fn max_deliveries(mut self, deliveries: u32) -> Self {
         self.max_deliveries = deliveries.max(1);
         self
@@ -252,6 +258,7 @@ impl Worker {
             cancelled: CancelledCalls::default(),
             running: Running::default(),
             outcomes: Outcomes::default(),
+            suspects: Suspects::default(),
             runaways: Arc::default(),
             hand_back: watch::channel(false).0,
         });

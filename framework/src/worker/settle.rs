@@ -38,6 +38,8 @@ pub(super) enum Verdict {
     Retry { error: String, delay: Duration },
     /// It is to run later, with no attempt spent.
     Postponed { delay: Duration },
+    /// It is to run later, and what it is suspected of is remembered: so many workers died with it.
+    PutOff { deaths: u32, delay: Duration },
     /// It goes back to its queue as if it had not been taken.
     HandBack,
 }
@@ -170,27 +172,34 @@ impl Shared {
         let follow = match verdict {
             Verdict::Dead { reason, failure } if lane.queue.dead_letters => {
                 let name = queue.strip_prefix(self.app.prefix()).unwrap_or(queue);
-                let dead = message.dead(name, reason, &failure.message, SystemTime::now());
+                let mut dead = message.dead(name, reason, &failure.message, SystemTime::now());
+                dead.set(header::ATTEMPTS, failure.attempts);
                 Some(self.publish(Route::Queue(dead_letter_name(queue)), dead, Duration::ZERO))
             }
             Verdict::Retry { error, delay } => Some(self.publish(
                 Route::Queue(queue.clone()),
-                message.next_attempt(error),
+                message.next_attempt(error, SystemTime::now()),
                 *delay,
             )),
             Verdict::Postponed { delay } => {
                 Some(self.publish(Route::Queue(queue.clone()), message.again(), *delay))
             }
+            Verdict::PutOff { deaths, delay } => {
+                let mut again = message.again();
+                again.set(header::DELIVERIES, *deaths);
+                Some(self.publish(Route::Queue(queue.clone()), again, *delay))
+            }
             _ => None,
         };
         match (custody, verdict) {
             (Custody::Held(delivery), Verdict::HandBack) => delivery.release().await,
-            (Custody::Held(delivery), Verdict::Retry { .. } | Verdict::Postponed { .. }) => {
-                match follow {
-                    Some(copy) => delivery.retry(copy).await,
-                    None => delivery.release().await,
-                }
-            }
+            (
+                Custody::Held(delivery),
+                Verdict::Retry { .. } | Verdict::Postponed { .. } | Verdict::PutOff { .. },
+            ) => match follow {
+                Some(copy) => delivery.retry(copy).await,
+                None => delivery.release().await,
+            },
             (Custody::Held(delivery), Verdict::Dead { .. }) => match follow {
                 Some(dead) => delivery.reject(dead, reply).await,
                 None => delivery.ack(reply).await,

@@ -12,6 +12,9 @@ const DEAD: &str = ".dead";
 const DEAD_LETTERS_KEPT_MS: i64 = 30 * 24 * 3600 * 1000;
 const OWN_QUEUE_EXPIRES_MS: i32 = 60_000;
 const DELIVERY_LIMIT: i32 = 20;
+/// Dead letters are given back by everyone who looks at them, and RabbitMQ 4 deletes what was given back
+/// twenty times unless it is told otherwise.
+const NO_DELIVERY_LIMIT: i32 = i32::MAX;
 
 /// What a queue must be told when it is made. As little as possible: anything that differs later is a
 /// conflict, and an operator can set the rest by policies.
@@ -45,6 +48,9 @@ pub(super) fn of(queue: &Queue, queue_type: QueueType) -> FieldTable {
             "x-message-ttl",
             AMQPValue::LongLongInt(DEAD_LETTERS_KEPT_MS),
         );
+        if quorum {
+            set("x-delivery-limit", AMQPValue::LongInt(NO_DELIVERY_LIMIT));
+        }
     }
     if quorum && !queue.name().ends_with(DEAD) {
         arguments.insert(own(CONSUMER_TIMEOUT), consumer_timeout());
@@ -89,6 +95,10 @@ mod tests {
         assert!(!classic.contains(&CONSUMER_TIMEOUT.to_owned()));
         assert_eq!(
             names(&work.dead_letters(), QueueType::Quorum),
+            ["x-delivery-limit", "x-message-ttl", "x-queue-type"]
+        );
+        assert_eq!(
+            names(&work.dead_letters(), QueueType::Classic),
             ["x-message-ttl", "x-queue-type"]
         );
         assert_eq!(

@@ -25,6 +25,8 @@ const MARKER: &str = "garenne-marker";
 const OFFSET: &str = "x-stream-offset";
 const PREFETCH: u16 = 200;
 const LATER: usize = 1024;
+/// No call has a longer id.
+const LONGEST_ID: usize = 255;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a starting worker waits for what was cancelled before.
 const HISTORY_DEADLINE: Duration = Duration::from_secs(5);
@@ -196,6 +198,9 @@ impl Reader {
                     continue;
                 }
                 self.next_offset = Some(offset + 1);
+            }
+            if raw.data.len() > LONGEST_ID {
+                continue;
             }
             let message = wire::message(&raw.properties, raw.data);
             return Some(match message.text(MARKER) {

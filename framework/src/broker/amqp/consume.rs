@@ -10,7 +10,7 @@ use lapin::message::Delivery as Raw;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::backoff::Backoff;
 use super::connection::closed;
@@ -18,7 +18,7 @@ use super::delay;
 use super::live::{Live, Trouble, rpc};
 use super::send::Core;
 use super::server;
-use super::settle::{ORIGIN_EXCHANGE, ORIGIN_KEY, Session, Settler};
+use super::settle::{Session, Settler};
 use super::topology::EXCHANGE;
 use super::transport::Transport;
 use super::wire::{self, own, short};
@@ -26,8 +26,11 @@ use crate::broker::{Consumer, Delivery, Queue, QueueType, Renew, Stale, Subscrip
 use crate::error::{Error, Result};
 use crate::message::{Message, header};
 
-/// Refusals in a row that are taken for the server's last word.
-const REFUSALS: u32 = 8;
+/// How long the server may refuse what it allowed before that is taken for its last word: whoever took a
+/// permission away by mistake has this long to give it back.
+const REFUSED_LIMIT: Duration = Duration::from_secs(60);
+/// How long a consumer is tried to be started in spite of troubles that pass.
+const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait for the end of a cancelled stream, which a dying channel may not give.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const OUTLIVE_TICK: Duration = Duration::from_millis(100);
@@ -96,7 +99,7 @@ pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result
     let limit = core
         .transport
         .run(async move {
-            let first = forwarder.session().await?;
+            let first = forwarder.first().await?;
             let limit = task.topology.hold_limit(forwarder.queue.name()).await;
             task.transport.spawn(forwarder.run(first));
             Ok(limit)
@@ -168,10 +171,27 @@ impl Forwarder {
         }
     }
 
+    /// The first session. The server may lose its connection over a quorum queue that somebody else has just
+    /// declared and that is not up yet (RabbitMQ 3.10).
+    async fn first(&self) -> Result<Opened> {
+        let mut backoff = Backoff::default();
+        let end = Instant::now() + START_LIMIT;
+        loop {
+            backoff.wait().await;
+            match self.session().await {
+                Err(error) if error.is_transient() && Instant::now() < end => {
+                    tracing::warn!(queue = self.queue.name(), %error, "cannot consume yet");
+                }
+                opened => return opened,
+            }
+        }
+    }
+
     /// The next session; `None` if there is to be none.
     async fn reopen(&self) -> Option<Opened> {
         let mut backoff = Backoff::default();
-        let mut refusals = 0;
+        let mut refused = None;
+        let mut told = String::new();
         loop {
             tokio::select! {
                 () = stop(&self.stopped, &self.core) => return None,
@@ -185,14 +205,15 @@ impl Forwarder {
                 Ok(opened) => return Some(opened),
                 Err(Error::Closed { .. }) => return None,
                 Err(error) => {
-                    tracing::warn!(queue = self.queue.name(), %error, "cannot consume yet");
-                    self.outage.send_replace(Some(error.to_string()));
-                    refusals = if error.is_transient() {
-                        0
-                    } else {
-                        refusals + 1
-                    };
-                    if refusals >= REFUSALS {
+                    let reason = error.to_string();
+                    if reason != told {
+                        tracing::warn!(queue = self.queue.name(), %error, "cannot consume yet");
+                        told.clone_from(&reason);
+                    }
+                    self.outage.send_replace(Some(reason));
+                    if error.is_transient() {
+                        refused = None;
+                    } else if refused.get_or_insert_with(Instant::now).elapsed() > REFUSED_LIMIT {
                         let _ = self.sender.send(Err(error)).await;
                         return None;
                     }
@@ -316,18 +337,25 @@ async fn outlive(session: Arc<Session>) {
 /// A message as a worker gets it; `None` if it is put back with a count first.
 fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
     let queue = session.queue.name().to_owned();
-    let broker_counted = wire::count(&raw.properties, "x-delivery-count");
-    let counts = session.queue_type == Some(QueueType::Quorum)
-        || broker_counted.is_some()
-        || wire::count(&raw.properties, "x-acquired-count").is_some();
+    // A sender may have written it, too: on a first delivery, or to a queue that counts nothing.
+    let broker_counted = wire::count(&raw.properties, "x-delivery-count")
+        .filter(|_| raw.redelivered && session.queue_type != Some(QueueType::Classic));
+    let counts = match session.queue_type {
+        Some(queue_type) => queue_type == QueueType::Quorum,
+        None => {
+            broker_counted.is_some() || wire::count(&raw.properties, "x-acquired-count").is_some()
+        }
+    };
+    // No copy with a count can be stored of it: its worker refuses it at once.
+    let counts = counts || !wire::fits(&raw.properties);
     let past = wire::count(&raw.properties, header::DELIVERIES)
         .unwrap_or(0)
         .saturating_add(broker_counted.unwrap_or(0));
     let mut message = wire::message(&raw.properties, raw.data.clone());
     let (exchange, routing_key) = origin(&message, &queue, &raw);
-    message
-        .headers
-        .retain(|name, _| !delay::is_ours(name) && name != ORIGIN_EXCHANGE && name != ORIGIN_KEY);
+    message.headers.retain(|name, _| {
+        !delay::is_ours(name) && name != header::EXCHANGE && name != header::ROUTING_KEY
+    });
     let settler = Settler {
         session: session.clone(),
         tag: raw.delivery_tag,
@@ -358,8 +386,8 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
 /// The exchange and key that the message was published to: empty for a queue's own name.
 fn origin(message: &Message, queue: &str, raw: &Raw) -> (String, String) {
     let key = raw.routing_key.as_str().to_owned();
-    if let Some(exchange) = message.text(ORIGIN_EXCHANGE) {
-        let key = message.text(ORIGIN_KEY).map_or(key, str::to_owned);
+    if let Some(exchange) = message.text(header::EXCHANGE) {
+        let key = message.text(header::ROUTING_KEY).map_or(key, str::to_owned);
         return (exchange.to_owned(), key);
     }
     match delay::destination(&message.headers) {

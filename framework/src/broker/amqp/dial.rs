@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::backoff::Backoff;
 use super::live::Trouble;
+use super::stream::{self, Sanitized};
 use crate::broker::url::redact;
 use crate::error::Error;
 
@@ -149,12 +150,12 @@ async fn shake_hands(uri: AMQPUri, name: &str) -> lapin::Result<(Connection, Soc
         .with_connection_name(name.into())
         .with_client_property("product".into(), "garenne".into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-    let runtime = lapin::runtime::default_runtime()?;
+    let tokio = lapin::runtime::default_runtime()?;
     // Without TLS at first, so that the socket can be seen.
     let mut plain = uri.clone();
     plain.scheme = AMQPScheme::AMQP;
     let mut stream = plain
-        .connect_with_config_async(TLSConfig::default(), &runtime)
+        .connect_with_config_async(TLSConfig::default(), &tokio)
         .await?;
     let mut shut = ShutOnDrop(None);
     if let AsyncTcpStream::Plain(stream) = &stream {
@@ -168,11 +169,13 @@ async fn shake_hands(uri: AMQPUri, name: &str) -> lapin::Result<(Connection, Soc
     let stream = Mutex::new(Some(stream));
     let connected = Connection::connector(
         uri,
-        runtime,
+        stream::runtime(),
         // lapin may ask again after a failure, which is for us to try again.
         async move |_, _| {
             let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
-            stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into())
+            let stream =
+                stream.ok_or(std::io::Error::from(std::io::ErrorKind::ConnectionAborted))?;
+            Ok(AsyncTcpStream::Plain(Sanitized::new(stream)))
         },
         properties,
     );

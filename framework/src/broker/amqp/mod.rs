@@ -9,11 +9,14 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::url::BrokerUrl;
-use super::{BoxFuture, Broker, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies};
+use super::{
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies,
+};
 use crate::error::{Error, Result};
 
 mod arguments;
 mod backoff;
+mod browse;
 mod cancel;
 mod connection;
 mod consume;
@@ -22,13 +25,18 @@ mod dial;
 mod live;
 mod publish;
 mod replies;
+mod sanitize;
 mod send;
 mod server;
 mod settle;
+mod stream;
 mod topology;
 mod transport;
 mod window;
 mod wire;
+
+#[cfg(test)]
+mod fuzz_tests;
 
 use connection::closed;
 use publish::Publisher;
@@ -104,6 +112,10 @@ impl Broker for AmqpBroker {
 
     fn consume<'a>(&'a self, queue: &'a Queue, slots: usize) -> BoxFuture<'a, Result<Consumer>> {
         Box::pin(consume::start(self.core.clone(), queue.clone(), slots))
+    }
+
+    fn browse<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Box<dyn Browse>>> {
+        Box::pin(browse::start(self.core.clone(), queue.to_owned()))
     }
 
     fn replies(&self) -> BoxFuture<'_, Result<Replies>> {

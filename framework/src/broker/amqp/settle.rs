@@ -18,10 +18,6 @@ use crate::broker::{BoxFuture, Publish, Queue, QueueType, Route, Settle, Stale};
 use crate::error::{Error, Result};
 use crate::message::header;
 
-/// Where a message was first published to, kept in a copy that is put back.
-pub(super) const ORIGIN_EXCHANGE: &str = "garenne-exchange";
-/// The key it was first published with.
-pub(super) const ORIGIN_KEY: &str = "garenne-routing-key";
 /// How long to try to put a message back before the broker is left to do it.
 const PUT_BACK_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -213,8 +209,8 @@ impl Settler {
             copy.insert(own(header::DELIVERIES), AMQPValue::LongInt(past));
         }
         if !self.exchange.is_empty() {
-            copy.insert(own(ORIGIN_EXCHANGE), text(&self.exchange));
-            copy.insert(own(ORIGIN_KEY), text(&self.routing_key));
+            copy.insert(own(header::EXCHANGE), text(&self.exchange));
+            copy.insert(own(header::ROUTING_KEY), text(&self.routing_key));
         }
         copy
     }

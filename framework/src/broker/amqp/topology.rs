@@ -73,6 +73,11 @@ impl Topology {
         }
     }
 
+    /// What a queue becomes that does not say so itself.
+    pub(super) fn default_type(&self) -> QueueType {
+        self.default_type
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -264,6 +269,21 @@ impl Topology {
             }
         })
         .await
+    }
+
+    /// The type of a dead-letter queue, if it is as we declare one.
+    pub(super) async fn type_of_dead(&self, name: &str) -> Result<Option<QueueType>> {
+        let queue = Queue {
+            dead_letters: false,
+            ..Queue::new(name)
+        };
+        for queue_type in [QueueType::Quorum, QueueType::Classic] {
+            let arguments = arguments::of(&queue, queue_type);
+            if self.try_queue(name, arguments).await?.is_ok() {
+                return Ok(Some(queue_type));
+            }
+        }
+        Ok(None)
     }
 
     async fn find(&self, name: &str) -> Result<Result<lapin::Queue, Trouble>> {

@@ -6,12 +6,13 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
 use serde_json::{Number, Value};
 
 use crate::error::{Error, Result};
-use crate::message::{Headers, Message, cut};
+use crate::message::{DEPTH_LIMIT, Headers, Message, cut};
 
-/// Headers and properties must fit one frame of 128 KiB, or the server closes the whole connection.
-const HEADER_LIMIT: usize = 64 * 1024;
-/// How deep nested header tables are followed.
-const DEPTH_LIMIT: usize = 32;
+/// Headers and properties must fit one frame of 128 KiB, or the server closes the whole connection. More
+/// than a call may be sent with: a retry and a dead letter carry errors, too.
+const HEADER_LIMIT: usize = 96 * 1024;
+/// AMQP's longest short string.
+const SHORT_LIMIT: usize = 255;
 /// Stands between a message id and the number that makes it unique among the publishes in flight.
 const ID_SEPARATOR: &str = "#~";
 
@@ -49,7 +50,7 @@ pub(super) fn table<const N: usize>(entries: [(&str, AMQPValue); N]) -> FieldTab
 pub(super) fn properties(message: &Message) -> Result<BasicProperties> {
     let mut properties = BasicProperties::default()
         .with_delivery_mode(2)
-        .with_message_id(short("message id", &message.id)?)
+        .with_message_id(message_id(message)?)
         .with_headers(headers(&message.headers)?);
     if !message.content_type.is_empty() {
         properties = properties.with_content_type(short("content type", &message.content_type)?);
@@ -66,6 +67,14 @@ pub(super) fn properties(message: &Message) -> Result<BasicProperties> {
     }
     // Said aloud: from 4.3 on a quorum queue takes no priority for one in the middle.
     Ok(properties.with_priority(message.priority.unwrap_or(0)))
+}
+
+/// The message's id, cut short where its header has the whole: a dead letter's may have any length.
+fn message_id(message: &Message) -> Result<ShortString> {
+    match message.text("id") == Some(&message.id) {
+        true => Ok(own(cut(&message.id, SHORT_LIMIT))),
+        false => short("message id", &message.id),
+    }
 }
 
 /// Headers of JSON values as an AMQP table.
@@ -124,6 +133,12 @@ fn number(n: &Number) -> AMQPValue {
     }
 }
 
+/// Whether a copy of a message can be stored with these headers and a few of ours.
+pub(super) fn fits(properties: &BasicProperties) -> bool {
+    let headers = properties.headers().as_ref();
+    headers.is_none_or(|table| table_size(table) <= HEADER_LIMIT)
+}
+
 fn table_size(table: &FieldTable) -> usize {
     let entries = table.inner().iter();
     4 + entries
@@ -172,7 +187,7 @@ pub(super) fn message(properties: &BasicProperties, body: Vec<u8>) -> Message {
 /// `id` made unique by `number`, within 255 bytes.
 pub(super) fn numbered_id(id: &str, number: u64) -> String {
     let suffix = format!("{ID_SEPARATOR}{number}");
-    format!("{}{suffix}", cut(id, 255 - suffix.len()))
+    format!("{}{suffix}", cut(id, SHORT_LIMIT - suffix.len()))
 }
 
 /// The id without the number that [`numbered_id`] appended.
@@ -296,7 +311,18 @@ mod tests {
         sent.id.clear();
         sent.set("big", "x".repeat(HEADER_LIMIT));
         let error = properties(&sent).expect_err("too large").to_string();
-        assert!(error.contains("more than 65536"), "{error}");
+        assert!(error.contains("more than 98304"), "{error}");
+    }
+
+    #[test]
+    fn an_id_too_long_for_its_property_is_whole_in_its_header() {
+        let mut sent = Message {
+            id: "x".repeat(256),
+            ..Message::default()
+        };
+        sent.set("id", sent.id.clone());
+        let properties = properties(&sent).expect("valid");
+        assert_eq!(message(&properties, Vec::new()).id, sent.id);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! the others, and nothing that outlives the process. All its waits follow tokio's clock, so that with
 //! paused time an hour's delay is over at once.
 
+mod browse;
 mod consumer;
 mod queue;
 mod state;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use self::state::State;
 use crate::broker::{
-    BoxFuture, Broker, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies,
 };
 use crate::error::{Error, Result};
 
@@ -93,6 +94,10 @@ impl Broker for MemoryBroker {
 
     fn consume<'a>(&'a self, queue: &'a Queue, slots: usize) -> BoxFuture<'a, Result<Consumer>> {
         Box::pin(async move { consumer::start(&self.shared, queue, slots) })
+    }
+
+    fn browse<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Box<dyn Browse>>> {
+        Box::pin(async move { browse::start(&self.shared, queue) })
     }
 
     fn replies(&self) -> BoxFuture<'_, Result<Replies>> {

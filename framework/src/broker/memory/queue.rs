@@ -3,11 +3,12 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use tokio::time::Instant;
 
 use crate::broker::{Binding, Delivery, Queue, Settle, Stale};
-use crate::message::Message;
+use crate::message::{Message, header};
 
 /// Where a message stands in its queue: before all of a lower priority, behind those that came earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,8 +33,10 @@ impl Stored {
         let mut delivery = Delivery::new(queue, self.message.clone(), stale, settle);
         delivery.exchange.clone_from(&self.exchange);
         delivery.routing_key.clone_from(&self.routing_key);
+        // A copy of a message says how often that one came back.
+        let past = self.message.count(header::DELIVERIES).unwrap_or(0);
         delivery.redelivered = self.lost_deliveries > 0;
-        delivery.deliveries = self.lost_deliveries.saturating_add(1);
+        delivery.deliveries = self.lost_deliveries.saturating_add(past).saturating_add(1);
         delivery
     }
 }
@@ -79,6 +82,31 @@ impl MemoryQueue {
     pub(super) fn take(&mut self, now: Instant) -> Option<(Place, Stored)> {
         self.promote(now);
         self.ready.pop_first()
+    }
+
+    /// The ready messages behind a place, at most `limit`.
+    pub(super) fn behind(
+        &mut self,
+        place: Option<Place>,
+        limit: usize,
+        now: Instant,
+    ) -> Vec<(Place, Stored)> {
+        self.promote(now);
+        let start = place.map_or(Bound::Unbounded, Bound::Excluded);
+        let found = self.ready.range((start, Bound::Unbounded)).take(limit);
+        found
+            .map(|(place, stored)| (*place, stored.clone()))
+            .collect()
+    }
+
+    /// Whether the message at this place is ready.
+    pub(super) fn has(&self, place: Place) -> bool {
+        self.ready.contains_key(&place)
+    }
+
+    /// Takes the message at this place.
+    pub(super) fn remove(&mut self, place: Place) {
+        self.ready.remove(&place);
     }
 
     /// Puts a message back to where it was.

@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::queue::{MemoryQueue, Stored};
-use crate::broker::{Binding, Delivery, Exchange, ExchangeKind, Publish, Queue, Route, routing};
+use crate::broker::{
+    Binding, Delivery, Exchange, ExchangeKind, Publish, Queue, Route, is_reply_queue, routing,
+};
 use crate::error::{Error, Result};
 
 /// How long a cancelled call is remembered.
@@ -131,6 +133,7 @@ impl State {
     /// The queues that the message goes to, each once.
     fn route(&self, publish: &Publish) -> Result<BTreeSet<String>> {
         let queues: BTreeSet<String> = match &publish.route {
+            Route::Reply(queue) if !is_reply_queue(queue) => BTreeSet::new(),
             Route::Reply(queue) | Route::Queue(queue) => self
                 .queues
                 .get_key_value(queue)

@@ -10,7 +10,7 @@ use super::command::{Claim, Outgoing, Request};
 use super::consume::Members;
 use super::fault::Failed;
 use super::store::{self, QueueRow, Taken};
-use crate::broker::{Queue, Route, routing};
+use crate::broker::{Queue, Route, is_reply_queue, routing};
 use crate::error::Error;
 use crate::message::Message;
 
@@ -102,6 +102,12 @@ impl<'a> Batch<'a> {
                 first,
             } => self.settle(*claim, queue, first)?,
             Request::Release(claim) => self.release(*claim)?,
+            Request::Take {
+                seq,
+                queue,
+                print,
+                first,
+            } => self.guarded(|batch| batch.take(*seq, queue, *print, first))?,
             Request::Cancel(id) => {
                 store::cancel(self.db, id, self.now)?;
                 self.announce = true;
@@ -198,7 +204,9 @@ impl<'a> Batch<'a> {
                 None => return Err(unroutable(&outgoing.route)),
             },
             Route::Reply(queue) => {
-                if let Some(row) = self.queue(queue)? {
+                if is_reply_queue(queue)
+                    && let Some(row) = self.queue(queue)?
+                {
                     self.store(queue, row, None, outgoing)?;
                 }
             }
@@ -280,6 +288,21 @@ impl<'a> Batch<'a> {
         })?;
         self.done.insert(claim.seq, consumer);
         Ok(())
+    }
+
+    fn take(
+        &mut self,
+        seq: i64,
+        queue: &str,
+        print: u64,
+        first: &[Outgoing],
+    ) -> Result<(), Failed> {
+        if !store::take(self.db, queue, seq, print)? {
+            return Err(Failed::Said(Error::Stale {
+                queue: queue.to_owned(),
+            }));
+        }
+        first.iter().try_for_each(|outgoing| self.publish(outgoing))
     }
 
     /// Gives a delivery back; no error if it has been settled, which its guard cannot always know.

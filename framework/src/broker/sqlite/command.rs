@@ -117,6 +117,13 @@ pub(super) enum Request {
         first: Arc<[Outgoing]>,
     },
     Release(Claim),
+    /// Settles a message that nobody has claimed, if it is still the one that was read.
+    Take {
+        seq: i64,
+        queue: String,
+        print: u64,
+        first: Arc<[Outgoing]>,
+    },
     Cancel(String),
     Delete(String),
     Replies {
@@ -142,7 +149,9 @@ impl Request {
             Self::Publish(outgoing) => outgoing.route.to_string(),
             Self::Subscribe { queue, .. } => format!("consuming queue `{}`", queue.name()),
             Self::Unsubscribe(_) => "ending a consumer".into(),
-            Self::Settle { queue, .. } => format!("settling a delivery from queue `{queue}`"),
+            Self::Settle { queue, .. } | Self::Take { queue, .. } => {
+                format!("settling a delivery from queue `{queue}`")
+            }
             Self::Release(_) => "handing a delivery back".into(),
             Self::Cancel(id) => format!("cancelling `{id}`"),
             Self::Delete(queue) => format!("deleting queue `{queue}`"),

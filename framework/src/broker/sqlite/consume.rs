@@ -111,18 +111,7 @@ impl Members {
                 queue: member.queue.name().to_owned(),
                 armed: true,
             };
-            let mut delivery = Delivery::new(
-                member.queue.name(),
-                taken.message,
-                stale.clone(),
-                Box::new(settle),
-            );
-            delivery.redelivered = taken.redelivered;
-            delivery.deliveries = taken.losses.saturating_add(1);
-            delivery.exchange = taken.exchange.unwrap_or_default();
-            if let Some(key) = taken.routing_key {
-                delivery.routing_key = key;
-            }
+            let delivery = taken.delivery(member.queue.name(), stale.clone(), Box::new(settle));
             // The channel has a place for each slot; if the consumer was dropped, so is the delivery,
             // which gives it back.
             let _ = member.deliveries.try_send(Ok(delivery));

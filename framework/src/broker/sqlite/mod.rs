@@ -6,6 +6,7 @@
 //! must be on a local disk: locks on network filesystems cannot be relied on.
 
 mod batch;
+mod browse;
 mod command;
 mod consume;
 mod engine;
@@ -13,6 +14,7 @@ mod fault;
 mod handout;
 mod liveness;
 mod news;
+mod opened;
 mod schema;
 mod store;
 mod wake;
@@ -28,8 +30,11 @@ use tokio::sync::{mpsc, oneshot};
 use self::command::{Command, Handle, Outgoing, Request, millis};
 use self::engine::Engine;
 use self::fault::Fault;
+use self::opened::OpenedFile;
 use super::url::BrokerUrl;
-use super::{BoxFuture, Broker, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies};
+use super::{
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies,
+};
 use crate::error::{Error, Result};
 
 /// Replies and cancellations that wait in memory for their reader.
@@ -41,10 +46,54 @@ const CHANNEL: usize = 1024;
 /// Dropping the broker closes it: unsettled deliveries go back to their queues.
 pub struct SqliteBroker {
     handle: Handle,
-    path: Arc<PathBuf>,
     consumers: AtomicU64,
-    /// Reads beside the writer thread, so that counting a long queue keeps nobody waiting.
-    reader: Arc<Mutex<Option<Connection>>>,
+    reader: Reader,
+}
+
+/// Reads beside the writer thread, so that counting or reading a long queue keeps nobody waiting.
+#[derive(Clone)]
+struct Reader {
+    path: Arc<PathBuf>,
+    file: OpenedFile,
+    db: Arc<Mutex<Option<Connection>>>,
+}
+
+impl Reader {
+    fn new(path: PathBuf, db: Connection) -> Self {
+        Self {
+            file: OpenedFile::new(&path),
+            path: Arc::new(path),
+            db: Arc::new(Mutex::new(Some(db))),
+        }
+    }
+
+    /// Runs `work`, which is `what` was asked for, on the connection.
+    async fn read<T: Send + 'static>(
+        &self,
+        what: String,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (this, asked) = (self.clone(), what.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let db = this.db.lock().unwrap_or_else(PoisonError::into_inner);
+            let db = db.as_ref().ok_or(Error::Closed { what: "the broker" })?;
+            if this.file.is_displaced() {
+                return Err(Fault::displaced(&this.path).error(asked));
+            }
+            work(db).map_err(|e| Fault::new(&this.path, &e).error(asked))
+        });
+        read.await.map_err(|e| Error::broker(what, e))?
+    }
+
+    fn close(&self) {
+        // A panic while it was locked leaves the connection as usable as it was.
+        drop(
+            self.db
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+    }
 }
 
 impl SqliteBroker {
@@ -89,9 +138,8 @@ fn start(path: &Path, durable: bool) -> Result<SqliteBroker, String> {
         .map_err(|e| format!("no thread can be started: {e}"))?;
     Ok(SqliteBroker {
         handle,
-        path: Arc::new(path),
         consumers: AtomicU64::new(0),
-        reader: Arc::new(Mutex::new(Some(reader))),
+        reader: Reader::new(path, reader),
     })
 }
 
@@ -100,16 +148,6 @@ impl SqliteBroker {
     fn ask(&self, request: Request) -> BoxFuture<'static, Result<()>> {
         let handle = self.handle.clone();
         Box::pin(async move { handle.call(request).await.map(drop) })
-    }
-
-    fn close_reader(&self) {
-        // A panic while it was locked leaves the connection as usable as it was.
-        drop(
-            self.reader
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
     }
 }
 
@@ -157,6 +195,10 @@ impl Broker for SqliteBroker {
         })
     }
 
+    fn browse<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Box<dyn Browse>>> {
+        Box::pin(browse::start(self, queue))
+    }
+
     fn replies(&self) -> BoxFuture<'_, Result<Replies>> {
         Box::pin(async move {
             let address = format!("garenne.reply.{}", uuid::Uuid::new_v4().simple());
@@ -184,20 +226,14 @@ impl Broker for SqliteBroker {
 
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {
         Box::pin(async move {
-            let (reader, path) = (Arc::clone(&self.reader), Arc::clone(&self.path));
             let name = queue.to_owned();
             let what = format!("the depth of queue `{queue}`");
-            let counted = tokio::task::spawn_blocking(move || {
-                let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
-                let db = reader
-                    .as_ref()
-                    .ok_or(Error::Closed { what: "the broker" })?;
-                store::depth(db, &name, millis(SystemTime::now())).map_err(|e| {
-                    Fault::new(&path, &e).error(format!("the depth of queue `{name}`"))
+            let counted = self
+                .reader
+                .read(what.clone(), move |db| {
+                    store::depth(db, &name, millis(SystemTime::now()))
                 })
-            })
-            .await
-            .map_err(|e| Error::broker(what.clone(), e))??;
+                .await?;
             let (ready, consumers) = counted.ok_or_else(|| Error::Refused {
                 what,
                 reason: "there is no such queue".into(),
@@ -213,7 +249,7 @@ impl Broker for SqliteBroker {
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let (closed, done) = oneshot::channel();
-            self.close_reader();
+            self.reader.close();
             self.handle.send(Command::Close(closed));
             // An error means that it was closed before.
             let _ = done.await;
@@ -223,7 +259,7 @@ impl Broker for SqliteBroker {
 
 impl Drop for SqliteBroker {
     fn drop(&mut self) {
-        self.close_reader();
+        self.reader.close();
         self.handle.send(Command::Close(oneshot::channel().0));
     }
 }

@@ -2,12 +2,14 @@
 //! Knows nothing of threads, channels or other processes' sockets.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use super::command::Outgoing;
-use crate::broker::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue};
-use crate::message::Message;
+use crate::broker::{Binding, Delivery, Exchange, ExchangeKind, HeaderMatch, Queue, Settle, Stale};
+use crate::message::{Message, header};
 
 /// Due messages made ready at a time, so that no one transaction takes long.
 const PROMOTED_AT_ONCE: i64 = 1000;
@@ -26,12 +28,28 @@ pub(super) struct QueueRow {
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) seq: i64,
-    priority: u8,
+    pub(super) priority: u8,
     pub(super) losses: u32,
     pub(super) redelivered: bool,
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
     pub(super) message: Message,
+}
+
+impl Taken {
+    /// The delivery of this message from `queue`.
+    pub(super) fn delivery(self, queue: &str, stale: Stale, settle: Box<dyn Settle>) -> Delivery {
+        // A copy of a message says how often that one came back.
+        let past = self.message.count(header::DELIVERIES).unwrap_or(0);
+        let mut delivery = Delivery::new(queue, self.message, stale, settle);
+        delivery.redelivered = self.redelivered;
+        delivery.deliveries = self.losses.saturating_add(past).saturating_add(1);
+        delivery.exchange = self.exchange.unwrap_or_default();
+        if let Some(key) = self.routing_key {
+            delivery.routing_key = key;
+        }
+        delivery
+    }
 }
 
 pub(super) fn add_process(db: &Connection, id: i64, port: u16, now: i64) -> Result<()> {
@@ -293,14 +311,25 @@ fn read(row: &Row<'_>) -> Result<Taken> {
     let envelope = row.get_ref(6)?.as_bytes()?;
     // An envelope that this version cannot read is delivered without its headers: the worker then puts
     // it to the dead letters as unreadable, where it would otherwise block the queue.
-    let message: Message = serde_json::from_slice(envelope).unwrap_or_default();
+    let message = serde_json::from_slice(envelope).unwrap_or_else(|error| {
+        let mut message = Message::default();
+        let text = format!("its envelope in the file cannot be read: {error}");
+        message.set(header::MALFORMED, text);
+        message
+    });
+    // Nor does it block the queue if another program has written numbers or texts that are none.
+    let number = |column| row.get::<_, i64>(column);
+    let text = |column| -> Result<Option<String>> {
+        let value = row.get_ref(column)?.as_bytes_or_null()?;
+        Ok(value.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    };
     Ok(Taken {
         seq: row.get(0)?,
-        priority: row.get(1)?,
-        losses: row.get(2)?,
+        priority: u8::try_from(number(1)?.max(0)).unwrap_or(u8::MAX),
+        losses: u32::try_from(number(2)?.max(0)).unwrap_or(u32::MAX),
         redelivered: row.get(3)?,
-        exchange: row.get(4)?,
-        routing_key: row.get(5)?,
+        exchange: text(4)?,
+        routing_key: text(5)?,
         message: Message {
             body: row.get(7)?,
             ..message
@@ -316,6 +345,71 @@ pub(super) fn settle(db: &Connection, me: i64, seq: i64) -> Result<bool> {
     Ok(deleted == 1)
 }
 
+/// Where a reader stands in a queue: behind the message of this priority and number.
+pub(super) type Cursor = (u8, i64);
+
+/// The ready messages of a queue behind a place, at most `limit`, in the order of their delivery; each
+/// with its fingerprint.
+pub(super) fn look(
+    db: &Connection,
+    queue: &str,
+    behind: Option<Cursor>,
+    limit: usize,
+) -> Result<Vec<(Taken, u64)>> {
+    let limit_of = |limit: usize| i64::try_from(limit).unwrap_or(i64::MAX);
+    let read = |row: &Row<'_>| Ok((read(row)?, fingerprint(row.get_ref(6)?, row.get_ref(7)?)));
+    let (priority, seq) = behind.unwrap_or((u8::MAX, i64::MIN));
+    // Two statements, since one with both conditions would read the queue from its beginning each time.
+    let mut found: Vec<_> = db
+        .prepare_cached(
+            "SELECT seq, priority, losses, redelivered, exchange, routing_key, envelope, body
+             FROM message WHERE queue = ?1 AND owner IS NULL AND due IS NULL
+             AND priority = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4",
+        )?
+        .query_map(params![queue, priority, seq, limit_of(limit)], read)?
+        .collect::<Result<_>>()?;
+    let left = limit.saturating_sub(found.len());
+    if left > 0 {
+        let lower = db
+            .prepare_cached(
+                "SELECT seq, priority, losses, redelivered, exchange, routing_key, envelope, body
+                 FROM message WHERE queue = ?1 AND owner IS NULL AND due IS NULL
+                 AND priority < ?2 ORDER BY priority DESC, seq LIMIT ?3",
+            )?
+            .query_map(params![queue, priority, limit_of(left)], read)?
+            .collect::<Result<Vec<_>>>()?;
+        found.extend(lower);
+    }
+    Ok(found)
+}
+
+/// Takes an unclaimed message off its queue; false if it is not there any more. Its number alone does not
+/// name it: numbers of deleted messages are given again.
+pub(super) fn take(db: &Connection, queue: &str, seq: i64, print: u64) -> Result<bool> {
+    let found = db
+        .prepare_cached(
+            "SELECT envelope, body FROM message
+             WHERE seq = ?1 AND queue = ?2 AND owner IS NULL AND due IS NULL",
+        )?
+        .query_row(params![seq, queue], |row| {
+            Ok(fingerprint(row.get_ref(0)?, row.get_ref(1)?))
+        })
+        .optional()?;
+    if found != Some(print) {
+        return Ok(false);
+    }
+    discard(db, seq)?;
+    Ok(true)
+}
+
+fn fingerprint(envelope: ValueRef<'_>, body: ValueRef<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for value in [envelope, body] {
+        value.as_bytes().unwrap_or_default().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
 /// Gives a message back to its queue, whose name is returned, at no cost to it.
 pub(super) fn release(db: &Connection, me: i64, seq: i64) -> Result<Option<String>> {
     db.prepare_cached(
@@ -327,7 +421,7 @@ pub(super) fn release(db: &Connection, me: i64, seq: i64) -> Result<Option<Strin
     .map(|queues| queues.into_iter().next())
 }
 
-/// Deletes a message that was given back to a queue which is no more.
+/// Deletes a message that nobody has claimed.
 pub(super) fn discard(db: &Connection, seq: i64) -> Result<()> {
     db.prepare_cached("DELETE FROM message WHERE seq = ?1")?
         .execute([seq])?;

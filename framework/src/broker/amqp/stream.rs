@@ -1,0 +1,204 @@
+//! The stream that lapin reads: the server's, with every frame that lapin could not bear put right.
+
+use std::future::Future;
+use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_rs::traits::Reactor;
+use async_rs::util::{DummyIO, RuntimeParts};
+use async_rs::{Runtime, Tokio};
+use futures_io::{AsyncRead, AsyncWrite};
+use futures_util::{Stream, TryFutureExt};
+use lapin::tcp::AsyncTcpStream;
+
+use super::sanitize;
+
+const METHOD: u8 = 1;
+const CONTENT_HEADER: u8 = 2;
+/// Type, channel and length of a frame.
+const PREAMBLE: usize = 7;
+/// The largest frame of the kinds that we look into. Servers negotiate 128 KiB, unless told otherwise.
+const FRAME_LIMIT: usize = 16 << 20;
+const CHUNK: usize = 64 * 1024;
+
+type Inner = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
+
+/// What lapin runs on: tokio, on the current runtime, with streams that are [`Sanitized`].
+pub(super) type Sockets = RuntimeParts<Tokio, SanitizedSockets>;
+
+pub(super) fn runtime() -> Runtime<Sockets> {
+    let tokio = Tokio::current();
+    Runtime::new(RuntimeParts::new(tokio.clone(), SanitizedSockets(tokio)))
+}
+
+/// Tokio's sockets, their streams sanitized.
+#[derive(Debug, Clone)]
+pub(super) struct SanitizedSockets(Tokio);
+
+impl Reactor for SanitizedSockets {
+    type TcpStream = Sanitized<Inner>;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    fn register<H: Read + Write + Send + 'static>(
+        &self,
+        _: H,
+    ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        Err::<DummyIO, _>(Error::from(ErrorKind::Unsupported))
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, period: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(period)
+    }
+
+    fn tcp_connect_addr(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = Result<Self::TcpStream>> + Send + 'static {
+        let stream = self.0.tcp_connect_addr(address);
+        stream.map_ok(|stream| Sanitized::new(AsyncTcpStream::Plain(stream)))
+    }
+}
+
+/// A stream of AMQP frames, read frame by frame.
+pub(super) struct Sanitized<S> {
+    inner: S,
+    /// What was read and not handed out yet: all that is between `start` and `end`.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Bytes that may be handed out, some of which may still have to come.
+    clear: usize,
+}
+
+impl<S> Sanitized<S> {
+    pub(super) fn new(inner: S) -> Self {
+        Self {
+            inner,
+            buffer: vec![0; CHUNK],
+            start: 0,
+            end: 0,
+            clear: 0,
+        }
+    }
+
+    /// Looks at the next frame; says how many bytes of it must be there to go on.
+    fn look(&mut self) -> Result<usize> {
+        let waiting = &self.buffer[self.start..self.end];
+        let Some((preamble, rest)) = waiting.split_at_checked(PREAMBLE) else {
+            return Ok(PREAMBLE);
+        };
+        let length = preamble[3..]
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        let kind = preamble[0];
+        if kind != METHOD && kind != CONTENT_HEADER {
+            self.clear = PREAMBLE + length + 1;
+            return Ok(0);
+        }
+        if length > FRAME_LIMIT {
+            let text = format!("the server sent a frame of {length} bytes");
+            return Err(Error::new(ErrorKind::InvalidData, text));
+        }
+        let whole = PREAMBLE + length + 1;
+        let Some(payload) = rest.get(..length).filter(|_| rest.len() > length) else {
+            return Ok(whole);
+        };
+        self.clear = whole;
+        let mended = match kind {
+            METHOD => sanitize::method(payload),
+            _ => sanitize::content_header(payload),
+        };
+        if let Some(payload) = mended {
+            let length = u32::try_from(payload.len())
+                .unwrap_or(u32::MAX)
+                .to_be_bytes();
+            let end_mark = rest[whole - PREAMBLE - 1];
+            let frame = [&preamble[..3], &length, &payload, &[end_mark]].concat();
+            self.clear = frame.len();
+            let old = self.start..self.start + whole;
+            self.buffer.truncate(self.end);
+            self.buffer.splice(old, frame);
+            self.end = self.buffer.len();
+        }
+        Ok(0)
+    }
+
+    /// Moves what waits to the front, and makes room for `wanted` bytes in all.
+    fn make_room(&mut self, wanted: usize) {
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        self.buffer.resize(wanted.max(CHUNK), 0);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Sanitized<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut [u8],
+    ) -> Poll<Result<usize>> {
+        let this = &mut *self;
+        loop {
+            let mut wanted = 1;
+            if this.clear > 0 {
+                let count = this.clear.min(this.end - this.start).min(out.len());
+                if count > 0 {
+                    out[..count].copy_from_slice(&this.buffer[this.start..this.start + count]);
+                    this.start += count;
+                    this.clear -= count;
+                    return Poll::Ready(Ok(count));
+                }
+            } else {
+                wanted = this.look()?;
+                if wanted == 0 {
+                    continue;
+                }
+            }
+            if out.is_empty() {
+                return Poll::Ready(Ok(0));
+            }
+            this.make_room(wanted);
+            let room = &mut this.buffer[this.end..];
+            let count = ready!(Pin::new(&mut this.inner).poll_read(cx, room))?;
+            if count == 0 {
+                // Half a frame at the end of a connection is worth nothing.
+                return Poll::Ready(Ok(0));
+            }
+            this.end += count;
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Sanitized<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[std::io::IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.inner).poll_close(cx)
+    }
+}

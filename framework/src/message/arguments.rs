@@ -1,0 +1,134 @@
+//! The arguments of a call, and the JSON body `[args, kwargs, embed]` that carries them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::{Message, Unreadable, cut};
+
+/// Characters of the arguments shown in `argsrepr`, which monitors print.
+const REPR_LIMIT: usize = 200;
+/// More arguments than any function has: each costs twenty times its own bytes in memory.
+const ARGUMENTS_LIMIT: usize = 1000;
+
+/// A body as it is read: `[args, kwargs, embed]`.
+type Body = (Args, Option<Kwargs>, IgnoredAny);
+
+struct Args(Vec<Box<RawValue>>);
+
+#[derive(Default)]
+struct Kwargs(BTreeMap<String, Box<RawValue>>);
+
+/// The arguments of a call, each still encoded.
+#[derive(Debug, Default)]
+pub struct Arguments {
+    /// By position.
+    pub args: Vec<Box<RawValue>>,
+    /// By name.
+    pub kwargs: BTreeMap<String, Box<RawValue>>,
+}
+
+impl Arguments {
+    /// The JSON body of a message with these arguments: `[args, kwargs, embed]`.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let embed = json!({"callbacks": null, "errbacks": null, "chain": null, "chord": null});
+        serde_json::to_vec(&(&self.args, &self.kwargs, embed)).expect("raw JSON always serialises")
+    }
+
+    /// Reads a message's body.
+    ///
+    /// # Errors
+    /// [`Unreadable`] with the reason, for any body that is not JSON of Celery's protocol 2.
+    pub fn decode(message: &Message) -> Result<Self, Unreadable> {
+        if let Some(reason) = message.unsupported() {
+            return Err(Unreadable(reason));
+        }
+        let (args, kwargs, _): Body = serde_json::from_slice(&message.body).map_err(|e| {
+            Unreadable(format!(
+                "the body is not `[args, kwargs, embed]` in JSON: {e}"
+            ))
+        })?;
+        Ok(Self {
+            args: args.0,
+            kwargs: kwargs.unwrap_or_default().0,
+        })
+    }
+
+    pub(super) fn repr(&self) -> (String, String) {
+        let mut args = String::from("(");
+        for (i, arg) in self.args.iter().enumerate() {
+            if i > 0 {
+                args.push_str(", ");
+            }
+            args.push_str(cut(arg.get(), REPR_LIMIT));
+            if args.len() > REPR_LIMIT {
+                args.push_str(", …");
+                break;
+            }
+        }
+        args.push_str(if self.args.len() == 1 { ",)" } else { ")" });
+        let kwargs = serde_json::to_string(&self.kwargs).unwrap_or_default();
+        (args, cut(&kwargs, REPR_LIMIT).to_owned())
+    }
+}
+
+/// Refuses another argument where there are too many.
+fn bounded<E: Error>(count: usize) -> Result<(), E> {
+    match count < ARGUMENTS_LIMIT {
+        true => Ok(()),
+        false => Err(E::custom(format_args!(
+            "more than {ARGUMENTS_LIMIT} arguments"
+        ))),
+    }
+}
+
+impl<'de> Deserialize<'de> for Args {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Args;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of arguments")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Args, A::Error> {
+                let mut args = Vec::new();
+                while let Some(arg) = list.next_element()? {
+                    bounded(args.len())?;
+                    args.push(arg);
+                }
+                Ok(Args(args))
+            }
+        }
+        deserializer.deserialize_seq(List)
+    }
+}
+
+impl<'de> Deserialize<'de> for Kwargs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Named;
+        impl<'de> Visitor<'de> for Named {
+            type Value = Kwargs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of named arguments")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Kwargs, A::Error> {
+                let mut kwargs = BTreeMap::new();
+                // As in Python, the last of several under one name counts.
+                while let Some((name, value)) = map.next_entry()? {
+                    bounded(kwargs.len())?;
+                    kwargs.insert(name, value);
+                }
+                Ok(Kwargs(kwargs))
+            }
+        }
+        deserializer.deserialize_map(Named)
+    }
+}

@@ -1,0 +1,180 @@
+//! What speaks against running a message, as far as that can be seen without knowing its task.
+
+use serde_json::Value;
+
+use super::{Headers, Message, Unreadable, cut, header, parse_time};
+
+/// Longest id and longest task name in bytes: AMQP's short string.
+const NAME_LIMIT: usize = 255;
+/// Bytes of headers that a message may come with; AMQP's frames leave room for twice as much.
+pub(crate) const HEADER_LIMIT: usize = 64 * 1024;
+/// How deep the table of headers may be nested, itself counted.
+pub(crate) const DEPTH_LIMIT: usize = 32;
+/// Bytes of a sender's text shown in ours.
+const SHOWN: usize = 200;
+/// Bytes kept of the names of headers that a dead letter had to leave out.
+const NAMES_LIMIT: usize = 1000;
+
+impl Message {
+    /// The task's name.
+    ///
+    /// # Errors
+    /// [`Unreadable`] where the message names no task or no id, or where its headers are out of bounds or
+    /// were lost.
+    pub fn task(&self) -> Result<&str, Unreadable> {
+        let unreadable = |text: String| Err(Unreadable(text));
+        if let Some(malformed) = self.headers.get(header::MALFORMED) {
+            return unreadable(shown(malformed));
+        }
+        let Some(task) = self.text("task") else {
+            let text = "the message has no `task` header with a task's name; \
+                        Celery must send its message protocol 2";
+            return unreadable(text.into());
+        };
+        if self.id.is_empty() {
+            return unreadable("the message has no id".into());
+        }
+        for (what, text) in [("id", &*self.id), ("task name", task)] {
+            if text.len() > NAME_LIMIT {
+                let size = text.len();
+                return unreadable(format!(
+                    "its {what} has {size} bytes, more than {NAME_LIMIT}"
+                ));
+            }
+        }
+        for name in ["eta", "expires"] {
+            if let Some(value) = self.headers.get(name).filter(|value| !value.is_null())
+                && value.as_str().and_then(parse_time).is_none()
+            {
+                return unreadable(format!(
+                    "its header `{name}` is no time in RFC 3339: {}",
+                    shown(value)
+                ));
+            }
+        }
+        self.check_headers()?;
+        Ok(task)
+    }
+
+    /// Whether the headers are within the bounds of all brokers.
+    pub(crate) fn check_headers(&self) -> Result<(), Unreadable> {
+        let size = self.header_size();
+        if size > HEADER_LIMIT {
+            let text = format!("its headers have {size} bytes, more than {HEADER_LIMIT}");
+            return Err(Unreadable(text));
+        }
+        let sound = |(name, value): &(&String, &Value)| {
+            name.len() <= NAME_LIMIT && is_sound(value, DEPTH_LIMIT - 1)
+        };
+        match self.headers.iter().find(|header| !sound(header)) {
+            Some((name, _)) => Err(Unreadable(format!(
+                "its header {} is nested more than {DEPTH_LIMIT} deep, or has a name of more than {NAME_LIMIT} bytes",
+                shown(&name.as_str().into())
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Why the body cannot be read at all: another format than ours, or one that is compressed.
+    #[must_use]
+    pub fn unsupported(&self) -> Option<String> {
+        let media_type = self
+            .content_type
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim();
+        let encoding = self.content_encoding.trim().to_ascii_lowercase();
+        let compression = self.headers.get("compression");
+        if let Some(compression) = compression.filter(|value| !value.is_null()) {
+            let compression = shown(compression);
+            return Some(format!(
+                "the body is compressed with {compression}, which is not accepted"
+            ));
+        }
+        if !matches!(
+            &*encoding,
+            "" | "utf-8" | "utf8" | "us-ascii" | "ascii" | "binary"
+        ) {
+            let encoding = shown(&self.content_encoding.as_str().into());
+            return Some(format!(
+                "content encoding {encoding} is not accepted: only utf-8 is"
+            ));
+        }
+        if !media_type.is_empty() && !media_type.eq_ignore_ascii_case("application/json") {
+            let media_type = shown(&self.content_type.as_str().into());
+            return Some(format!(
+                "content type {media_type} is not accepted: only application/json is"
+            ));
+        }
+        None
+    }
+
+    /// The bytes that the headers take on the wire, at most.
+    pub(crate) fn header_size(&self) -> usize {
+        table_size(&self.headers)
+    }
+
+    /// Leaves the largest headers out until the others are within bounds, and says which.
+    pub(super) fn shed(&mut self) {
+        let mut size = self.header_size();
+        let mut left_out = String::new();
+        while size > HEADER_LIMIT {
+            let entries = self.headers.iter();
+            let largest = entries.max_by_key(|(name, value)| name.len() + value_size(value));
+            let Some(name) = largest.map(|(name, _)| name.clone()) else {
+                break;
+            };
+            self.headers.remove(&name);
+            size = self.header_size();
+            if left_out.len() < NAMES_LIMIT {
+                left_out.push_str(cut(&name, SHOWN));
+                left_out.push(' ');
+            }
+        }
+        if !left_out.is_empty() {
+            self.set(header::LEFT_OUT, cut(left_out.trim_end(), NAMES_LIMIT));
+        }
+    }
+}
+
+/// A value of a sender's, short and without control characters.
+fn shown(value: &Value) -> String {
+    let text = value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned);
+    format!("`{}`", cut(&text, SHOWN).escape_debug())
+}
+
+/// Whether nothing in `value` is nested deeper than `depth`, or has too long a name.
+fn is_sound(value: &Value, depth: usize) -> bool {
+    match value {
+        Value::Array(values) => depth > 0 && values.iter().all(|value| is_sound(value, depth - 1)),
+        Value::Object(table) => {
+            let short = |name: &String| name.len() <= NAME_LIMIT;
+            depth > 0
+                && table
+                    .iter()
+                    .all(|(name, value)| short(name) && is_sound(value, depth - 1))
+        }
+        _ => true,
+    }
+}
+
+fn table_size(table: &Headers) -> usize {
+    let entries = table.iter();
+    4 + entries
+        .map(|(name, value)| 1 + name.len() + value_size(value))
+        .sum::<usize>()
+}
+
+fn value_size(value: &Value) -> usize {
+    1 + match value {
+        Value::Null => 0,
+        Value::Bool(_) => 1,
+        Value::Number(_) => 8,
+        Value::String(text) => 4 + text.len(),
+        Value::Array(values) => 4 + values.iter().map(value_size).sum::<usize>(),
+        Value::Object(table) => table_size(table),
+    }
+}

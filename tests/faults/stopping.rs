@@ -1,0 +1,148 @@
+//! A worker is told to stop when that is hard: its broker is away, silent or full, or its task does not
+//! listen.
+
+use std::time::{Duration, Instant};
+
+use garenne::{App, Handle};
+
+use super::child::{Spawn, WorkerProcess};
+use super::node::Node;
+use super::place::{Place, alone, figure, on};
+use super::tasks::{marks, spins};
+use crate::support::within;
+
+const GRACE: Duration = Duration::from_secs(1);
+/// What a stop may take beyond its grace period, with a busy machine.
+const BEYOND: Duration = Duration::from_secs(15);
+const HOUR: u64 = 3_600_000;
+
+#[test]
+fn a_stop_ends_in_time_whatever_the_broker_does() {
+    alone(
+        "a_stop_ends_in_time_whatever_the_broker_does",
+        Node::start,
+        without_a_broker,
+    );
+}
+
+on!(a_stop_does_not_wait_for_a_task_that_does_not_listen: sqlite quorum);
+on!(a_second_signal_hands_back_at_once: sqlite quorum);
+on!(what_outlasts_the_grace_period_runs_elsewhere: sqlite quorum classic);
+
+/// A worker process that is busy for an hour.
+async fn busy(place: &Place, app: &App, spawn: Spawn) -> (WorkerProcess, Handle<u64>) {
+    let started = place.lines().len();
+    let worker = spawn.start();
+    let call = marks::call(7, HOUR).queue(&place.queue);
+    let handle = within("sending", call.send(app)).await.expect("sent");
+    place.line(started + 1).await;
+    (worker, handle)
+}
+
+/// Tells it to stop; how long that took.
+async fn stop(worker: &mut WorkerProcess) -> Duration {
+    let told = Instant::now();
+    worker.signal("TERM");
+    let status = worker.ended().await;
+    assert!(status.success(), "{status}");
+    told.elapsed()
+}
+
+async fn without_a_broker(node: Node) {
+    let place = node.place();
+    let app = place.app().await;
+    let watermark = "set_vm_memory_high_watermark";
+    for trouble in ["blocked", "frozen", "killed"] {
+        let spawn = Spawn::at(&place).grace(GRACE);
+        let (mut worker, handle) = busy(&place, &app, spawn).await;
+        match trouble {
+            "blocked" => node.run("ctl", &[watermark, "0.00001"]),
+            "frozen" => node.run("pause", &[]),
+            _ => node.run("kill", &[]),
+        };
+        let took = stop(&mut worker).await;
+        figure!(place, "{trouble}: a busy worker stopped in {took:.1?}");
+        assert!(took >= GRACE, "{trouble}: {took:?}");
+        assert!(took < GRACE + BEYOND, "{trouble}: {took:?}");
+        match trouble {
+            "blocked" => node.run("ctl", &[watermark, "absolute", "1GB"]),
+            "frozen" => node.run("resume", &[]),
+            _ => node.run("start", &[]),
+        };
+        // It is not lost: the next worker gets it.
+        let lines = place.lines().len();
+        let next = Spawn::at(&place).start();
+        let again = place.line(lines + 1).await;
+        assert_eq!(again.last().map(String::as_str), Some("7 1"), "{trouble}");
+        handle.cancel().await.expect("cancelled");
+        within("the cancelled call", handle)
+            .await
+            .expect_err("no result");
+        drop(next);
+    }
+    app.close().await;
+}
+
+async fn a_stop_does_not_wait_for_a_task_that_does_not_listen(place: Place) {
+    let app = place.app().await;
+    let mut worker = Spawn::at(&place).grace(GRACE).start();
+    let call = spins::call(3, HOUR).queue(&place.queue);
+    let handle = call.send(&app).await.expect("sent");
+    place.line(1).await;
+    let took = stop(&mut worker).await;
+    figure!(
+        place,
+        "a worker with a task that spins stopped in {took:.1?}"
+    );
+    assert!(took >= GRACE && took < GRACE + BEYOND, "{took:?}");
+    let _next = Spawn::at(&place).start();
+    assert_eq!(place.line(2).await, ["3", "3"]);
+    drop(handle);
+    place.leave(app).await;
+}
+
+async fn a_second_signal_hands_back_at_once(place: Place) {
+    let app = place.app().await;
+    let spawn = Spawn::at(&place).heeds_signals();
+    let (mut worker, handle) = busy(&place, &app, spawn).await;
+    let second = WorkerProcess::start(&place, 1);
+    worker.signal("TERM");
+    // The first signal is not answered by an event; it must have arrived before the second.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(place.lines().len(), 1, "within its grace period it goes on");
+    let told = Instant::now();
+    worker.signal("TERM");
+    let status = worker.ended().await;
+    let took = told.elapsed();
+    assert!(status.success(), "{status}");
+    assert_eq!(place.line(2).await, ["7 1", "7 1"]);
+    figure!(
+        place,
+        "ended {took:.1?} after the second signal, elsewhere after {:.1?}",
+        told.elapsed()
+    );
+    assert!(told.elapsed() < Duration::from_secs(2), "{took:?}");
+    drop((second, handle));
+    place.leave(app).await;
+}
+
+async fn what_outlasts_the_grace_period_runs_elsewhere(place: Place) {
+    let app = place.app().await;
+    let spawn = || Spawn::at(&place).grace(Duration::from_millis(200));
+    let (mut worker, handle) = busy(&place, &app, spawn()).await;
+    // More often than it may be delivered without being settled: handing back is free.
+    for stops in 1..=super::child::MAX_DELIVERIES as usize + 2 {
+        let took = stop(&mut worker).await;
+        assert!(took < BEYOND, "{took:?}");
+        worker = spawn().start();
+        let lines = place.line(stops + 1).await;
+        assert!(lines.iter().all(|line| line == "7 1"), "{lines:?}");
+    }
+    figure!(
+        place,
+        "handed back {} times, still attempt 1",
+        place.lines().len() - 1
+    );
+    drop((worker, handle));
+    place.leave(app).await;
+}
