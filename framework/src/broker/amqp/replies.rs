@@ -1,5 +1,7 @@
 //! The reply queue: durable and expiring rather than exclusive, so that replies which come while the
-//! connection is away are there when it is back.
+//! connection is away are there when it is back; and replicated as other queues are, so that they come
+//! while a node of the cluster is down: a classic queue is gone as long as its node is, and what is sent to
+//! it meanwhile is dropped like a reply to somebody who has left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use super::consume::{self, Stream};
 use super::live::rpc;
 use super::send::Core;
 use super::wire::{self, own, table, text};
-use crate::broker::Replies;
+use crate::broker::{QueueType, Replies};
 use crate::error::{Error, Result};
 use crate::message::Message;
 
@@ -49,8 +51,12 @@ pub(super) async fn start(core: &Arc<Core>) -> Result<Replies> {
 }
 
 async fn open(core: &Core, queue: &str) -> Result<Stream> {
+    let queue_type = match core.topology.default_type() {
+        QueueType::Quorum => "quorum",
+        QueueType::Classic => "classic",
+    };
     let arguments = table([
-        ("x-queue-type", text("classic")),
+        ("x-queue-type", text(queue_type)),
         ("x-expires", AMQPValue::LongInt(EXPIRES_MS)),
     ]);
     let name = own(queue);

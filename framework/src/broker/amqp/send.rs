@@ -7,6 +7,7 @@ use lapin::BasicProperties;
 use lapin::types::FieldTable;
 use tokio::time::{Instant, timeout_at};
 
+use super::backoff::Backoff;
 use super::delay;
 use super::publish::{Publisher, Request, Verdict};
 use super::server::UPPER_CLASS;
@@ -14,7 +15,7 @@ use super::settle::Session;
 use super::topology::{EXCHANGE, Topology};
 use super::transport::Transport;
 use super::wire::{self, own, short};
-use crate::broker::{Publish, Route, is_reply_queue};
+use crate::broker::{Publish, QueueType, Route, is_reply_queue};
 use crate::error::{Error, Result};
 
 /// What all parts of the broker share.
@@ -144,6 +145,7 @@ impl Core {
         }
         let deadline = Instant::now() + outgoing.deadline;
         let mut mended = false;
+        let mut backoff = Backoff::default();
         loop {
             // What few messages need is boxed: it would make the future of every message larger.
             if outgoing.delay.is_zero() {
@@ -154,6 +156,15 @@ impl Core {
             let verdict = self.publisher.submit(&outgoing.request, deadline).await?;
             match verdict {
                 Verdict::Unroutable | Verdict::NoExchange(_) => {}
+                Verdict::Nacked if self.may_pass(&outgoing.route) => {
+                    if timeout_at(deadline, Box::pin(backoff.wait()))
+                        .await
+                        .is_err()
+                    {
+                        return outgoing.request.conclude(verdict);
+                    }
+                    continue;
+                }
                 // Who may not use our exchange may be allowed the default one.
                 Verdict::Refused(_) => return self.last_resort(outgoing, verdict, deadline).await,
                 _ => return outgoing.request.conclude(verdict),
@@ -203,6 +214,18 @@ impl Core {
         // are publishing on it.
         let is_direct = queue.starts_with("amq.rabbitmq.reply-to");
         is_reply_queue(queue) || !is_ours && !is_direct && self.topology.known(queue).is_none()
+    }
+
+    /// Whether a message that the broker did not store may be stored soon: while a quorum queue elects its
+    /// leader, it refuses all. A queue that others have made may as well be full.
+    fn may_pass(&self, route: &Route) -> bool {
+        match route {
+            Route::Queue(name) => {
+                let known = self.topology.known(name);
+                known.is_some_and(|known| known.queue_type == Some(QueueType::Quorum))
+            }
+            Route::Exchange { .. } | Route::Reply(_) => true,
+        }
     }
 
     /// Tries the default exchange for a queue that others have made, and never bound to ours.
