@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use garenne::{App, Error, Handle};
 
 use super::child::WorkerProcess;
-use super::place::{Place, alone, figure};
+use super::place::{Place, alone, figure, long};
 use super::tasks::{echo, marks, now};
 use crate::support::{eventually, unique, within};
 
@@ -127,45 +127,10 @@ async fn nodes_go(cluster: Cluster) {
     assert!(took < NEW_LEADER, "{took:?}");
     cluster.run("start", &cluster.node(1), &[]);
 
-    // A rolling restart loses nothing.
-    let mut sent = Vec::new();
-    for number in 1..=3 {
-        cluster.run("stop", &cluster.node(number), &[]);
-        for n in 0..20 {
-            sent.push((n, send(&app, &place, n).await));
-        }
-        cluster.run("start", &cluster.node(number), &[]);
+    if long() {
+        rolling_restart(&cluster, &place, &app).await;
+        no_majority(&cluster, &place, &app).await;
     }
-    let count = sent.len();
-    for (n, handle) in sent {
-        assert_eq!(within("a result", handle).await, Ok(n));
-    }
-    figure!(
-        place,
-        "all {count} calls answered that were sent in a rolling restart"
-    );
-
-    // Two of three are killed: nothing can be stored, which is told in time; then they are back.
-    let short = App::builder(&place.url).send_timeout(Duration::from_secs(3));
-    let short = short.connect().await.expect("the cluster");
-    call(&short, &place, 4).await;
-    cluster.run("kill", &cluster.node(2), &[]);
-    cluster.run("kill", &cluster.node(3), &[]);
-    let start = Instant::now();
-    let sent = echo::call(5).queue(&place.queue).send(&short).await;
-    let error = sent.map(|_| ()).expect_err("no majority");
-    let took = start.elapsed();
-    figure!(place, "two of three killed: told after {took:.1?}: {error}");
-    assert!(
-        error.is_transient() || matches!(error, Error::Unconfirmed { .. }),
-        "{error:?}"
-    );
-    assert!(took < Duration::from_secs(5), "{took:?}");
-    for number in 2..=3 {
-        cluster.run("start", &cluster.node(number), &[]);
-    }
-    let back = call(&app, &place, 6).await;
-    figure!(place, "a call is answered {back:.1?} after they are back");
 
     // All of them, with calls in the queue.
     let mut queued = Vec::new();
@@ -194,6 +159,50 @@ async fn nodes_go(cluster: Cluster) {
     );
     let ones = place.lines().iter().filter(|line| *line == "1 1").count();
     assert_eq!(ones, 1, "the running task was not repeated");
-    short.close().await;
     app.close().await;
+}
+
+/// A rolling restart loses nothing.
+async fn rolling_restart(cluster: &Cluster, place: &Place, app: &App) {
+    let mut sent = Vec::new();
+    for number in 1..=3 {
+        cluster.run("stop", &cluster.node(number), &[]);
+        for n in 0..20 {
+            sent.push((n, send(app, place, n).await));
+        }
+        cluster.run("start", &cluster.node(number), &[]);
+    }
+    let count = sent.len();
+    for (n, handle) in sent {
+        assert_eq!(within("a result", handle).await, Ok(n));
+    }
+    figure!(
+        place,
+        "all {count} calls answered that were sent in a rolling restart"
+    );
+}
+
+/// Two of three are killed: nothing can be stored, which is told in time; then they are back.
+async fn no_majority(cluster: &Cluster, place: &Place, app: &App) {
+    let short = App::builder(&place.url).send_timeout(Duration::from_secs(3));
+    let short = short.connect().await.expect("the cluster");
+    call(&short, place, 4).await;
+    cluster.run("kill", &cluster.node(2), &[]);
+    cluster.run("kill", &cluster.node(3), &[]);
+    let start = Instant::now();
+    let sent = echo::call(5).queue(&place.queue).send(&short).await;
+    let error = sent.map(|_| ()).expect_err("no majority");
+    let took = start.elapsed();
+    figure!(place, "two of three killed: told after {took:.1?}: {error}");
+    assert!(
+        error.is_transient() || matches!(error, Error::Unconfirmed { .. }),
+        "{error:?}"
+    );
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    for number in 2..=3 {
+        cluster.run("start", &cluster.node(number), &[]);
+    }
+    let back = call(app, place, 6).await;
+    figure!(place, "a call is answered {back:.1?} after they are back");
+    short.close().await;
 }
