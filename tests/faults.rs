@@ -20,6 +20,7 @@ mod faults {
     mod connections;
     mod crowded;
     mod dead_letters;
+    mod frames;
     mod killed;
     mod load;
     mod long;

