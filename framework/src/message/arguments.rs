@@ -98,8 +98,13 @@ impl Arguments {
             kwargs: kwargs.unwrap_or_default().0,
         };
         // What is no map names nothing to follow.
-        let embed: Embed<'_> = serde_json::from_str(embed.get()).unwrap_or_default();
-        Ok((arguments, embed.follows()))
+        let follows = match embed.get().starts_with('{') {
+            true => serde_json::from_str::<Embed<'_>>(embed.get())
+                .unwrap_or_default()
+                .follows(),
+            false => None,
+        };
+        Ok((arguments, follows))
     }
 
     pub(super) fn repr(&self) -> (String, String) {
