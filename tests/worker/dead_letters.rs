@@ -164,7 +164,8 @@ on_every_broker! {
             assert_eq!((letter.attempts, letter.revivals, letter.errors.len()), (1, 1, 2));
             again.push(letter.id);
         }
-        (sent.sort(), again.sort());
+        sent.sort();
+        again.sort();
         assert_eq!(again, sent);
     }
 
