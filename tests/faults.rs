@@ -16,9 +16,11 @@ mod faults {
     mod alarms;
     mod child;
     mod clients;
+    mod cluster;
     mod connections;
     mod crowded;
     mod dead_letters;
+    mod frames;
     mod killed;
     mod load;
     mod long;

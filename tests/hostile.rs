@@ -12,6 +12,7 @@ mod hostile {
     mod case;
     mod child;
     mod frames;
+    mod fuzz;
     mod headers;
     mod live;
     mod publishing;

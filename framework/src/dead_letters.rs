@@ -95,10 +95,11 @@ pub struct DeadLetter {
     pub id: String,
     /// The task's name; empty where the message names none.
     pub task: String,
-    /// Why it is dead, in one word: `failed`, `panicked`, `timed_out` (the last attempt did),
-    /// `arguments`, `unknown_task`, `unreadable` (it cannot be run), `result` (its result cannot be
-    /// returned), `poison` (it ended too many workers), `stopped` (its worker was, after an early
-    /// acknowledgement); RabbitMQ's own `delivery_limit`, `rejected`, `expired` and `maxlen`; or `unknown`.
+    /// Why it is dead, in one word: `failed`, `panicked`, `timed_out` (the last attempt did);
+    /// `arguments`, `unknown_task`, `unreadable`, `unsupported`, `too_large` (it cannot be run); `result`
+    /// (its result cannot be returned); `poison` (it ended too many workers); `stopped` (its worker was,
+    /// after an early acknowledgement); RabbitMQ's own `delivery_limit`, `rejected`, `expired` and
+    /// `maxlen`; or `unknown`.
     pub reason: String,
     /// Why it is dead, in a sentence.
     pub error: String,
@@ -158,7 +159,7 @@ impl DeadLetter {
         by_position.chain(by_name).collect::<Vec<_>>().join(", ")
     }
 
-    /// The message as it was sent, byte for byte.
+    /// The body as it was sent, byte for byte.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.message.body
@@ -312,9 +313,9 @@ impl DeadLetters {
                 Ok(page) => page,
                 Err(error) => break Some(error),
             };
-            let settled = page.into_iter().map(|(letter, delivery)| async {
+            let settled = page.into_iter().map(|(letter, delivery)| async move {
                 match again {
-                    true => delivery.retry(self.revival(letter)).await,
+                    true => delivery.retry(self.revival(&letter)).await,
                     false => delivery.ack(None).await,
                 }
             });
@@ -343,7 +344,7 @@ impl DeadLetters {
     }
 
     /// The message of a letter's new life, on its way.
-    fn revival(&self, letter: DeadLetter) -> Publish {
+    fn revival(&self, letter: &DeadLetter) -> Publish {
         Publish {
             route: Route::Queue(format!("{}{}", self.app.prefix(), letter.queue)),
             message: letter.message.revived(SystemTime::now()),

@@ -101,4 +101,21 @@ mod tests {
             assert!(parse(text).is_err(), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn fuzz_any_text(text in proptest::prop_oneof![".{0,40}", "([0-9.]{0,25}(ms|s|m|h|d)? ?){0,4}"]) {
+            if let Ok(duration) = parse(&text) {
+                assert!(duration <= Duration::from_secs(36_525 * 86_400), "{text}");
+            }
+        }
+
+        #[test]
+        fn fuzz_sums(h in 0..1_000_u64, m in 0..10_000_u64, s in 0..100_000_u64, ms in 0..1_000_000_u64) {
+            let whole = Duration::from_secs(h * 3600 + m * 60 + s) + Duration::from_millis(ms);
+            assert_eq!(parse(&format!("{h}h{m}m{s}s{ms}ms")), Ok(whole));
+        }
+    }
 }

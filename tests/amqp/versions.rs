@@ -114,3 +114,24 @@ async fn a_message_without_a_priority_has_the_lowest_one() {
     }
     clean(&broker, &queue).await;
 }
+
+#[tokio::test]
+async fn a_known_limit_of_long_calls_is_told() {
+    let Some(url) = url() else { return };
+    for (queue_type, limited) in [
+        (QueueType::Classic, version(&url) < (4, 3)),
+        (QueueType::Quorum, false),
+    ] {
+        let broker = connect(&url).await;
+        let queue = Queue::new(unique("limit")).queue_type(queue_type);
+        let consumer = broker.consume(&queue, 1).await.expect("consumer");
+        let limit = consumer.limit();
+        assert_eq!(limit.is_some(), limited, "{queue_type:?}: {limit:?}");
+        if let Some(limit) = limit {
+            assert_eq!(limit.after, Duration::from_secs(30 * 60));
+            assert!(limit.advice.contains("consumer_timeout"), "{limit:?}");
+        }
+        drop(consumer);
+        clean(&broker, &queue).await;
+    }
+}

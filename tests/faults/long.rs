@@ -1,6 +1,8 @@
 //! Calls that take longer than RabbitMQ lets a consumer hold a delivery: its consumer timeout, 30 minutes
 //! by default, is seconds here.
 
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use garenne::{App, Queue};
@@ -16,6 +18,38 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const LONG: u64 = 5_000;
 /// A call of which the consumer timeout says nothing is answered within this.
 const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// The warnings of this process.
+static WARNINGS: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Warnings;
+
+impl Write for Warnings {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut log = WARNINGS.lock().unwrap_or_else(PoisonError::into_inner);
+        log.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Keeps warnings from now on.
+fn listen() {
+    let log = tracing_subscriber::fmt().with_ansi(false);
+    let log = log.with_max_level(tracing::Level::WARN);
+    // An error means that it was done before.
+    let _ = log.with_writer(|| Warnings).try_init();
+}
+
+/// The warning that has all of `words`.
+fn warned_of(words: &[&str]) -> bool {
+    let log = WARNINGS.lock().unwrap_or_else(PoisonError::into_inner);
+    let log = String::from_utf8_lossy(&log);
+    log.lines()
+        .any(|line| words.iter().all(|word| line.contains(word)))
+}
 
 #[test]
 fn a_long_call_is_not_cut_off() {
@@ -120,6 +154,7 @@ async fn classic_runs_once(node: Node) {
 }
 
 async fn cut_off(node: &Node, place: Place) {
+    listen();
     shorten(node, "");
     let app = place.app().await;
     // So few deliveries without an end would make it poison.
@@ -130,7 +165,12 @@ async fn cut_off(node: &Node, place: Place) {
     // From 4.3 on classic queues have no timeout.
     match place.url.contains("classic") && node.version() >= (4, 3) {
         true => assert_eq!(voids, 0),
-        false => assert!(voids >= 2, "{voids}"),
+        false => {
+            assert!(voids >= 2, "{voids}");
+            let setting = "consumer_timeout = 31536000000";
+            assert!(warned_of(&[&place.queue, setting]), "the setting");
+            assert!(warned_of(&["endures", "adopts"]), "the task");
+        }
     }
     // Each time the same attempt goes on, and knows it.
     let lines = place.lines();

@@ -1,10 +1,43 @@
 //! A RabbitMQ node that a test may harm.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::place::Place;
 use crate::support::unique;
+
+/// The script that starts nodes; `None`, said aloud, where RabbitMQ is missing and not required.
+pub(crate) fn script() -> Option<String> {
+    match std::env::var("GARENNE_TEST_RABBITMQ") {
+        Ok(script) if !script.is_empty() => Some(script),
+        _ if std::env::var_os("GARENNE_TEST_REQUIRE_AMQP").is_some() => {
+            panic!("GARENNE_TEST_RABBITMQ must name tests/support/rabbitmq")
+        }
+        _ => {
+            eprintln!("skipped: GARENNE_TEST_RABBITMQ names no script that starts nodes");
+            None
+        }
+    }
+}
+
+/// Where nodes live.
+pub(crate) fn scratch() -> PathBuf {
+    let scratch = std::env::var_os("GARENNE_TEST_DIR").map(PathBuf::from);
+    scratch.unwrap_or_else(std::env::temp_dir)
+}
+
+/// Runs a command of the script, which must succeed; what it printed.
+pub(crate) fn run(script: &str, command: &str, folder: &Path, arguments: &[&str]) -> String {
+    let mut script = Command::new(script);
+    script.arg(command).arg(folder).args(arguments);
+    let output = script.output().expect("the script runs");
+    assert!(
+        output.status.success(),
+        "{command} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
 
 /// A node of the test's own; it is taken down when it is dropped.
 pub(crate) struct Node {
@@ -15,20 +48,8 @@ pub(crate) struct Node {
 impl Node {
     /// Starts one; `None`, said aloud, where RabbitMQ is missing and not required.
     pub(crate) fn start() -> Option<Self> {
-        let script = match std::env::var("GARENNE_TEST_RABBITMQ") {
-            Ok(script) if !script.is_empty() => script,
-            _ if std::env::var_os("GARENNE_TEST_REQUIRE_AMQP").is_some() => {
-                panic!("GARENNE_TEST_RABBITMQ must name tests/support/rabbitmq")
-            }
-            _ => {
-                eprintln!("skipped: GARENNE_TEST_RABBITMQ names no script that starts nodes");
-                return None;
-            }
-        };
-        let scratch = std::env::var_os("GARENNE_TEST_DIR").map(PathBuf::from);
-        let folder = scratch
-            .unwrap_or_else(std::env::temp_dir)
-            .join(unique("rabbitmq"));
+        let script = script()?;
+        let folder = scratch().join(unique("rabbitmq"));
         let node = Self { script, folder };
         node.run("start", &[]);
         Some(node)
@@ -41,15 +62,7 @@ impl Node {
 
     /// `start`, `stop` or `kill`, or `ctl` with arguments for `rabbitmqctl`.
     pub(crate) fn run(&self, command: &str, arguments: &[&str]) -> String {
-        let mut script = Command::new(&self.script);
-        script.arg(command).arg(&self.folder).args(arguments);
-        let output = script.output().expect("the script runs");
-        assert!(
-            output.status.success(),
-            "{command} {arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        run(&self.script, command, &self.folder, arguments)
     }
 
     /// RabbitMQ's version, as far as features depend on it.

@@ -12,7 +12,7 @@ use super::tasks::{marks, spins};
 use crate::support::within;
 
 const GRACE: Duration = Duration::from_secs(1);
-/// What a stop may take beyond its grace period, with a busy machine.
+/// What a stop may take beyond its grace period: six seconds to hand back, seven to disconnect.
 const BEYOND: Duration = Duration::from_secs(15);
 const HOUR: u64 = 3_600_000;
 

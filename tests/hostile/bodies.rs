@@ -109,6 +109,18 @@ fn shapes() -> Vec<Case> {
             r#"[[2, 3], {}, {"x": 1, "y": [{}]}]"#,
             Runs,
         ),
+        body(
+            "a chain that would be lost",
+            "add",
+            r#"[[2, 3], {}, {"callbacks": [], "errbacks": null, "chain": [{"task": "add"}], "chord": null}]"#,
+            Dead("unsupported", "`chain`"),
+        ),
+        body(
+            "a chord that would be lost",
+            "add",
+            r#"[[2, 3], {}, {"chord": {"task": "add"}}]"#,
+            Dead("unsupported", "`chord`"),
+        ),
         body("embed that is null", "add", "[[2, 3], {}, null]", Runs),
         body(
             "a key twice",

@@ -27,8 +27,6 @@ pub(crate) struct Case {
     /// The properties as RabbitMQ gets them, where they differ from the message's.
     pub(crate) raw: Option<Box<dyn Fn(Properties) -> Properties + Send + Sync>>,
     pub(crate) expected: Expected,
-    /// What RabbitMQ does, where it differs.
-    pub(crate) on_rabbitmq: Option<Expected>,
     /// Whether somebody waits who can be told.
     pub(crate) awaited: bool,
 }
@@ -47,7 +45,6 @@ pub(crate) fn body(
         message,
         raw: None,
         expected,
-        on_rabbitmq: None,
         awaited: true,
     }
 }
@@ -95,12 +92,6 @@ impl Case {
     /// Nobody can be told of it.
     pub(crate) fn unheard(mut self) -> Self {
         self.awaited = false;
-        self
-    }
-
-    /// RabbitMQ does otherwise.
-    pub(crate) fn on_rabbitmq(mut self, expected: Expected) -> Self {
-        self.on_rabbitmq = Some(expected);
         self
     }
 

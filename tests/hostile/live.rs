@@ -154,10 +154,7 @@ impl Live {
     /// Sends one hostile message, and checks what becomes of it.
     async fn put(&mut self, mut case: Case) {
         let (name, start) = (case.name, Instant::now());
-        let expected = match (&self.raw, case.on_rabbitmq) {
-            (Some(_), Some(other)) => other,
-            _ => case.expected,
-        };
+        let expected = case.expected;
         let message = &mut case.message;
         message.reply_to = Some(match message.reply_to.as_deref() {
             Some(QUEUE_HERE) => self.queue.clone(),

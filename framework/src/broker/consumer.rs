@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
@@ -12,8 +13,18 @@ use crate::error::Result;
 pub struct Consumer {
     deliveries: mpsc::Receiver<Result<Delivery>>,
     subscription: Subscription,
+    limit: Option<HoldLimit>,
     /// Dropping it tells the broker's side to stop.
     _stop: StopGuard,
+}
+
+/// A broker's limit on how long a delivery may be unsettled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldLimit {
+    /// After this the broker takes the delivery back, unless its operator has set another limit.
+    pub after: Duration,
+    /// What to do so that calls may take longer.
+    pub advice: String,
 }
 
 /// Runs its action when dropped.
@@ -36,6 +47,7 @@ impl Consumer {
         Self {
             deliveries,
             subscription: Subscription::always(),
+            limit: None,
             _stop: StopGuard(Some(Box::new(stop))),
         }
     }
@@ -53,6 +65,18 @@ impl Consumer {
     #[must_use]
     pub fn subscription(&self) -> &Subscription {
         &self.subscription
+    }
+
+    /// Says how long a delivery may be unsettled.
+    #[must_use]
+    pub fn limited(self, limit: Option<HoldLimit>) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// How long a delivery may be unsettled, where the broker is known to limit that.
+    #[must_use]
+    pub fn limit(&self) -> Option<&HoldLimit> {
+        self.limit.as_ref()
     }
 
     /// The next delivery; `None` when the broker was closed.

@@ -25,7 +25,7 @@ pub mod sqlite;
 pub mod url;
 
 pub use browse::Browse;
-pub use consumer::{Consumer, Renew, Subscription};
+pub use consumer::{Consumer, HoldLimit, Renew, Subscription};
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub(crate) use queue::{dead_letter_name, is_reply_queue, validate_routing_key};
 

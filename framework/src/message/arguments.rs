@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -15,7 +16,35 @@ const REPR_LIMIT: usize = 200;
 const ARGUMENTS_LIMIT: usize = 1000;
 
 /// A body as it is read: `[args, kwargs, embed]`.
-type Body = (Args, Option<Kwargs>, IgnoredAny);
+type Body<'a> = (Args, Option<Kwargs>, &'a RawValue);
+
+/// What Celery's canvas says is to follow a call.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Embed<'a> {
+    #[serde(borrow)]
+    callbacks: Option<&'a RawValue>,
+    #[serde(borrow)]
+    errbacks: Option<&'a RawValue>,
+    #[serde(borrow)]
+    chain: Option<&'a RawValue>,
+    #[serde(borrow)]
+    chord: Option<&'a RawValue>,
+}
+
+impl Embed<'_> {
+    fn follows(&self) -> Option<&'static str> {
+        [
+            ("callbacks", self.callbacks),
+            ("errbacks", self.errbacks),
+            ("chain", self.chain),
+            ("chord", self.chord),
+        ]
+        .into_iter()
+        .find(|(_, part)| part.is_some_and(|part| !matches!(part.get(), "null" | "[]" | "{}")))
+        .map(|(name, _)| name)
+    }
+}
 
 struct Args(Vec<Box<RawValue>>);
 
@@ -44,18 +73,38 @@ impl Arguments {
     /// # Errors
     /// [`Unreadable`] with the reason, for any body that is not JSON of Celery's protocol 2.
     pub fn decode(message: &Message) -> Result<Self, Unreadable> {
+        Self::decode_all(message).map(|(arguments, _)| arguments)
+    }
+
+    /// Reads a message's body, and what is to follow the call, if something is: the name of the part of
+    /// `embed` that says so.
+    ///
+    /// # Errors
+    /// As for [`decode`](Self::decode).
+    pub(crate) fn decode_all(
+        message: &Message,
+    ) -> Result<(Self, Option<&'static str>), Unreadable> {
         if let Some(reason) = message.unsupported() {
             return Err(Unreadable(reason));
         }
-        let (args, kwargs, _): Body = serde_json::from_slice(&message.body).map_err(|e| {
-            Unreadable(format!(
-                "the body is not `[args, kwargs, embed]` in JSON: {e}"
-            ))
-        })?;
-        Ok(Self {
+        let (args, kwargs, embed): Body<'_> =
+            serde_json::from_slice(&message.body).map_err(|e| {
+                Unreadable(format!(
+                    "the body is not `[args, kwargs, embed]` in JSON: {e}"
+                ))
+            })?;
+        let arguments = Self {
             args: args.0,
             kwargs: kwargs.unwrap_or_default().0,
-        })
+        };
+        // What is no map names nothing to follow.
+        let follows = match embed.get().starts_with('{') {
+            true => serde_json::from_str::<Embed<'_>>(embed.get())
+                .unwrap_or_default()
+                .follows(),
+            false => None,
+        };
+        Ok((arguments, follows))
     }
 
     pub(super) fn repr(&self) -> (String, String) {

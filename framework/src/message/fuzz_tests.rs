@@ -38,7 +38,7 @@ fn survives(message: &Message) {
     assert_eq!(dead.body, message.body);
     assert!(dead.header_size() < 96 * 1024);
     if message.task().is_ok() {
-        let next = message.next_attempt(&error);
+        let next = message.next_attempt(&error, NOW);
         assert!(next.attempt() >= message.attempt());
         assert!(next.header_size() < 96 * 1024);
         assert!(next.task().is_ok());

@@ -238,7 +238,7 @@ fn a_dead_letter_has_room_for_its_reason() {
     assert!(dead.headers.contains_key("small") && dead.text("task") == Some("t"));
     let mut again = with_header("large", "x".repeat(60_000).into());
     for _ in 0..20 {
-        again = again.next_attempt(&"\u{1b}".repeat(10_000));
+        again = again.next_attempt(&"\u{1b}".repeat(10_000), NOW);
     }
     assert!(again.header_size() < 96 * 1024, "{}", again.header_size());
 }

@@ -169,8 +169,13 @@ impl Shared {
                 ),
             )
         })?;
-        let arguments =
-            Arguments::decode(message).map_err(|e| dead("unreadable", e.to_string()))?;
+        let (arguments, follows) =
+            Arguments::decode_all(message).map_err(|e| dead("unreadable", e.to_string()))?;
+        if let Some(follows) = follows {
+            let text =
+                format!("other calls are to follow (`{follows}`), which this worker cannot send");
+            return Err(dead("unsupported", text));
+        }
         Ok(Checked {
             arguments,
             definition,

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::app::App;
-use crate::broker::{Consumer, Queue};
+use crate::broker::{Consumer, HoldLimit, Queue};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::task::{Definition, Lent, State, Task};
@@ -33,7 +33,7 @@ pub use signal::{ShutdownSignal, shutdown_signal};
 use suspect::Suspects;
 
 /// How long a stop may take once the grace period is over and everything was told to end.
-const HAND_BACK_LIMIT: Duration = Duration::from_secs(10);
+const HAND_BACK_LIMIT: Duration = Duration::from_secs(6);
 
 /// Takes calls from queues and runs their tasks.
 ///
@@ -278,6 +278,9 @@ impl Worker {
             let queue = queue.prefixed(shared.app.prefix());
             shared.app.broker().declare(&queue).await?;
             let consumer = shared.app.broker().consume(&queue, *concurrency).await?;
+            if let Some(limit) = consumer.limit() {
+                warn_of_long_tasks(&shared, &queue, limit);
+            }
             tracing::info!(queue = queue.name(), concurrency, "consuming");
             let lane = Arc::new(Lane {
                 slots: Semaphore::new((*concurrency).min(Semaphore::MAX_PERMITS)),
@@ -316,6 +319,25 @@ impl fmt::Debug for Worker {
         f.debug_struct("Worker")
             .field("queues", &self.queues)
             .finish_non_exhaustive()
+    }
+}
+
+/// Says which tasks may take longer than the broker lets a worker have their calls.
+fn warn_of_long_tasks(shared: &Shared, queue: &Queue, limit: &HoldLimit) {
+    let prefix = shared.app.prefix();
+    let name = queue.name().strip_prefix(prefix).unwrap_or(queue.name());
+    for task in shared.tasks.iter() {
+        let timeout = task.options.timeout.unwrap_or_default();
+        if task.options.queue == name && timeout > limit.after {
+            tracing::warn!(
+                task = task.name,
+                queue = queue.name(),
+                ?timeout,
+                limit = ?limit.after,
+                "unless told otherwise, the broker takes a call back that runs for longer than the limit: {}",
+                limit.advice
+            );
+        }
     }
 }
 

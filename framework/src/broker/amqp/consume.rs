@@ -96,16 +96,19 @@ pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result
         renewals,
     };
     let task = core.clone();
-    core.transport
+    let limit = core
+        .transport
         .run(async move {
             let first = forwarder.first().await?;
+            let limit = task.topology.hold_limit(forwarder.queue.name()).await;
             task.transport.spawn(forwarder.run(first));
-            Ok(())
+            Ok(limit)
         })
         .await?;
     let consumer = Consumer::new(deliveries, move || {
         stop.send_replace(true);
     });
+    let consumer = consumer.limited(limit);
     Ok(consumer.subscribed(Subscription::new(is_out, move |what| {
         // An error means that a wish waits already, or that the consumer has ended.
         let _ = renew.try_send(what);

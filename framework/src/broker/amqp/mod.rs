@@ -143,8 +143,12 @@ impl Broker for AmqpBroker {
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             // What consumers hold is put back through the publisher, so it goes last.
-            self.core.transport.stop(CLOSE_LIMIT).await;
-            self.core.publisher.flush(CLOSE_LIMIT).await;
+            let finish = async {
+                self.core.transport.stop(CLOSE_LIMIT).await;
+                self.core.publisher.flush(CLOSE_LIMIT).await;
+            };
+            // A broker that takes nothing any more must not hold up the end of a process for long.
+            let _ = tokio::time::timeout(CLOSE_LIMIT, finish).await;
             self.core.void();
             self.core.transport.disconnect().await;
         })

@@ -9,7 +9,7 @@ use std::time::Duration;
 use lapin::options::{BasicAckOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::backoff::Backoff;
 use super::consume::{self, Stream};
@@ -25,6 +25,8 @@ const PREFETCH: u16 = 512;
 const GROUP: usize = 64;
 /// How long a smaller group waits for more.
 const GROUP_WAIT: Duration = Duration::from_millis(50);
+/// How long the first opening is tried again.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
 const EXPIRES_MS: i32 = 3_600_000;
 
 /// Opens the reply queue.
@@ -34,7 +36,7 @@ pub(super) async fn start(core: &Arc<Core>) -> Result<Replies> {
     let (this, queue) = (core.clone(), address.clone());
     core.transport
         .run(async move {
-            let first = open(&this, &queue).await?;
+            let first = open_surely(&this, &queue).await?;
             let task = this.clone();
             this.transport.spawn(async move {
                 let mut closing = task.transport.closing();
@@ -48,6 +50,20 @@ pub(super) async fn start(core: &Arc<Core>) -> Result<Replies> {
         })
         .await?;
     Ok(Replies { address, messages })
+}
+
+/// Opens it on as many connections as may end under it for a while.
+async fn open_surely(core: &Core, queue: &str) -> Result<Stream> {
+    let (start, mut backoff) = (Instant::now(), Backoff::default());
+    loop {
+        backoff.wait().await;
+        match open(core, queue).await {
+            Err(error) if error.is_transient() && start.elapsed() < OPEN_LIMIT => {
+                tracing::debug!(queue, %error, "opening the reply queue again");
+            }
+            done => return done,
+        }
+    }
 }
 
 async fn open(core: &Core, queue: &str) -> Result<Stream> {

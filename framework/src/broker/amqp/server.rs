@@ -19,13 +19,16 @@ use lapin::types::{AMQPValue, FieldTable};
 use super::live::{Trouble, rpc};
 use super::topology::{Known, Topology};
 use super::wire::{own, table, text};
-use crate::broker::QueueType;
+use crate::broker::{HoldLimit, QueueType};
 use crate::error::Result;
 
 /// The argument of queues, and of consumers, for the time that a delivery may be held.
 pub(super) const CONSUMER_TIMEOUT: &str = "x-consumer-timeout";
 /// The time we ask for. Queues carry it, so another value would be in conflict with them.
 const HELD_AT_MOST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The server's own consumer timeout, unless its operator says otherwise.
+const USUAL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// From this priority on a message is in the upper class, where there are two.
 pub(super) const UPPER_CLASS: u8 = 5;
@@ -43,6 +46,11 @@ impl Server {
     /// Whether it takes a message back into a quorum queue without counting a failed delivery.
     pub(super) fn takes_back_freely(self) -> bool {
         self == Self::Since43
+    }
+
+    /// Whether the consumer timeout holds for classic queues, and no consumer can ask for another.
+    fn times_all_out(self) -> bool {
+        self == Self::Before43
     }
 
     /// Whether quorum queues deliver strictly by priority.
@@ -86,6 +94,17 @@ impl Topology {
             }
         };
         self.server.get_or_try_init(probe).await.copied()
+    }
+
+    /// How long deliveries of a declared queue may be unsettled. A server before 3.12 limits that on quorum
+    /// queues, too, without our knowing.
+    pub(super) async fn hold_limit(&self, queue: &str) -> Option<HoldLimit> {
+        let known = self.known(queue)?;
+        let limited = known.times_out && self.server().await.is_ok_and(Server::times_all_out);
+        limited.then(|| HoldLimit {
+            after: USUAL_TIMEOUT,
+            advice: long_calls(queue),
+        })
     }
 }
 

@@ -181,6 +181,14 @@ impl Settler {
         let body = std::mem::take(&mut self.body);
         let route = Route::Queue(self.session.queue.name().to_owned());
         let stored = async {
+            // It would only be waited for: by a worker that stops, with no time to lose.
+            if let Some(reason) = &*self.session.core.transport.publishing.blocked().borrow() {
+                return Err(Error::Blocked {
+                    route: route.to_string(),
+                    reason: reason.clone(),
+                    waited: Duration::ZERO,
+                });
+            }
             let zero = Duration::ZERO;
             let mut copy = Outgoing::raw(route, properties, body, zero, PUT_BACK_DEADLINE)?;
             self.session.core.send(&mut copy).await

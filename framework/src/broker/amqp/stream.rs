@@ -20,8 +20,8 @@ const METHOD: u8 = 1;
 const CONTENT_HEADER: u8 = 2;
 /// Type, channel and length of a frame.
 const PREAMBLE: usize = 7;
-/// Frames of the kinds that we look into are smaller; their largest size is negotiated later, to 128 KiB.
-const FRAME_LIMIT: usize = 1 << 20;
+/// The largest frame of the kinds that we look into. Servers negotiate 128 KiB, unless told otherwise.
+const FRAME_LIMIT: usize = 16 << 20;
 const CHUNK: usize = 64 * 1024;
 
 type Inner = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;

@@ -13,9 +13,6 @@ use super::connection::{Slot, closed};
 use crate::broker::url::BrokerUrl;
 use crate::error::{Error, Result};
 
-/// Headers that an attacker has nested deeply are dropped recursively.
-const STACK: usize = 64 << 20;
-
 /// The thread that drives AMQP, and its two connections: a server that blocks publishers must not stop
 /// the acknowledgements.
 pub(super) struct Transport {
@@ -41,7 +38,6 @@ impl Transport {
         let handle = runtime.handle().clone();
         std::thread::Builder::new()
             .name("garenne-amqp".into())
-            .stack_size(STACK)
             .spawn(move || {
                 // An error means that the sender is gone, with all who could want something.
                 let _ = runtime.block_on(ended.wait_for(|end| *end));
@@ -118,8 +114,7 @@ impl Transport {
         let this = self.clone();
         let _ = self
             .run(async move {
-                this.consuming.close().await;
-                this.publishing.close().await;
+                tokio::join!(this.consuming.close(), this.publishing.close());
                 Ok(())
             })
             .await;

@@ -13,6 +13,7 @@ use super::command::{Answer, Claim, Command, Handle, Job, Request, millis};
 use super::consume::{Member, Members};
 use super::fault::{Failed, Fault};
 use super::liveness::{LockDirectory, ProcessLock};
+use super::opened::OpenedFile;
 use super::store;
 use super::wake::Waker;
 use crate::message::Message;
@@ -44,6 +45,7 @@ pub(super) struct ReplyQueue {
 pub(super) struct Engine {
     pub(super) db: Connection,
     pub(super) path: PathBuf,
+    pub(super) file: OpenedFile,
     pub(super) me: Identity,
     pub(super) locks: LockDirectory,
     pub(super) lock: ProcessLock,
@@ -64,6 +66,8 @@ pub(super) struct Engine {
     pub(super) next_tick: Instant,
     pub(super) next_prune: Instant,
     pub(super) claim_again: Instant,
+    /// Whether the disk was full, and the log may still stand in its own way.
+    pub(super) cramped: bool,
     /// Time spent in transactions since the last pause.
     pub(super) turn: Duration,
 }
@@ -101,6 +105,7 @@ impl Engine {
         let now = Instant::now();
         Ok(Self {
             db,
+            file: OpenedFile::new(&path),
             path,
             me: Identity { id, port },
             locks,
@@ -120,6 +125,7 @@ impl Engine {
             next_tick: now,
             next_prune: now,
             claim_again: now,
+            cramped: false,
             turn: Duration::ZERO,
         })
     }
@@ -247,11 +253,12 @@ impl Engine {
 
     /// Carries out `jobs` and answers them.
     fn carry_out(&mut self, jobs: Vec<Job>, harvest: bool) {
-        match self.transact(&jobs, harvest) {
+        self.cramped = self.cramped && !self.make_room();
+        match self.transact_in_place(&jobs, harvest) {
             Ok(outcome) => self.hand_out(jobs, outcome),
-            Err(error) => {
-                let fault = Fault::new(&self.path, &error);
+            Err(fault) => {
                 self.claim_again = Instant::now() + CLAIM_PAUSE;
+                self.cramped |= fault.is_full();
                 // What deletes may succeed though what stores cannot; and one at a time, each of those
                 // that store learns its own fate.
                 if fault.is_full() && jobs.len() > 1 {
@@ -261,12 +268,7 @@ impl Engine {
                     return;
                 }
                 if jobs.is_empty() {
-                    tracing::error!("claiming deliveries: {}", fault.reason());
-                    if fault.is_lasting() {
-                        self.members.fail(|queue| {
-                            fault.error(format!("consuming queue `{}`", queue.name()))
-                        });
-                    }
+                    self.cannot_claim(&fault);
                 }
                 for job in jobs {
                     if let Request::Release(claim) = job.request {
@@ -277,6 +279,41 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Copies the log into the file, whether wholly: the log then begins anew. On a full disk it must not
+    /// wait until the log has its usual length, which it cannot reach.
+    fn make_room(&self) -> bool {
+        let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
+        let done = self.db.query_row(checkpoint, [], |row| {
+            Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
+        });
+        done.unwrap_or(false)
+    }
+
+    /// Says that nothing can be claimed; ends the consumers where that will not pass.
+    pub(super) fn cannot_claim(&mut self, fault: &Fault) {
+        tracing::error!("claiming deliveries: {}", fault.reason());
+        if fault.is_lasting() {
+            self.members
+                .fail(|queue| fault.error(format!("consuming queue `{}`", queue.name())));
+        }
+    }
+
+    /// Carries out a transaction on the file that is at its path, and on no other.
+    fn transact_in_place(&self, jobs: &[Job], harvest: bool) -> Result<Outcome, Fault> {
+        let displaced = || Fault::displaced(&self.path);
+        if self.file.is_displaced() {
+            return Err(displaced());
+        }
+        let outcome = self.transact(jobs, harvest);
+        let mut outcome = outcome.map_err(|error| Fault::new(&self.path, &error))?;
+        if self.file.is_displaced() {
+            for (answer, job) in outcome.answers.iter_mut().zip(jobs) {
+                *answer = Err(displaced().error(job.request.what()));
+            }
+        }
+        Ok(outcome)
     }
 
     fn transact(&self, jobs: &[Job], harvest: bool) -> rusqlite::Result<Outcome> {
@@ -327,7 +364,11 @@ impl Engine {
         };
         match batch.guarded(|batch| batch.harvest(&appetite)) {
             Ok(harvest) => Ok(Some(harvest)),
-            Err(Failed::Sql(error)) if self.db.is_autocommit() => Err(error),
+            Err(Failed::Sql(error))
+                if self.db.is_autocommit() || Fault::new(&self.path, &error).is_lasting() =>
+            {
+                Err(error)
+            }
             Err(error) => {
                 tracing::warn!(?error, "claiming deliveries");
                 Ok(None)

@@ -68,6 +68,18 @@ impl Fault {
         }
     }
 
+    /// The file at `path` was deleted or replaced while it was in use.
+    pub(super) fn displaced(path: &Path) -> Self {
+        Self {
+            kind: Kind::Denied,
+            reason: format!(
+                "`{}` was deleted, moved or replaced while it was in use: put the file back, or start the \
+                 programs that use it again",
+                path.display()
+            ),
+        }
+    }
+
     /// Whether the transaction failed for want of space, which others in it may not need.
     pub(super) fn is_full(&self) -> bool {
         self.kind == Kind::Full

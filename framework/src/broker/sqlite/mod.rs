@@ -14,6 +14,7 @@ mod fault;
 mod handout;
 mod liveness;
 mod news;
+mod opened;
 mod schema;
 mod store;
 mod wake;
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::command::{Command, Handle, Outgoing, Request, millis};
 use self::engine::Engine;
 use self::fault::Fault;
+use self::opened::OpenedFile;
 use super::url::BrokerUrl;
 use super::{
     BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies,
@@ -52,12 +54,14 @@ pub struct SqliteBroker {
 #[derive(Clone)]
 struct Reader {
     path: Arc<PathBuf>,
+    file: OpenedFile,
     db: Arc<Mutex<Option<Connection>>>,
 }
 
 impl Reader {
     fn new(path: PathBuf, db: Connection) -> Self {
         Self {
+            file: OpenedFile::new(&path),
             path: Arc::new(path),
             db: Arc::new(Mutex::new(Some(db))),
         }
@@ -73,6 +77,9 @@ impl Reader {
         let read = tokio::task::spawn_blocking(move || {
             let db = this.db.lock().unwrap_or_else(PoisonError::into_inner);
             let db = db.as_ref().ok_or(Error::Closed { what: "the broker" })?;
+            if this.file.is_displaced() {
+                return Err(Fault::displaced(&this.path).error(asked));
+            }
             work(db).map_err(|e| Fault::new(&this.path, &e).error(asked))
         });
         read.await.map_err(|e| Error::broker(what, e))?

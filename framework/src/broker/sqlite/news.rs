@@ -7,11 +7,18 @@ use tokio::sync::watch;
 
 use super::command::{Job, Request, millis};
 use super::engine::{Engine, PRUNE_PERIOD, ReplyQueue, new_id};
+use super::fault::Fault;
 use super::store;
 
 impl Engine {
     /// What is done now and then: whether other processes died or committed something.
     pub(super) fn tick(&mut self, jobs: &mut Vec<Job>) {
+        if self.file.is_displaced() {
+            if !self.members.consumers.is_empty() {
+                self.cannot_claim(&Fault::displaced(&self.path));
+            }
+            return;
+        }
         match store::processes(&self.db) {
             Ok(processes) => {
                 self.others = processes.len() > 1;

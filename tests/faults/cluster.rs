@@ -1,0 +1,208 @@
+//! A cluster of three RabbitMQ nodes that loses some of them, its leader first.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use garenne::{App, Error, Handle};
+
+use super::child::WorkerProcess;
+use super::place::{Place, alone, figure, long};
+use super::tasks::{echo, marks, now};
+use crate::support::{eventually, unique, within};
+
+/// How long a send may take while the queue has a new leader to find.
+const NEW_LEADER: Duration = Duration::from_secs(10);
+const SEND_TIMEOUT: Duration = Duration::from_secs(20);
+/// A task that is running when nodes go.
+const WORK: u64 = 4_000;
+
+/// Three nodes of the test's own.
+struct Cluster {
+    script: String,
+    folder: PathBuf,
+}
+
+impl Cluster {
+    fn start() -> Option<Self> {
+        let script = super::node::script()?;
+        let folder = super::node::scratch().join(unique("rabbitmq-cluster"));
+        let cluster = Self { script, folder };
+        cluster.run("cluster", &cluster.folder, &[]);
+        Some(cluster)
+    }
+
+    fn run(&self, command: &str, folder: &Path, arguments: &[&str]) -> String {
+        super::node::run(&self.script, command, folder, arguments)
+    }
+
+    fn node(&self, number: usize) -> PathBuf {
+        self.folder.join(number.to_string())
+    }
+
+    /// All of them in one URL, the first one first.
+    fn place(&self) -> Place {
+        let url = |number| self.run("url", &self.node(number), &[]).trim().to_owned();
+        let all: Vec<String> = (1..=3).map(url).collect();
+        Place::at(
+            "RabbitMQ, three nodes",
+            format!("{}?prefix=", all.join(";")),
+        )
+    }
+
+    /// The folder of the node that leads a quorum queue.
+    fn leader(&self, queue: &str) -> PathBuf {
+        PathBuf::from(self.run("leader", &self.folder, &[queue]).trim())
+    }
+
+    /// Resolves when a quorum queue has another leader than that.
+    async fn other_leader(&self, queue: &str, old: &Path) {
+        eventually("another leader", || async {
+            tokio::task::block_in_place(|| self.leader(queue)) != old
+        })
+        .await;
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // At worst the folder stays.
+        let _ = Command::new(&self.script)
+            .arg("down")
+            .arg(&self.folder)
+            .output();
+    }
+}
+
+#[test]
+fn a_cluster_that_loses_nodes_loses_no_call() {
+    let name = "a_cluster_that_loses_nodes_loses_no_call";
+    alone(name, Cluster::start, nodes_go);
+}
+
+/// Sends a call.
+async fn send(app: &App, place: &Place, n: u64) -> Handle<u64> {
+    let call = echo::call(n).queue(&place.queue);
+    within("sending", call.send(app)).await.expect("sent")
+}
+
+/// A call is sent and answered; how long that took.
+async fn call(app: &App, place: &Place, n: u64) -> Duration {
+    let start = Instant::now();
+    let handle = send(app, place, n).await;
+    assert_eq!(within("a result", handle).await, Ok(n));
+    start.elapsed()
+}
+
+async fn nodes_go(cluster: Cluster) {
+    let place = cluster.place();
+    let builder = App::builder(&place.url).send_timeout(SEND_TIMEOUT);
+    let app = builder.connect().await.expect("the cluster");
+    let _worker = WorkerProcess::start(&place, 4);
+    call(&app, &place, 0).await;
+
+    // The queue's leader is killed while a task runs: it goes on elsewhere, and the task is not repeated.
+    let running = marks::call(1, WORK).queue(&place.queue);
+    let running = running.send(&app).await.expect("sent");
+    place.line(1).await;
+    let leader = cluster.leader(&place.queue);
+    cluster.run("kill", &leader, &[]);
+    cluster.other_leader(&place.queue, &leader).await;
+    let took = call(&app, &place, 2).await;
+    figure!(
+        place,
+        "the leader killed: the next call is answered after {took:.1?}"
+    );
+    assert!(took < NEW_LEADER, "{took:?}");
+    assert_eq!(within("what ran", running).await, Ok(1));
+    cluster.run("start", &leader, &[]);
+
+    // The node that everybody is connected to.
+    cluster.run("kill", &cluster.node(1), &[]);
+    let took = call(&app, &place, 3).await;
+    figure!(
+        place,
+        "the clients' node killed: the next call is answered after {took:.1?}"
+    );
+    assert!(took < NEW_LEADER, "{took:?}");
+    cluster.run("start", &cluster.node(1), &[]);
+
+    if long() {
+        rolling_restart(&cluster, &place, &app).await;
+        no_majority(&cluster, &place, &app).await;
+    }
+
+    // All of them, with calls in the queue.
+    let mut queued = Vec::new();
+    for n in 0..100 {
+        let call = marks::call(1_000 + n, 10).queue(&place.queue);
+        queued.push(call.send(&app).await.expect("sent"));
+    }
+    for number in 1..=3 {
+        cluster.run("kill", &cluster.node(number), &[]);
+    }
+    // Each waits for the others: who was the last to go is not known.
+    std::thread::scope(|scope| {
+        for number in 1..=3 {
+            let cluster = &cluster;
+            scope.spawn(move || cluster.run("start", &cluster.node(number), &[]));
+        }
+    });
+    let back = now();
+    for (n, handle) in (1_000..).zip(queued) {
+        assert_eq!(within("what was queued", handle).await, Ok(n));
+    }
+    let took = Duration::from_nanos((now() - back) as u64);
+    figure!(
+        place,
+        "all killed: 100 queued calls answered {took:.1?} after the return"
+    );
+    let ones = place.lines().iter().filter(|line| *line == "1 1").count();
+    assert_eq!(ones, 1, "the running task was not repeated");
+    app.close().await;
+}
+
+/// A rolling restart loses nothing.
+async fn rolling_restart(cluster: &Cluster, place: &Place, app: &App) {
+    let mut sent = Vec::new();
+    for number in 1..=3 {
+        cluster.run("stop", &cluster.node(number), &[]);
+        for n in 0..20 {
+            sent.push((n, send(app, place, n).await));
+        }
+        cluster.run("start", &cluster.node(number), &[]);
+    }
+    let count = sent.len();
+    for (n, handle) in sent {
+        assert_eq!(within("a result", handle).await, Ok(n));
+    }
+    figure!(
+        place,
+        "all {count} calls answered that were sent in a rolling restart"
+    );
+}
+
+/// Two of three are killed: nothing can be stored, which is told in time; then they are back.
+async fn no_majority(cluster: &Cluster, place: &Place, app: &App) {
+    let short = App::builder(&place.url).send_timeout(Duration::from_secs(3));
+    let short = short.connect().await.expect("the cluster");
+    call(&short, place, 4).await;
+    cluster.run("kill", &cluster.node(2), &[]);
+    cluster.run("kill", &cluster.node(3), &[]);
+    let start = Instant::now();
+    let sent = echo::call(5).queue(&place.queue).send(&short).await;
+    let error = sent.map(|_| ()).expect_err("no majority");
+    let took = start.elapsed();
+    figure!(place, "two of three killed: told after {took:.1?}: {error}");
+    assert!(
+        error.is_transient() || matches!(error, Error::Unconfirmed { .. }),
+        "{error:?}"
+    );
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    for number in 2..=3 {
+        cluster.run("start", &cluster.node(number), &[]);
+    }
+    let back = call(app, place, 6).await;
+    figure!(place, "a call is answered {back:.1?} after they are back");
+    short.close().await;
+}

@@ -1,0 +1,99 @@
+//! Locks: another program's on the file, and a process's own, by which it is known to live.
+
+use std::time::{Duration, Instant};
+
+use garenne::broker::{Broker, Publish, Queue};
+use garenne::error::Error;
+
+use super::place::{PATIENCE, Place, close, next, open, to};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_taken_for_dead_joins_again() {
+    let place = Place::new();
+    let (a, b) = (open(&place.file()).await, open(&place.file()).await);
+    let mut consumer = a.consume(&Queue::new("q"), 1).await.unwrap();
+    b.publish(to("q", "1")).await.unwrap();
+    let void = next(&mut consumer).await;
+    // Someone tidies up the directory of the locks.
+    std::fs::remove_dir_all(format!("{}-locks", place.file().display())).unwrap();
+    let again = next(&mut consumer).await;
+    assert_eq!(again.deliveries, 2);
+    assert!(void.stale().is_stale());
+    b.declare(&Queue::new("done")).await.unwrap();
+    let stale = void.ack(Some(to("done", "1"))).await;
+    assert!(matches!(stale, Err(Error::Stale { .. })), "{stale:?}");
+    let done = b.depth("done").await.unwrap().ready;
+    assert_eq!(done, 0, "the old owner stores nothing");
+    again.ack(None).await.unwrap();
+    b.publish(to("q", "2")).await.unwrap();
+    assert_eq!(next(&mut consumer).await.message.id, "2");
+    close(&[&a, &b]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_says_whether_the_message_may_be_stored() {
+    let place = Place::new();
+    let broker = open(&place.file()).await;
+    broker.declare(&Queue::new("q")).await.unwrap();
+    let other = rusqlite::Connection::open(place.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let deadline = Duration::from_millis(100);
+    let taken = broker
+        .publish(Publish {
+            deadline,
+            ..to("q", "1")
+        })
+        .await;
+    assert!(matches!(taken, Err(Error::Unconfirmed { .. })), "{taken:?}");
+    let queued = broker
+        .publish(Publish {
+            deadline,
+            ..to("q", "2")
+        })
+        .await;
+    assert!(
+        matches!(queued, Err(Error::Unavailable { .. })),
+        "{queued:?}"
+    );
+    other.execute_batch("COMMIT").unwrap();
+    broker.publish(to("q", "3")).await.unwrap();
+    let depth = broker.depth("q").await.unwrap();
+    assert_eq!(depth.ready, 2, "the second was never sent");
+    close(&[&broker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_stays_locked_is_said_to_be() {
+    let place = Place::new();
+    let broker = open(&place.file()).await;
+    let mut consumer = broker.consume(&Queue::new("q"), 1).await.unwrap();
+    broker.publish(to("q", "before")).await.unwrap();
+    let held = next(&mut consumer).await;
+    let other = rusqlite::Connection::open(place.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let started = Instant::now();
+    let refused = broker.publish(to("q", "refused")).await.unwrap_err();
+    let took = started.elapsed();
+    assert!(took < PATIENCE, "{took:?}");
+    assert!(refused.is_transient(), "{refused}");
+    let (text, file) = (refused.to_string(), place.file().display().to_string());
+    assert!(
+        text.contains("another program has kept") && text.contains(&file),
+        "{text}"
+    );
+
+    // What is running meanwhile is settled when the file is free again.
+    let settled = tokio::spawn(held.ack(None));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!settled.is_finished());
+    other.execute_batch("COMMIT").unwrap();
+    settled.await.unwrap().unwrap();
+    broker.publish(to("q", "after")).await.unwrap();
+    let delivery = next(&mut consumer).await;
+    assert_eq!(
+        delivery.message.id, "after",
+        "what was refused is not stored"
+    );
+    delivery.ack(None).await.unwrap();
+    close(&[&broker]).await;
+}
