@@ -73,8 +73,8 @@ fn the_first_result_of_two_workers_counts() {
 }
 
 #[test]
-fn a_call_cut_off_too_often_for_the_broker_is_kept_and_answered() {
-    let name = "a_call_cut_off_too_often_for_the_broker_is_kept_and_answered";
+fn a_call_cut_off_too_often_for_the_broker_is_kept() {
+    let name = "a_call_cut_off_too_often_for_the_broker_is_kept";
     alone(name, Node::start, limit);
 }
 
@@ -203,7 +203,8 @@ async fn two(node: Node) {
     let took = start.elapsed();
     let starts = place.lines().iter().filter(|line| *line == "start").count();
     figure!(place, "answered after {took:.1?}, {starts} starts");
-    assert!(took < Duration::from_millis(LONG) + AT_ONCE, "{took:?}");
+    // The one that has the call when the other has ended may have to be cut off first.
+    assert!(took < 2 * Duration::from_millis(LONG) + AT_ONCE, "{took:?}");
     assert!((1..=2).contains(&starts), "{starts}");
     app.close().await;
 }
@@ -215,12 +216,14 @@ async fn limit(node: Node) {
     // Two slots, or what waits behind the long call would be delivered too often, too.
     let running = worker(&app, &*place.queue, 2, &place.journal()).spawn();
     assert!(running.ready().await);
-    endure(&place, &app).await;
-    // From 4.3 on a timeout is no failed delivery.
     let dead = Queue::new(format!("{}{}", app.prefix(), dead_letters(&place)));
+    // From 4.3 on a timeout is no failed delivery.
     if node.version() >= (4, 3) {
+        endure(&place, &app).await;
         assert_eq!(app.depth(dead.name()).await.expect("a queue").ready, 0);
     } else {
+        let call = endures::call(LONG).queue(&place.queue).ignore_result();
+        let _ = call.send(&app).await.expect("sent");
         let mut consumer = app.broker().consume(&dead, 1).await.expect("a queue");
         let delivery = within("the dead letter", consumer.next()).await;
         let delivery = delivery.expect("open").expect("a delivery");

@@ -239,20 +239,11 @@ impl Shared {
         }
         self.outcomes.remember(key.clone(), &verdict);
         let mut settled = self.settle(custody, message, &verdict, lane).await;
-        let mut told = false;
-        while let Err(Error::Stale { .. }) = settled {
-            match self.running.adopted(key) {
-                Some(again) => {
-                    let custody = Custody::Held(again);
-                    settled = self.settle(custody, message, &verdict, lane).await;
-                }
-                None if told => break,
-                // It takes a moment, in which another delivery may have come.
-                None => {
-                    self.reply_early(message, &verdict).await;
-                    told = true;
-                }
-            }
+        // Where no other delivery has come, this attempt has no say any more: who gets the call next
+        // answers for it, from memory if that is this worker.
+        while let (Err(Error::Stale { .. }), Some(again)) = (&settled, self.running.adopted(key)) {
+            let custody = Custody::Held(again);
+            settled = self.settle(custody, message, &verdict, lane).await;
         }
         (verdict, settled.err())
     }

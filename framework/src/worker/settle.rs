@@ -216,28 +216,6 @@ impl Shared {
         }
     }
 
-    /// Sends the result of an attempt whose delivery is void, without waiting for the next one, which may
-    /// go to another worker, or nowhere: a broker that has delivered it too often makes it a dead letter.
-    pub(super) async fn reply_early(&self, message: &Message, verdict: &Verdict) {
-        // A failure is told when its dead letter is stored.
-        let Verdict::Done(_) = verdict else { return };
-        let Some(reply) = self.reply(message, verdict) else {
-            return;
-        };
-        let mut hand_back = self.hand_back.subscribe();
-        let sent = tokio::select! {
-            sent = self.app.broker().publish(reply) => sent,
-            _ = hand_back.wait_for(|hand_back| *hand_back) => return,
-        };
-        if let Err(error) = sent {
-            let id = &message.id;
-            tracing::debug!(
-                id,
-                "not replied yet, but when it is delivered again: {error}"
-            );
-        }
-    }
-
     /// Publishes what no delivery stands for any more, so that nothing but this attempt can repeat it.
     async fn publish_surely(&self, publish: Publish) -> Result<(), Error> {
         for _ in 0..PATIENCE {

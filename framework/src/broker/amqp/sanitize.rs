@@ -159,7 +159,7 @@ pub(super) fn content_header(payload: &[u8]) -> Option<Vec<u8>> {
     }
     let Ok(mut properties) = split(payload) else {
         let note = vec!["its properties cannot be read".into()];
-        return Some(written(payload, &[None; COUNT], &[], note));
+        return Some(written(payload, &[None; COUNT], &[], &note));
     };
     let mut flaws = Vec::new();
     let mut mended: [Vec<u8>; COUNT] = Default::default();
@@ -183,12 +183,12 @@ pub(super) fn content_header(payload: &[u8]) -> Option<Vec<u8>> {
             *property = Some(mended);
         }
     }
-    let whole = written(payload, &properties, &entries, flaws.clone());
+    let whole = written(payload, &properties, &entries, &flaws);
     if whole.len() <= payload.len().max(SMALL) {
         return Some(whole);
     }
     flaws.push("its headers left no room for this note".into());
-    Some(written(payload, &properties, &[], flaws))
+    Some(written(payload, &properties, &[], &flaws))
 }
 
 /// A method's payload in place of one that lapin cannot bear; `None` where it can. Exchange and routing
@@ -233,13 +233,12 @@ fn good_entries(headers: &[u8], flaws: &mut Vec<String>) -> Vec<u8> {
         let checked = rest.name().and_then(|name| {
             let value = rest.value(1);
             let name = String::from_utf8_lossy(name);
-            value.map_err(|flaw| {
+            value.inspect_err(|flaw| {
                 flaws.push(format!(
                     "its header `{}` {}",
                     cut(&name, NAME_SHOWN).escape_debug(),
                     flaw.says()
                 ));
-                flaw
             })
         });
         match checked {
@@ -261,7 +260,7 @@ fn written(
     payload: &[u8],
     properties: &Properties<'_>,
     entries: &[u8],
-    flaws: Vec<String>,
+    flaws: &[String],
 ) -> Vec<u8> {
     let mut note = Vec::new();
     let text = flaws.join("; ");
