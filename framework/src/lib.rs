@@ -107,3 +107,8 @@ struct Readme;
 
 #[cfg(test)]
 mod corpus;
+
+/// So are those of the guide to running it.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/operations.md")]
+struct Operations;

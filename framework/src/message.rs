@@ -12,6 +12,7 @@ mod check;
 mod past;
 
 pub use arguments::Arguments;
+#[cfg(feature = "amqp")]
 pub(crate) use check::DEPTH_LIMIT;
 pub use past::PastError;
 
