@@ -10,7 +10,7 @@ use garenne::broker::{Broker, Queue, QueueType, Renew};
 use garenne::{App, Error, Worker, task};
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
@@ -40,6 +40,50 @@ async fn mute_at_first(url: &str, mute: usize) -> (SocketAddr, Arc<AtomicUsize>)
         }
     });
     (address, accepted)
+}
+
+/// A way to the server on which the confirms of the first `silent` connections are swallowed.
+async fn without_confirms(url: &str, silent: usize) -> SocketAddr {
+    let (_, rest) = url.rsplit_once('@').expect("user@host");
+    let server = rest.split('/').next().expect("host").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let mut accepted = 0;
+        while let Ok((mut client, _)) = listener.accept().await {
+            accepted += 1;
+            let (server, swallow) = (server.clone(), accepted <= silent);
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(server).await.expect("the server");
+                let (mut from_client, mut to_client) = client.split();
+                let (mut from_server, mut to_server) = server.split();
+                // An error means that one of them has hung up.
+                tokio::select! {
+                    _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+                    _ = frames(&mut from_server, &mut to_client, swallow) => {}
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Forwards frame by frame, `basic.ack` not if it is to be swallowed.
+async fn frames(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    swallow: bool,
+) -> std::io::Result<()> {
+    loop {
+        let mut frame = vec![0; 7];
+        from.read_exact(&mut frame).await?;
+        let size = u32::from_be_bytes([frame[3], frame[4], frame[5], frame[6]]) as usize;
+        frame.resize(7 + size + 1, 0);
+        from.read_exact(&mut frame[7..]).await?;
+        if !(swallow && frame[0] == 1 && frame[7..].starts_with(&[0, 60, 0, 80])) {
+            to.write_all(&frame).await?;
+        }
+    }
 }
 
 /// Threads of this process that drive a connection.
@@ -140,6 +184,32 @@ async fn a_new_subscription_keeps_what_is_held_and_a_new_connection_voids_it() {
     assert!(matches!(error, Error::Stale { .. }), "{error}");
     again.ack(None).await.expect("acked");
     clean(&broker, &queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn confirms_that_stay_away_are_sought_on_another_connection() {
+    let Some(url) = url() else { return };
+    let direct = connect(&url).await;
+    let queue = Queue::new(unique("silent"));
+    direct.declare(&queue).await.expect("declared");
+    // The first connection is the one that publishes.
+    let address = without_confirms(&url, 1).await;
+    let (user, rest) = url.rsplit_once('@').expect("user@host");
+    let (_, vhost) = rest.split_once('/').expect("a vhost");
+    let broker = connect(&format!("{user}@{address}/{vhost}")).await;
+    let start = Instant::now();
+    let mut publish = to_queue(queue.name(), "a");
+    publish.deadline = Duration::from_secs(25);
+    broker.publish(publish).await.expect("stored");
+    println!("stored after {:?}", start.elapsed());
+    // What follows is as quick as ever.
+    let start = Instant::now();
+    broker
+        .publish(to_queue(queue.name(), "b"))
+        .await
+        .expect("stored");
+    assert!(start.elapsed() < Duration::from_secs(2));
+    clean(&direct, &queue).await;
 }
 
 #[tokio::test]

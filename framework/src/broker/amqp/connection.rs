@@ -1,7 +1,7 @@
 //! A supervised connection: whoever needs it connects it again, and everybody sees when the server takes
 //! no messages.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// Keeps one connection: whoever needs it connects it.
 pub(super) struct Slot {
     addresses: Vec<String>,
+    /// The place of the address to begin with.
+    first: AtomicUsize,
     name: String,
     state: tokio::sync::Mutex<State>,
     blocked: watch::Sender<Option<String>>,
@@ -39,6 +41,7 @@ impl Slot {
     pub(super) fn new(url: &BrokerUrl, name: String, closing: watch::Receiver<bool>) -> Self {
         Self {
             addresses: url.addresses.clone(),
+            first: AtomicUsize::new(0),
             name,
             state: tokio::sync::Mutex::default(),
             blocked: watch::channel(None).0,
@@ -88,21 +91,30 @@ impl Slot {
                 last.clone_from(reason);
             }
         };
+        let first = self.first.swap(0, Ordering::Relaxed);
         let Dialled {
             connection,
             socket,
             url,
-        } = dial(&self.addresses, &self.name, passes, failed).await?;
+            place,
+        } = dial(&self.addresses, first, &self.name, passes, failed).await?;
         let generation = self.connects.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::info!(connection = %self.name, url, generation, "connected to RabbitMQ");
         self.blocked.send_replace(None);
         Ok(Live::follow(
             connection,
             socket,
-            generation,
+            (generation, place),
             &self.name,
             &self.blocked,
         ))
+    }
+
+    /// Ends a connection on which nothing gets on, though it looks alive. The next one begins with another
+    /// address: the node may be what is wrong.
+    pub(super) fn leave(&self, live: &Live) {
+        self.first.store(live.place + 1, Ordering::Relaxed);
+        live.cut();
     }
 
     /// Why the server takes no messages, while it does not.

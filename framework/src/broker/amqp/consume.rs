@@ -265,7 +265,7 @@ impl Forwarder {
                 what = renewal => match what {
                     Renew::Consumer => break End::Renewed,
                     Renew::Connection => {
-                        session.live.cut();
+                        self.core.transport.consuming.leave(&session.live);
                         return End::Lost("the connection is made anew".into());
                     }
                 },

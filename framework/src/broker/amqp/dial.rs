@@ -60,6 +60,8 @@ pub(super) struct Dialled {
     pub(super) socket: Socket,
     /// The address, its password masked.
     pub(super) url: String,
+    /// Its place among the addresses.
+    pub(super) place: usize,
 }
 
 /// How often to try.
@@ -71,13 +73,14 @@ pub(super) enum Passes {
     Endless,
 }
 
-/// Tries the addresses in turn: the next one when the one before has failed, or has been mute for a
+/// Tries the addresses in turn, from the `first` on: the next one when the one before has failed, or has been mute for a
 /// while. Passes over all addresses are spaced by a growing, random wait. Every failure is told to `failed`.
 ///
 /// # Errors
 /// [`Error::Connect`] after the last pass.
 pub(super) async fn dial(
     addresses: &[String],
+    first: usize,
     name: &str,
     passes: Passes,
     failed: impl Fn(&Error),
@@ -103,8 +106,9 @@ pub(super) async fn dial(
                 next = next.min(Instant::now() + wait);
             }
             () = sleep_until(next), if more => {
-                let address = addresses[begun % addresses.len()].as_str();
-                attempts.push(async move { (address, dial_one(address, name).await) });
+                let place = (first + begun) % addresses.len();
+                let address = addresses[place].as_str();
+                attempts.push(async move { (address, dial_one(address, place, name).await) });
                 begun += 1;
                 next = Instant::now() + PATIENCE;
             }
@@ -128,13 +132,14 @@ fn all(addresses: &[String], mut reasons: Vec<Error>) -> Error {
     }
 }
 
-async fn dial_one(address: &str, name: &str) -> Result<Dialled, String> {
+async fn dial_one(address: &str, place: usize, name: &str) -> Result<Dialled, String> {
     let uri = parse(address)?;
     match timeout(CONNECT_TIMEOUT, shake_hands(uri, name)).await {
         Ok(Ok((connection, socket))) => Ok(Dialled {
             connection,
             socket,
             url: redact(address),
+            place,
         }),
         Ok(Err(error)) => Err(explain(&error)),
         Err(_) => Err(format!(

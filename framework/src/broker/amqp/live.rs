@@ -88,6 +88,8 @@ pub(super) struct Live {
     connection: Connection,
     /// Counts this app's connections of one kind: a log's reader sees which one is meant.
     pub(super) generation: u64,
+    /// Its address's place among all.
+    pub(super) place: usize,
     socket: Socket,
     ended: watch::Receiver<bool>,
     /// Opens no channels any more, so another connection is to take its place.
@@ -100,7 +102,7 @@ impl Live {
     pub(super) fn follow(
         connection: Connection,
         socket: Socket,
-        generation: u64,
+        (generation, place): (u64, usize),
         name: &str,
         blocked: &watch::Sender<Option<String>>,
     ) -> Arc<Self> {
@@ -136,6 +138,7 @@ impl Live {
         Arc::new(Self {
             connection,
             generation,
+            place,
             socket,
             ended,
             spent: AtomicBool::new(false),

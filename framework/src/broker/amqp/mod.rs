@@ -61,7 +61,7 @@ impl AmqpBroker {
     /// Connects to one of the addresses of `url`, under `name`.
     ///
     /// # Errors
-    /// [`Error::Connect`](crate::Error::Connect) where none lets us in.
+    /// [`Error::Connect`] where none lets us in.
     pub async fn connect(url: &BrokerUrl, name: &str) -> Result<Self> {
         let transport = Transport::start(url, name).await?;
         let topology = Arc::new(Topology::new(transport.clone(), url.queue_type));

@@ -24,6 +24,10 @@ use crate::error::{Error, Result};
 const BACKLOG: usize = 1024;
 /// How exact deadlines are.
 const TICK: Duration = Duration::from_millis(20);
+/// How long nothing may be stored, though messages are sent, before the channel, and then the connection, is
+/// made anew. A quorum queue's new leader takes less; after its election RabbitMQ sometimes leaves what a
+/// channel has sent unconfirmed for good, or refuses it.
+const STALL: Duration = Duration::from_secs(4);
 /// How many ticks the confirms of a closed channel may take to fail.
 const TICKS_TO_FAIL: u32 = 10;
 /// Channels that may end under a message before it is held responsible.
@@ -123,6 +127,8 @@ impl Publisher {
             flush: flushed,
             next_number: 0,
             ticks_closed: 0,
+            stalled: None,
+            remedies: 0,
         };
         transport
             .run(async move {
@@ -229,6 +235,10 @@ struct Actor {
     next_number: u64,
     /// Ticks that the channel has been closed with confirms still open.
     ticks_closed: u32,
+    /// Since when nothing was stored though messages were sent.
+    stalled: Option<Instant>,
+    /// What has been tried against that: nothing, another channel, another connection.
+    remedies: u32,
 }
 
 impl Actor {
@@ -253,7 +263,7 @@ impl Actor {
                 opened = async { self.opening.as_mut().expect("guarded").await }, if self.opening.is_some() => {
                     self.opening = None;
                     match opened {
-                        Ok(Ok(opened)) => self.channel = Some(opened),
+                        Ok(Ok(opened)) => self.take(opened),
                         _ => self.accepts = false,
                     }
                     if !self.accepts {
@@ -299,12 +309,18 @@ impl Actor {
         {
             if ticket.is_wanted() {
                 ticket.was_written = true;
+                self.stalled.get_or_insert_with(Instant::now);
                 self.window.start(channel, ticket);
             }
         }
     }
 
     fn settle(&mut self, settled: Vec<(Ticket, Fate)>) {
+        let got_on = |(_, fate): &(Ticket, Fate)| matches!(fate, Fate::Stored | Fate::Returned);
+        if settled.iter().any(got_on) {
+            self.remedies = 0;
+            self.stalled = (!self.window.is_empty()).then(Instant::now);
+        }
         let mut lost = Vec::new();
         let mut reason = None;
         for (mut ticket, fate) in settled {
@@ -327,6 +343,48 @@ impl Actor {
             self.channel = None;
             self.requeue(lost, &reason);
         }
+    }
+
+    /// Goes on with a new channel. One that was opened beside another is used only if nothing got on there
+    /// meanwhile: that it could be opened shows that the server is alive.
+    fn take(&mut self, opened: Opened) {
+        if self.channel.is_some() && self.remedies == 0 {
+            return;
+        }
+        if let Some((old, live)) = self.channel.take() {
+            tracing::warn!(
+                "nothing was confirmed for {STALL:?}: publishing again on a new channel"
+            );
+            self.lose(&Trouble::new("nothing is confirmed"));
+            tokio::spawn(close(old, live));
+        }
+        self.channel = Some(opened);
+    }
+
+    /// Does something about a stall: another channel at first, then another connection.
+    fn unblock(&mut self) {
+        let blocked = self.blocked.borrow().is_some();
+        if blocked || self.window.is_empty() && self.waiting.is_empty() {
+            // Nothing can be, or is, under way.
+            self.stalled = None;
+        }
+        let (Some(since), Some((_, live))) = (self.stalled, &self.channel) else {
+            return;
+        };
+        if since.elapsed() < STALL || self.opening.is_some() {
+            return;
+        }
+        match self.remedies {
+            0 => self.opening = Some(tokio::spawn(open(self.transport.clone()))),
+            1 => {
+                tracing::warn!("still nothing was confirmed for {STALL:?}: connecting anew");
+                self.transport.publishing.leave(live);
+            }
+            // The queue may be full, or without its majority, and no connection would mend that.
+            _ => return,
+        }
+        self.remedies += 1;
+        self.stalled = Some(Instant::now());
     }
 
     /// The channel is gone, and with it the confirms of what is in flight.
@@ -392,11 +450,9 @@ impl Actor {
             && let Some((channel, live)) = self.channel.take()
         {
             self.lose(&Trouble::new("too many confirms are overdue"));
-            tokio::spawn(async move {
-                let _ = timeout(Duration::from_secs(2), channel.close(200, "bye".into())).await;
-                drop(live);
-            });
+            tokio::spawn(close(channel, live));
         }
+        self.unblock();
     }
 
     fn give_up(&mut self) {
@@ -422,6 +478,11 @@ fn blame(request: &Request, reason: &Trouble) -> Option<Verdict> {
         406 if names_size => Some(Verdict::Refused(reason.clone())),
         _ => None,
     }
+}
+
+async fn close(channel: Channel, live: Arc<Live>) {
+    let _ = timeout(Duration::from_secs(2), channel.close(200, "bye".into())).await;
+    drop(live);
 }
 
 /// Resolves when the connection has ended.
