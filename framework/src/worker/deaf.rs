@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::{Lane, Shared};
+use super::Shared;
+use super::serve::Lane;
 use crate::broker::{Renew, Subscription};
 use crate::error::Error;
 

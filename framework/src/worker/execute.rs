@@ -1,23 +1,24 @@
 //! One delivery through a slot: check it, run its task under its time limit, settle it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::Shared;
 use super::body::Ended;
+use super::check::Checked;
 use super::memory::Key;
+use super::serve::Lane;
 use super::settle::{Custody, PAUSE, Problem, Verdict, failure, judge};
 use super::suspect::{Turn, is_suspect, put_off};
-use super::{Lane, Shared};
 use crate::broker::{Delivery, Stale};
 use crate::context::{Attempt, Context};
 use crate::error::{Error, TaskError, Then};
 use crate::failure::FailureKind;
-use crate::message::{Arguments, Message, header};
-use crate::retry::LONGEST_DELAY;
+use crate::message::{Message, header};
 use crate::task::{Definition, Invocation, Run, RunError, TaskOptions};
 
 /// How long a slot keeps a plain task that found all threads taken by runaways, before it hands it back.
@@ -104,85 +105,7 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
     }
 }
 
-/// The call's arguments, checked so far as can be without knowing the function's types.
-struct Checked {
-    arguments: Arguments,
-    definition: &'static Definition,
-    name: &'static str,
-}
-
 impl Shared {
-    /// What speaks against running a message.
-    fn check(&self, delivery: &Delivery, message: &Message) -> Result<Checked, Verdict> {
-        let dead = |reason, text: String| Verdict::Dead {
-            reason,
-            failure: failure(message, FailureKind::Rejected, text),
-        };
-        let name = message
-            .task()
-            .map_err(|e| dead("unreadable", e.to_string()))?;
-        if let Some(text) = message.unsupported() {
-            return Err(dead("unsupported", text));
-        }
-        let (size, limit) = (message.body.len(), self.app.max_message_size());
-        if size > limit {
-            let text = format!(
-                "the body has {size} bytes, more than the {limit} that this worker's app accepts"
-            );
-            return Err(dead("too_large", text));
-        }
-        if delivery.deliveries > self.max_deliveries {
-            let text = format!(
-                "delivered {} times without being settled: it seems to kill the workers that take it",
-                delivery.deliveries - 1
-            );
-            return Err(dead("poison", text));
-        }
-        if self.cancelled.contains(&message.id) {
-            return Err(Verdict::Dropped(failure(
-                message,
-                FailureKind::Cancelled,
-                "cancelled before it ran",
-            )));
-        }
-        let now = SystemTime::now();
-        if let Some(expires) = message.expires().filter(|expires| *expires <= now) {
-            let late = now.duration_since(expires).unwrap_or_default();
-            let text = format!("expired {late:.1?} before a worker took it");
-            return Err(Verdict::Dropped(failure(
-                message,
-                FailureKind::Expired,
-                text,
-            )));
-        }
-        if let Some(delay) = early(message, now) {
-            return Err(Verdict::Postponed { delay });
-        }
-        let definition = self.tasks.get(name).ok_or_else(|| {
-            let known: Vec<_> = self.tasks.iter().map(|task| task.name).collect();
-            dead(
-                "unknown_task",
-                format!(
-                    "no task `{}` in this worker, which knows {}",
-                    name.escape_debug(),
-                    known.join(", ")
-                ),
-            )
-        })?;
-        let (arguments, follows) =
-            Arguments::decode_all(message).map_err(|e| dead("unreadable", e.to_string()))?;
-        if let Some(follows) = follows {
-            let text =
-                format!("other calls are to follow (`{follows}`), which this worker cannot send");
-            return Err(dead("unsupported", text));
-        }
-        Ok(Checked {
-            arguments,
-            definition,
-            name: definition.name,
-        })
-    }
-
     /// Runs the task once and settles what came of it.
     async fn attempt(
         &self,
@@ -400,21 +323,6 @@ impl Shared {
             }
         }
     }
-}
-
-/// How much too early a message of another kind of sender is, which left the waiting to us. Our own
-/// senders let the broker wait, by its clock.
-fn early(message: &Message, now: SystemTime) -> Option<Duration> {
-    if message.text("lang") == Some("rust") {
-        return None;
-    }
-    message
-        .eta()?
-        .duration_since(now)
-        .ok()
-        // No broker keeps it longer; it is postponed again then.
-        .map(|early| early.min(LONGEST_DELAY))
-        .filter(|early| !early.is_zero())
 }
 
 async fn until(timeout: Option<Duration>) {

@@ -2,38 +2,37 @@
 
 mod body;
 mod cancel;
+mod check;
 mod deaf;
 mod execute;
 mod health;
 mod memory;
+mod serve;
 mod settle;
 mod signal;
+mod start;
 mod suspect;
 
 use std::any::TypeId;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering};
+use std::sync::atomic::AtomicIsize;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::app::App;
-use crate::broker::{Consumer, HoldLimit, Queue};
+use crate::broker::Queue;
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::task::{Definition, Lent, State, Task};
 use cancel::CancelledCalls;
-use deaf::Watch;
 use health::Health;
 use memory::{Outcomes, Running};
 pub use signal::{ShutdownSignal, shutdown_signal};
 use suspect::Suspects;
-
-/// How long a stop may take once the grace period is over and everything was told to end.
-const HAND_BACK_LIMIT: Duration = Duration::from_secs(6);
 
 /// Takes calls from queues and runs their tasks.
 ///
@@ -220,98 +219,6 @@ impl Worker {
             task,
         }
     }
-
-    async fn start(self) -> Result<Started> {
-        let mut tasks = Registry::linked()?;
-        self.tasks.iter().try_for_each(|task| tasks.add(task))?;
-        tasks.check(&self.state)?;
-        if let Some(state) = self.repeated {
-            return Err(Error::invalid(
-                "state",
-                state,
-                "the worker was given two values of this type",
-            ));
-        }
-        if self.queues.is_empty() {
-            return Err(Error::NoQueues);
-        }
-        for (queue, concurrency) in &self.queues {
-            queue.validate()?;
-            if *concurrency == 0 {
-                return Err(Error::invalid(
-                    "concurrency",
-                    "0",
-                    format!("queue `{}` needs a slot", queue.name()),
-                ));
-            }
-        }
-        let health = Health::default();
-        let endpoint = self.health.map(|address| health.serve(&address));
-        let endpoint = endpoint.transpose()?;
-        let shared = Arc::new(Shared {
-            health,
-            slots: self.queues.iter().map(|(_, concurrency)| concurrency).sum(),
-            app: self.app,
-            tasks,
-            state: Arc::new(self.state),
-            max_deliveries: self.max_deliveries,
-            cancelled: CancelledCalls::default(),
-            running: Running::default(),
-            outcomes: Outcomes::default(),
-            suspects: Suspects::default(),
-            runaways: Arc::default(),
-            hand_back: watch::channel(false).0,
-        });
-        let mut cancellations = shared.app.broker().cancellations().await?;
-        cancellations
-            .known
-            .drain(..)
-            .for_each(|id| shared.cancelled.add(id));
-        let follower = shared.clone();
-        let follow = tokio::spawn(async move {
-            while let Some(id) = cancellations.later.recv().await {
-                follower.cancelled.add(id);
-            }
-        });
-        let (mut feeds, mut watches) = (Vec::new(), Vec::new());
-        for (queue, concurrency) in &self.queues {
-            let queue = queue.prefixed(shared.app.prefix());
-            shared.app.broker().declare(&queue).await?;
-            let consumer = shared.app.broker().consume(&queue, *concurrency).await?;
-            if let Some(limit) = consumer.limit() {
-                warn_of_long_tasks(&shared, &queue, limit);
-            }
-            tracing::info!(queue = queue.name(), concurrency, "consuming");
-            let lane = Arc::new(Lane {
-                slots: Semaphore::new((*concurrency).min(Semaphore::MAX_PERMITS)),
-                taken: AtomicU64::new(0),
-                queue,
-            });
-            let subscription = consumer.subscription().clone();
-            watches.push(Watch::new(
-                shared.clone(),
-                lane.clone(),
-                subscription,
-                self.deaf_after,
-            ));
-            feeds.push(Feed {
-                consumer,
-                worker: shared.clone(),
-                lane,
-            });
-        }
-        let known: Vec<&str> = shared.tasks.iter().map(|task| task.name).collect();
-        tracing::info!(tasks = ?known, "worker started");
-        shared.health.works();
-        Ok(Started {
-            shared,
-            feeds,
-            watches,
-            _endpoint: endpoint,
-            grace: self.grace,
-            follow: AbortOnDrop(follow),
-        })
-    }
 }
 
 impl fmt::Debug for Worker {
@@ -319,165 +226,6 @@ impl fmt::Debug for Worker {
         f.debug_struct("Worker")
             .field("queues", &self.queues)
             .finish_non_exhaustive()
-    }
-}
-
-/// Says which tasks may take longer than the broker lets a worker have their calls.
-fn warn_of_long_tasks(shared: &Shared, queue: &Queue, limit: &HoldLimit) {
-    let prefix = shared.app.prefix();
-    let name = queue.name().strip_prefix(prefix).unwrap_or(queue.name());
-    for task in shared.tasks.iter() {
-        let timeout = task.options.timeout.unwrap_or_default();
-        if task.options.queue == name && timeout > limit.after {
-            tracing::warn!(
-                task = task.name,
-                queue = queue.name(),
-                ?timeout,
-                limit = ?limit.after,
-                "unless told otherwise, the broker takes a call back that runs for longer than the limit: {}",
-                limit.advice
-            );
-        }
-    }
-}
-
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// A worker that consumes.
-struct Started {
-    shared: Arc<Shared>,
-    feeds: Vec<Feed>,
-    watches: Vec<Watch>,
-    /// Dropping it ends the health endpoint.
-    _endpoint: Option<oneshot::Sender<()>>,
-    grace: Duration,
-    follow: AbortOnDrop,
-}
-
-impl Started {
-    async fn serve(self, shutdown: impl Future<Output = ()>, second_signal: bool) -> Result<()> {
-        let (stop, stopping) = watch::channel(false);
-        let mut feeds = JoinSet::new();
-        for feed in self.feeds {
-            feeds.spawn(feed.run(stopping.clone()));
-        }
-        let mut watches = JoinSet::new();
-        for watch in self.watches {
-            watches.spawn(watch.run());
-        }
-        let ended = tokio::select! {
-            () = shutdown => Ok(()),
-            Some(Ok(deaf)) = watches.join_next() => {
-                tracing::error!("{deaf}");
-                Err(deaf)
-            }
-            Some(ended) = feeds.join_next() => flatten(ended),
-        };
-        tracing::info!(grace = ?self.grace, "worker stops: finishing what runs");
-        self.shared.health.stops();
-        drop(watches);
-        stop.send_replace(true);
-        let again = async {
-            if second_signal {
-                shutdown_signal().await;
-            } else {
-                std::future::pending::<()>().await;
-            }
-        };
-        let drain = async {
-            let mut outcome = ended;
-            while let Some(ended) = feeds.join_next().await {
-                outcome = outcome.and(flatten(ended));
-            }
-            outcome
-        };
-        tokio::pin!(drain);
-        let in_time = tokio::select! {
-            outcome = &mut drain => Some(outcome),
-            () = tokio::time::sleep(self.grace) => None,
-            () = again => None,
-        };
-        let outcome = match in_time {
-            Some(outcome) => outcome,
-            None => {
-                tracing::warn!("handing back what still runs");
-                self.shared.hand_back.send_replace(true);
-                tokio::time::timeout(HAND_BACK_LIMIT, drain)
-                    .await
-                    .unwrap_or_else(|_| {
-                        tracing::error!(
-                            "some deliveries could not be settled; the broker gives them to others"
-                        );
-                        Ok(())
-                    })
-            }
-        };
-        drop(self.follow);
-        tracing::info!("worker stopped");
-        outcome
-    }
-}
-
-fn flatten(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
-    ended.unwrap_or_else(|panic| Err(Error::broker("the worker's loop", panic)))
-}
-
-/// What the slots of one queue share.
-struct Lane {
-    queue: Queue,
-    /// One permit for each task that may run at a time.
-    slots: Semaphore,
-    /// Deliveries that have come.
-    taken: AtomicU64,
-}
-
-/// Takes deliveries from one queue into slots.
-struct Feed {
-    consumer: Consumer,
-    lane: Arc<Lane>,
-    worker: Arc<Shared>,
-}
-
-impl Feed {
-    async fn run(mut self, mut stopping: watch::Receiver<bool>) -> Result<()> {
-        let mut slots = JoinSet::new();
-        let outcome = loop {
-            tokio::select! {
-                biased;
-                _ = stopping.wait_for(|stopping| *stopping) => break Ok(()),
-                Some(ended) = slots.join_next(), if !slots.is_empty() => {
-                    if let Err(panic) = ended {
-                        tracing::error!(%panic, "a slot failed; its delivery goes back to the queue");
-                    }
-                }
-                next = self.consumer.next() => match next {
-                    Some(Ok(delivery)) => {
-                        self.lane.taken.fetch_add(1, Ordering::Relaxed);
-                        slots.spawn(execute::process(self.worker.clone(), self.lane.clone(), delivery));
-                    }
-                    Some(Err(error)) => break Err(error),
-                    None => break Err(Error::Closed { what: "the broker" }),
-                },
-            }
-        };
-        drop(self.consumer);
-        while slots.join_next().await.is_some() {}
-        let queue = &self.lane.queue;
-        if queue.exclusive
-            && let Err(error) = self.worker.app.broker().delete(queue.name()).await
-        {
-            tracing::debug!(
-                queue = queue.name(),
-                "the worker's own queue is left to expire: {error}"
-            );
-        }
-        outcome
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
 
-use super::{Lane, Shared};
+use super::Shared;
+use super::serve::Lane;
 use crate::broker::{Delivery, Publish, Route, dead_letter_name};
 use crate::error::{Error, TaskError, Then};
 use crate::failure::{Failure, FailureKind};

@@ -18,6 +18,7 @@ mod arguments;
 mod backoff;
 mod browse;
 mod cancel;
+mod confirms;
 mod connection;
 mod consume;
 mod delay;

@@ -1,0 +1,350 @@
+//! The task that owns the channel on which messages are published: it writes them, follows their confirms,
+//! and publishes again under their ids what a channel took with it.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::Channel;
+use lapin::options::ConfirmSelectOptions;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::backoff::Backoff;
+use super::live::{Live, Trouble, rpc};
+use super::publish::{BACKLOG, Late, Request, Ticket, Verdict, unsent};
+use super::transport::Transport;
+use super::window::{Fate, Window};
+use crate::error::Result;
+
+/// How exact deadlines are.
+const TICK: Duration = Duration::from_millis(20);
+/// How long nothing may be stored, though messages are sent, before the channel, and then the connection, is
+/// made anew. A quorum queue's new leader takes less; after its election RabbitMQ sometimes leaves what a
+/// channel has sent unconfirmed for good, or refuses it.
+const STALL: Duration = Duration::from_secs(4);
+/// How many ticks the confirms of a closed channel may take to fail.
+const TICKS_TO_FAIL: u32 = 10;
+/// Channels that may end under a message before it is held responsible.
+const CHANNELS_PER_MESSAGE: u8 = 3;
+/// AMQP's code for an operator's `close_connection`, or a server's shutdown.
+const CONNECTION_FORCED: u16 = 320;
+/// Confirms that may stay away before the channel is given up.
+const OVERDUE: usize = 256;
+
+type Opened = (Channel, Arc<Live>);
+
+/// The task.
+pub(super) struct Actor {
+    transport: Arc<Transport>,
+    requests: mpsc::Receiver<Ticket>,
+    accepts: bool,
+    waiting: VecDeque<Ticket>,
+    window: Window,
+    /// With the connection, which lives as long as someone holds it.
+    channel: Option<Opened>,
+    opening: Option<JoinHandle<Result<Opened>>>,
+    blocked: watch::Receiver<Option<String>>,
+    flush: watch::Receiver<bool>,
+    next_number: u64,
+    /// Ticks that the channel has been closed with confirms still open.
+    ticks_closed: u32,
+    /// Since when nothing was stored though messages were sent.
+    stalled: Option<Instant>,
+    /// What has been tried against that: nothing, another channel, another connection.
+    remedies: u32,
+}
+
+impl Actor {
+    pub(super) fn new(
+        transport: Arc<Transport>,
+        requests: mpsc::Receiver<Ticket>,
+        flush: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            requests,
+            accepts: true,
+            waiting: VecDeque::new(),
+            window: Window::new(),
+            channel: None,
+            opening: None,
+            blocked: transport.publishing.blocked(),
+            flush,
+            next_number: 0,
+            ticks_closed: 0,
+            stalled: None,
+            remedies: 0,
+            transport,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut batch = Vec::new();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.pump();
+            let idle = self.waiting.is_empty() && self.window.is_empty();
+            if idle && !self.accepts {
+                return;
+            }
+            let accepts = self.accepts && self.waiting.len() < BACKLOG;
+            let mut flush = self.flush.clone();
+            let flushing = *flush.borrow();
+            let live = self.channel.as_ref().map(|(_, live)| live.clone());
+            tokio::select! {
+                biased;
+                settled = poll_fn(|cx| self.window.poll_settled(cx)) => self.settle(settled),
+                () = ended(&live), if live.is_some() => self.lose(&Trouble::new("the connection ended")),
+                opened = async { self.opening.as_mut().expect("guarded").await }, if self.opening.is_some() => {
+                    self.opening = None;
+                    match opened {
+                        Ok(Ok(opened)) => self.take(opened),
+                        _ => self.accepts = false,
+                    }
+                    if !self.accepts {
+                        self.give_up();
+                    }
+                }
+                count = self.requests.recv_many(&mut batch, BACKLOG), if accepts => {
+                    self.accepts = count > 0;
+                    for mut ticket in batch.drain(..) {
+                        self.next_number += 1;
+                        ticket.number = self.next_number;
+                        self.waiting.push_back(ticket);
+                    }
+                }
+                _ = self.blocked.changed() => {}
+                _ = flush.wait_for(|flush| *flush), if !flushing => self.requests.close(),
+                _ = tick.tick(), if !idle => self.expire(),
+            }
+        }
+    }
+
+    /// Writes what can be written.
+    fn pump(&mut self) {
+        if let Some((channel, _)) = &self.channel
+            && !channel.status().connected()
+            && self.window.is_empty()
+        {
+            self.channel = None;
+        }
+        let Some((channel, _)) = &self.channel else {
+            if self.opening.is_none() && !self.waiting.is_empty() {
+                self.opening = Some(tokio::spawn(open(self.transport.clone())));
+            }
+            return;
+        };
+        // On a blocked connection lapin would keep the frames: written later, after the caller was told
+        // that they were not sent.
+        if self.blocked.borrow().is_some() {
+            return;
+        }
+        while !self.window.is_full()
+            && let Some(mut ticket) = self.waiting.pop_front()
+        {
+            if ticket.is_wanted() {
+                ticket.was_written = true;
+                self.stalled.get_or_insert_with(Instant::now);
+                self.window.start(channel, ticket);
+            }
+        }
+    }
+
+    fn settle(&mut self, settled: Vec<(Ticket, Fate)>) {
+        let got_on = |(_, fate): &(Ticket, Fate)| matches!(fate, Fate::Stored | Fate::Returned);
+        if settled.iter().any(got_on) {
+            self.remedies = 0;
+            self.stalled = (!self.window.is_empty()).then(Instant::now);
+        }
+        let mut lost = Vec::new();
+        let mut reason = None;
+        for (mut ticket, fate) in settled {
+            match fate {
+                Fate::Stored => ticket.tell(Verdict::Stored),
+                Fate::Returned => ticket.tell(Verdict::Unroutable),
+                Fate::Nacked => ticket.tell(Verdict::Nacked),
+                Fate::Lost(trouble) => {
+                    // The first error with a code is the server's; others only follow from it.
+                    match &reason {
+                        Some(Trouble { code: Some(_), .. }) => {}
+                        _ => reason = Some(trouble),
+                    }
+                    lost.push(ticket);
+                }
+            }
+        }
+        if let Some(reason) = reason {
+            lost.extend(self.window.abandon());
+            self.channel = None;
+            self.requeue(lost, &reason);
+        }
+    }
+
+    /// Goes on with a new channel. One that was opened beside another is used only if nothing got on there
+    /// meanwhile: that it could be opened shows that the server is alive.
+    fn take(&mut self, opened: Opened) {
+        if self.channel.is_some() && self.remedies == 0 {
+            return;
+        }
+        if let Some((old, live)) = self.channel.take() {
+            tracing::warn!(
+                "nothing was confirmed for {STALL:?}: publishing again on a new channel"
+            );
+            self.lose(&Trouble::new("nothing is confirmed"));
+            tokio::spawn(close(old, live));
+        }
+        self.channel = Some(opened);
+    }
+
+    /// Does something about a stall: another channel at first, then another connection.
+    fn unblock(&mut self) {
+        let blocked = self.blocked.borrow().is_some();
+        if blocked || self.window.is_empty() && self.waiting.is_empty() {
+            // Nothing can be, or is, under way.
+            self.stalled = None;
+        }
+        let (Some(since), Some((_, live))) = (self.stalled, &self.channel) else {
+            return;
+        };
+        if since.elapsed() < STALL || self.opening.is_some() {
+            return;
+        }
+        match self.remedies {
+            0 => self.opening = Some(tokio::spawn(open(self.transport.clone()))),
+            1 => {
+                tracing::warn!("still nothing was confirmed for {STALL:?}: connecting anew");
+                self.transport.publishing.leave(live);
+            }
+            // The queue may be full, or without its majority, and no connection would mend that.
+            _ => return,
+        }
+        self.remedies += 1;
+        self.stalled = Some(Instant::now());
+    }
+
+    /// The channel is gone, and with it the confirms of what is in flight.
+    fn lose(&mut self, reason: &Trouble) {
+        self.channel = None;
+        let lost = self.window.abandon();
+        self.requeue(lost, reason);
+    }
+
+    /// Publishes again what a channel took with it, except what ended the channel.
+    fn requeue(&mut self, mut lost: Vec<Ticket>, reason: &Trouble) {
+        tracing::debug!(reason = %reason.text, messages = lost.len(), "publishing again on a new channel");
+        let found = lost
+            .iter()
+            .any(|ticket| blame(&ticket.request, reason).is_some());
+        // What ends a whole connection from outside is no message's fault.
+        let suspect = !found && reason.code.is_some_and(|code| code != CONNECTION_FORCED);
+        lost.sort_by_key(|ticket| std::cmp::Reverse(ticket.number));
+        let alone = lost.len() == 1;
+        for mut ticket in lost {
+            ticket.channels_lost += u8::from(suspect);
+            let verdict = match ticket.channels_lost >= CHANNELS_PER_MESSAGE {
+                true if alone => Some(Verdict::Refused(reason.clone())),
+                // One of many ended the channels: which of them is stored cannot be said.
+                true => Some(Verdict::Late(Late::Unconfirmed)),
+                false => blame(&ticket.request, reason),
+            };
+            match verdict {
+                Some(verdict) => ticket.tell(verdict),
+                None if ticket.is_wanted() => self.waiting.push_front(ticket),
+                None => {}
+            }
+        }
+    }
+
+    /// Tells those whose time is up.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let mut late = 0;
+        for ticket in self.window.tickets() {
+            if ticket.deadline <= now {
+                ticket.tell(Verdict::Late(Late::Unconfirmed));
+            }
+            late += usize::from(!ticket.is_wanted());
+        }
+        for ticket in &mut self.waiting {
+            if ticket.deadline <= now {
+                ticket.tell(Verdict::Late(match ticket.was_written {
+                    true => Late::Unconfirmed,
+                    false => unsent(&self.blocked, &self.transport),
+                }));
+            }
+        }
+        self.waiting.retain(Ticket::is_wanted);
+        // A closed channel fails its confirms; lapin may forget some.
+        let closed = matches!(&self.channel, Some((channel, _)) if !channel.status().connected());
+        self.ticks_closed = if closed { self.ticks_closed + 1 } else { 0 };
+        if self.ticks_closed > TICKS_TO_FAIL {
+            self.lose(&Trouble::new("the channel ended"));
+        }
+        // lapin keeps a confirm that nobody awaits until its channel is closed.
+        if late > OVERDUE
+            && let Some((channel, live)) = self.channel.take()
+        {
+            self.lose(&Trouble::new("too many confirms are overdue"));
+            tokio::spawn(close(channel, live));
+        }
+        self.unblock();
+    }
+
+    fn give_up(&mut self) {
+        self.requests.close();
+        self.waiting.clear();
+    }
+}
+
+/// The verdict, if the server's complaint is about this very message.
+fn blame(request: &Request, reason: &Trouble) -> Option<Verdict> {
+    let exchange = match request.exchange.as_str() {
+        "" => "amq.default",
+        name => name,
+    };
+    // `NOT_FOUND - no exchange 'x' in vhost '/'`, `ACCESS_REFUSED - access to exchange 'x' in …`
+    let names_exchange = reason.text.contains(&format!("exchange '{exchange}' "));
+    // `PRECONDITION_FAILED - message size 20000000 is larger than configured max size 16777216`
+    let size = request.body.len();
+    let names_size = reason.text.contains(&format!("message size {size} "));
+    match reason.code? {
+        404 if names_exchange => Some(Verdict::NoExchange(reason.clone())),
+        403 if names_exchange => Some(Verdict::Refused(reason.clone())),
+        406 if names_size => Some(Verdict::Refused(reason.clone())),
+        _ => None,
+    }
+}
+
+async fn close(channel: Channel, live: Arc<Live>) {
+    let _ = timeout(Duration::from_secs(2), channel.close(200, "bye".into())).await;
+    drop(live);
+}
+
+/// Resolves when the connection has ended.
+async fn ended(live: &Option<Arc<Live>>) {
+    match live {
+        Some(live) => live.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn open(transport: Arc<Transport>) -> Result<Opened> {
+    let mut backoff = Backoff::default();
+    loop {
+        backoff.wait().await;
+        let live = transport.publishing.get().await?;
+        let opened = async {
+            let channel = live.channel().await?;
+            let select = channel.confirm_select(ConfirmSelectOptions::default());
+            live.guard(rpc(select)).await?;
+            Ok::<_, Trouble>(channel)
+        };
+        match opened.await {
+            Ok(channel) => return Ok((channel, live)),
+            Err(trouble) => tracing::debug!(reason = %trouble.text, "no channel to publish on"),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What speaks against running a message, found before its task is called.
+
+use std::time::{Duration, SystemTime};
+
+use super::Shared;
+use super::settle::{Verdict, failure};
+use crate::broker::Delivery;
+use crate::failure::FailureKind;
+use crate::message::{Arguments, Message};
+use crate::retry::LONGEST_DELAY;
+use crate::task::Definition;
+
+/// The call's arguments, checked so far as can be without knowing the function's types.
+pub(super) struct Checked {
+    pub(super) arguments: Arguments,
+    pub(super) definition: &'static Definition,
+    pub(super) name: &'static str,
+}
+
+impl Shared {
+    /// What speaks against running a message.
+    pub(super) fn check(&self, delivery: &Delivery, message: &Message) -> Result<Checked, Verdict> {
+        let dead = |reason, text: String| Verdict::Dead {
+            reason,
+            failure: failure(message, FailureKind::Rejected, text),
+        };
+        let name = message
+            .task()
+            .map_err(|e| dead("unreadable", e.to_string()))?;
+        if let Some(text) = message.unsupported() {
+            return Err(dead("unsupported", text));
+        }
+        let (size, limit) = (message.body.len(), self.app.max_message_size());
+        if size > limit {
+            let text = format!(
+                "the body has {size} bytes, more than the {limit} that this worker's app accepts"
+            );
+            return Err(dead("too_large", text));
+        }
+        if delivery.deliveries > self.max_deliveries {
+            let text = format!(
+                "delivered {} times without being settled: it seems to kill the workers that take it",
+                delivery.deliveries - 1
+            );
+            return Err(dead("poison", text));
+        }
+        if self.cancelled.contains(&message.id) {
+            return Err(Verdict::Dropped(failure(
+                message,
+                FailureKind::Cancelled,
+                "cancelled before it ran",
+            )));
+        }
+        let now = SystemTime::now();
+        if let Some(expires) = message.expires().filter(|expires| *expires <= now) {
+            let late = now.duration_since(expires).unwrap_or_default();
+            let text = format!("expired {late:.1?} before a worker took it");
+            return Err(Verdict::Dropped(failure(
+                message,
+                FailureKind::Expired,
+                text,
+            )));
+        }
+        if let Some(delay) = early(message, now) {
+            return Err(Verdict::Postponed { delay });
+        }
+        let definition = self.tasks.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.tasks.iter().map(|task| task.name).collect();
+            dead(
+                "unknown_task",
+                format!(
+                    "no task `{}` in this worker, which knows {}",
+                    name.escape_debug(),
+                    known.join(", ")
+                ),
+            )
+        })?;
+        let (arguments, follows) =
+            Arguments::decode_all(message).map_err(|e| dead("unreadable", e.to_string()))?;
+        if let Some(follows) = follows {
+            let text =
+                format!("other calls are to follow (`{follows}`), which this worker cannot send");
+            return Err(dead("unsupported", text));
+        }
+        Ok(Checked {
+            arguments,
+            definition,
+            name: definition.name,
+        })
+    }
+}
+
+/// How much too early a message of another kind of sender is, which left the waiting to us. Our own
+/// senders let the broker wait, by its clock.
+fn early(message: &Message, now: SystemTime) -> Option<Duration> {
+    if message.text("lang") == Some("rust") {
+        return None;
+    }
+    message
+        .eta()?
+        .duration_since(now)
+        .ok()
+        // No broker keeps it longer; it is postponed again then.
+        .map(|early| early.min(LONGEST_DELAY))
+        .filter(|early| !early.is_zero())
+}
