@@ -1,11 +1,13 @@
 //! What failed for good is kept: look at it, mend the cause, run it again.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use garenne::{App, Dead, Worker, task};
 
 /// The shop's computer, which is down at first.
-struct Computer(AtomicBool);
+#[derive(Clone, Default)]
+struct Computer(Arc<AtomicBool>);
 
 #[task(queue = "orders", retries = 1, backoff = "10ms..1s")]
 async fn order(computer: &Computer, customer: String, apples: u32) -> Result<String, String> {
@@ -23,8 +25,11 @@ async fn complain() {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let app = App::from_env().await?;
-    let computer = Computer(AtomicBool::new(false));
-    let worker = Worker::new(&app).queue("orders", 2).state(computer).spawn();
+    let computer = Computer::default();
+    let worker = Worker::new(&app)
+        .queue("orders", 2)
+        .state(computer.clone())
+        .spawn();
     for customer in ["ann", "bob"] {
         let sent = order::call(customer.into(), 3).send(&app).await?;
         println!(
@@ -47,7 +52,8 @@ async fn main() -> anyhow::Result<()> {
         println!("{} {}: {}", letter.task, letter.reason, letter.error);
     }
 
-    // The computer works again.
+    // The computer works again: so the same calls succeed.
+    computer.0.store(true, Ordering::SeqCst);
     println!(
         "retried: {}",
         dead.retry(Dead::all().reason("failed")).await?
