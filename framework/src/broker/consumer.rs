@@ -105,7 +105,7 @@ impl fmt::Debug for Consumer {
 #[derive(Clone)]
 pub struct Subscription {
     outage: watch::Receiver<Option<String>>,
-    renew: Arc<dyn Fn(Renew) + Send + Sync>,
+    renew: Option<Arc<dyn Fn(Renew) + Send + Sync>>,
 }
 
 /// What to make anew when a consumer gets nothing although it should.
@@ -126,13 +126,16 @@ impl Subscription {
     ) -> Self {
         Self {
             outage,
-            renew: Arc::new(renew),
+            renew: Some(Arc::new(renew)),
         }
     }
 
-    /// One that cannot be lost.
+    /// One that cannot be lost, nor made anew.
     fn always() -> Self {
-        Self::new(watch::channel(None).1, |_| {})
+        Self {
+            outage: watch::channel(None).1,
+            renew: None,
+        }
     }
 
     /// Why nothing can be delivered now; `None` while the consumer is subscribed.
@@ -141,9 +144,17 @@ impl Subscription {
         self.outage.borrow().clone()
     }
 
+    /// Whether asking for a new one does something: an embedded broker has none that could be lost.
+    #[must_use]
+    pub fn can_be_renewed(&self) -> bool {
+        self.renew.is_some()
+    }
+
     /// Asks for a new subscription.
     pub fn renew(&self, what: Renew) {
-        (self.renew)(what);
+        if let Some(renew) = &self.renew {
+            renew(what);
+        }
     }
 }
 

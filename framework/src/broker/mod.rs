@@ -276,6 +276,12 @@ impl Delivery {
         }
     }
 
+    /// Whether the message may have been delivered before. A hint, no proof.
+    #[must_use]
+    pub fn came_back(&self) -> bool {
+        self.redelivered || self.deliveries > 1
+    }
+
     /// Whether and when the delivery becomes void.
     #[must_use]
     pub fn stale(&self) -> &Stale {

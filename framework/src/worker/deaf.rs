@@ -17,7 +17,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often in a row messages must be seen waiting, a tick apart: another worker may be about to get them.
 const SIGHTINGS: u32 = 2;
 /// How long a remedy may keep the queue out.
-const REMEDY: Duration = Duration::from_secs(3);
+const REMEDY: Duration = Duration::from_secs(30);
 /// How long to wait for the broker's answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -36,8 +36,8 @@ pub(super) struct Watch {
     silent: Instant,
     sightings: u32,
     remedies: u32,
-    /// When the last remedy was tried.
-    remedied: Option<Instant>,
+    /// Since when the subscription is out.
+    cut_off: Option<Instant>,
 }
 
 impl Watch {
@@ -58,7 +58,7 @@ impl Watch {
             silent: now,
             sightings: 0,
             remedies: 0,
-            remedied: None,
+            cut_off: None,
         }
     }
 
@@ -79,13 +79,14 @@ impl Watch {
     /// Why the queue gives nothing now, if it should.
     async fn look(&mut self) -> Result<Option<String>, Error> {
         if let Some(outage) = self.subscription.outage() {
-            // Who is cut off is not deaf. An outage that follows a remedy at once is part of it.
-            if self.remedied.is_none_or(|at| at.elapsed() > REMEDY) {
+            // Who is cut off is not deaf. A short outage may be a remedy's own.
+            if self.cut_off.get_or_insert_with(Instant::now).elapsed() > REMEDY {
                 self.remedies = 0;
             }
             self.content();
             return Ok(Some(outage));
         }
+        self.cut_off = None;
         let taken = self.lane.taken.load(Ordering::Relaxed);
         if taken != self.taken {
             self.taken = taken;
@@ -135,8 +136,14 @@ impl Watch {
         let queue = self.lane.queue.name();
         let quiet = self.silent.elapsed();
         self.remedies += 1;
-        self.remedied = Some(Instant::now());
         let (renew, what) = match self.remedies {
+            _ if !self.subscription.can_be_renewed() => {
+                let trouble = format!(
+                    "{ready} messages wait and slots are free, but nothing came for {quiet:.0?}"
+                );
+                tracing::warn!(queue, "{trouble}");
+                return Ok(trouble);
+            }
             1 => (Renew::Consumer, "subscribing anew"),
             2 => (Renew::Connection, "connecting anew"),
             _ => {

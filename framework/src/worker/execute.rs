@@ -48,8 +48,7 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
         // It is delivered again, here or elsewhere.
         () = delivery.stale().stale() => return,
     };
-    let again = delivery.redelivered || delivery.deliveries > 1;
-    let known = if again {
+    let known = if delivery.came_back() {
         worker.outcomes.of(&key)
     } else {
         None
@@ -72,6 +71,12 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
     };
     if delivery.stale().is_stale() {
         // It became void while it waited here, and is delivered again.
+        return;
+    }
+    if *worker.stopping.borrow() {
+        if let Err(error) = delivery.release().await {
+            tracing::debug!(id = message.id, %error, "not handed back, so it is delivered again");
+        }
         return;
     }
     let checked = match &turn {

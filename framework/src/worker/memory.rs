@@ -4,6 +4,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -13,6 +14,8 @@ use crate::broker::{Delivery, Stale};
 
 /// Outcomes remembered, the newest.
 const REMEMBERED: usize = 4096;
+/// How long they count: a message that comes back later is rather another one under the same id.
+const KEPT: Duration = Duration::from_secs(600);
 /// Results remembered up to this size in bytes; larger ones are rather computed again.
 const LARGEST: usize = 4096;
 
@@ -48,7 +51,8 @@ impl Running {
     pub(super) fn adopt(&self, key: &Key, task: &str, delivery: Delivery) -> Option<Delivery> {
         let mut table = self.table();
         match table.get_mut(key) {
-            Some(attempt) if attempt.stale.borrow().is_stale() => {
+            // The first delivery of a message is not the one that is running: its id was used again.
+            Some(attempt) if delivery.came_back() && attempt.stale.borrow().is_stale() => {
                 let (id, running) = (&key.id, attempt.since.elapsed());
                 tracing::warn!(
                     id,
@@ -99,7 +103,7 @@ pub(super) struct Outcomes(Mutex<Recent>);
 
 #[derive(Default)]
 struct Recent {
-    verdicts: HashMap<Key, Verdict>,
+    verdicts: HashMap<Key, (Instant, Verdict)>,
     oldest_first: VecDeque<Key>,
 }
 
@@ -120,7 +124,7 @@ impl Outcomes {
         let mut recent = self.recent();
         if recent
             .verdicts
-            .insert(key.clone(), verdict.clone())
+            .insert(key.clone(), (Instant::now(), verdict.clone()))
             .is_none()
         {
             recent.oldest_first.push_back(key);
@@ -133,6 +137,8 @@ impl Outcomes {
     }
 
     pub(super) fn of(&self, key: &Key) -> Option<Verdict> {
-        self.recent().verdicts.get(key).cloned()
+        let recent = self.recent();
+        let (since, verdict) = recent.verdicts.get(key)?;
+        (since.elapsed() < KEPT).then(|| verdict.clone())
     }
 }

@@ -93,6 +93,8 @@ struct Shared {
     /// Threads of plain tasks whose time is up but which go on.
     runaways: Arc<AtomicIsize>,
     health: Health,
+    /// True once the worker is told to stop: nothing is begun any more.
+    stopping: watch::Sender<bool>,
     /// True once the grace period is over: what still runs is handed back.
     hand_back: watch::Sender<bool>,
 }
@@ -188,7 +190,15 @@ impl Worker {
         F: Future<Output = ()> + Send + 'static,
     {
         let second_signal = TypeId::of::<F>() == TypeId::of::<ShutdownSignal>();
-        let started = self.start().await?;
+        let mut shutdown = std::pin::pin!(shutdown);
+        let started = tokio::select! {
+            biased;
+            started = self.start() => started?,
+            () = &mut shutdown => {
+                tracing::info!("told to stop before it had started");
+                return Ok(());
+            }
+        };
         started.serve(shutdown, second_signal).await
     }
 

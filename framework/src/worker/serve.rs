@@ -40,10 +40,10 @@ impl Started {
         shutdown: impl Future<Output = ()>,
         second_signal: bool,
     ) -> Result<()> {
-        let (stop, stopping) = watch::channel(false);
+        let stop = &self.shared.stopping;
         let mut feeds = JoinSet::new();
         for feed in self.feeds {
-            feeds.spawn(feed.run(stopping.clone()));
+            feeds.spawn(feed.run(stop.subscribe()));
         }
         let mut watches = JoinSet::new();
         for watch in self.watches {
@@ -69,7 +69,7 @@ impl Started {
             }
         };
         let drain = async {
-            let mut outcome = ended;
+            let mut outcome = Ok(());
             while let Some(ended) = feeds.join_next().await {
                 outcome = outcome.and(flatten(ended));
             }
@@ -98,7 +98,7 @@ impl Started {
         };
         drop(self.follow);
         tracing::info!("worker stopped");
-        outcome
+        ended.and(outcome)
     }
 }
 

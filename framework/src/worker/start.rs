@@ -62,6 +62,7 @@ impl Worker {
             outcomes: Outcomes::default(),
             suspects: Suspects::default(),
             runaways: Arc::default(),
+            stopping: watch::channel(false).0,
             hand_back: watch::channel(false).0,
         });
         let follow = follow_cancellations(&shared).await?;

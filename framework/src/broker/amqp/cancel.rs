@@ -104,9 +104,23 @@ pub(super) async fn start(core: &Arc<Core>) -> Result<Cancellations> {
     let mut message = Message::default();
     message.set(MARKER, marker.as_str());
     let (sender, later) = mpsc::channel(LATER);
+    let reader = || Reader {
+        core: core.clone(),
+        next_offset: None,
+        stream: None,
+        backoff: Backoff::default(),
+    };
     if let Err(error) = store(core, message).await {
         if matches!(error, Error::Closed { .. }) {
             return Err(error);
+        }
+        if error.is_transient() {
+            tracing::warn!(%error, "what was cancelled before is not known at once");
+            core.transport.spawn(reader().follow(sender));
+            return Ok(Cancellations {
+                known: Vec::new(),
+                later,
+            });
         }
         tracing::warn!(%error, "cancelled calls will not be known");
         let transport = core.transport.clone();
@@ -120,12 +134,7 @@ pub(super) async fn start(core: &Arc<Core>) -> Result<Cancellations> {
             later,
         });
     }
-    let mut reader = Reader {
-        core: core.clone(),
-        next_offset: None,
-        stream: None,
-        backoff: Backoff::default(),
-    };
+    let mut reader = reader();
     let known = core
         .transport
         .run(async move {
@@ -179,7 +188,7 @@ impl Reader {
                 match self.open().await {
                     Ok(stream) => self.stream = Some(stream),
                     Err(Error::Closed { .. }) => return None,
-                    Err(error) => tracing::warn!(%error, "cannot read what is cancelled yet"),
+                    Err(error) => tracing::debug!(%error, "cannot read what is cancelled yet"),
                 }
                 continue;
             };

@@ -17,14 +17,14 @@ use super::live::{Live, Trouble, rpc};
 use super::publish::{BACKLOG, Late, Request, Ticket, Verdict, unsent};
 use super::transport::Transport;
 use super::window::{Fate, Window};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How exact deadlines are.
 const TICK: Duration = Duration::from_millis(20);
 /// How long nothing may be stored, though messages are sent, before the channel, and then the connection, is
 /// made anew. A quorum queue's new leader takes less; after its election RabbitMQ sometimes leaves what a
 /// channel has sent unconfirmed for good, or refuses it.
-const STALL: Duration = Duration::from_secs(4);
+const STALL: Duration = Duration::from_secs(8);
 /// How many ticks the confirms of a closed channel may take to fail.
 const TICKS_TO_FAIL: u32 = 10;
 /// Channels that may end under a message before it is held responsible.
@@ -51,8 +51,10 @@ pub(super) struct Actor {
     next_number: u64,
     /// Ticks that the channel has been closed with confirms still open.
     ticks_closed: u32,
-    /// Since when nothing was stored though messages were sent.
-    stalled: Option<Instant>,
+    /// When something was last stored, or a channel opened.
+    got_on: Instant,
+    /// Since when messages are refused, one after the other.
+    refused: Option<Instant>,
     /// What has been tried against that: nothing, another channel, another connection.
     remedies: u32,
 }
@@ -74,7 +76,8 @@ impl Actor {
             flush,
             next_number: 0,
             ticks_closed: 0,
-            stalled: None,
+            got_on: Instant::now(),
+            refused: None,
             remedies: 0,
             transport,
         }
@@ -102,6 +105,8 @@ impl Actor {
                     self.opening = None;
                     match opened {
                         Ok(Ok(opened)) => self.take(opened),
+                        // No answer: the next remedy's turn.
+                        Ok(Err(Error::Unavailable { .. })) => {}
                         _ => self.accepts = false,
                     }
                     if !self.accepts {
@@ -146,8 +151,7 @@ impl Actor {
             && let Some(mut ticket) = self.waiting.pop_front()
         {
             if ticket.is_wanted() {
-                ticket.was_written = true;
-                self.stalled.get_or_insert_with(Instant::now);
+                ticket.written = Some(Instant::now());
                 self.window.start(channel, ticket);
             }
         }
@@ -157,7 +161,10 @@ impl Actor {
         let got_on = |(_, fate): &(Ticket, Fate)| matches!(fate, Fate::Stored | Fate::Returned);
         if settled.iter().any(got_on) {
             self.remedies = 0;
-            self.stalled = (!self.window.is_empty()).then(Instant::now);
+            self.got_on = Instant::now();
+            self.refused = None;
+        } else if settled.iter().any(|(_, fate)| matches!(fate, Fate::Nacked)) {
+            self.be_refused();
         }
         let mut lost = Vec::new();
         let mut reason = None;
@@ -197,32 +204,55 @@ impl Actor {
             tokio::spawn(close(old, live));
         }
         self.channel = Some(opened);
+        self.got_on = Instant::now();
+    }
+
+    /// Messages are refused, and nothing else happens. While a leader is elected that is right, and for a
+    /// full queue; but RabbitMQ 3.10 sometimes goes on like that on the channel that saw the old leader.
+    fn be_refused(&mut self) {
+        let since = *self.refused.get_or_insert_with(Instant::now);
+        if since.elapsed() > STALL && self.window.is_empty() {
+            self.refused = None;
+            // The next message opens another.
+            self.channel = None;
+        }
     }
 
     /// Does something about a stall: another channel at first, then another connection.
     fn unblock(&mut self) {
-        let blocked = self.blocked.borrow().is_some();
-        if blocked || self.window.is_empty() && self.waiting.is_empty() {
-            // Nothing can be, or is, under way.
-            self.stalled = None;
-        }
-        let (Some(since), Some((_, live))) = (self.stalled, &self.channel) else {
+        let Some((_, live)) = &self.channel else {
             return;
         };
-        if since.elapsed() < STALL || self.opening.is_some() {
+        let oldest = self
+            .window
+            .tickets()
+            .filter_map(|ticket| ticket.written)
+            .min();
+        let stalled = oldest.is_some_and(|oldest| oldest.max(self.got_on).elapsed() > STALL);
+        if !stalled || self.opening.is_some() || self.blocked.borrow().is_some() {
             return;
         }
         match self.remedies {
-            0 => self.opening = Some(tokio::spawn(open(self.transport.clone()))),
+            0 => {
+                let opening = open(self.transport.clone());
+                self.opening = Some(tokio::spawn(async {
+                    timeout(STALL, opening).await.unwrap_or_else(|_| {
+                        Err(Error::Unavailable {
+                            what: "another channel".into(),
+                            waited: STALL,
+                            reason: "no answer".into(),
+                        })
+                    })
+                }));
+            }
             1 => {
                 tracing::warn!("still nothing was confirmed for {STALL:?}: connecting anew");
                 self.transport.publishing.leave(live);
             }
-            // The queue may be full, or without its majority, and no connection would mend that.
+            // The queue may be without its majority, and no connection would mend that.
             _ => return,
         }
         self.remedies += 1;
-        self.stalled = Some(Instant::now());
     }
 
     /// The channel is gone, and with it the confirms of what is in flight.
@@ -270,7 +300,7 @@ impl Actor {
         }
         for ticket in &mut self.waiting {
             if ticket.deadline <= now {
-                ticket.tell(Verdict::Late(match ticket.was_written {
+                ticket.tell(Verdict::Late(match ticket.written.is_some() {
                     true => Late::Unconfirmed,
                     false => unsent(&self.blocked, &self.transport),
                 }));

@@ -33,6 +33,8 @@ const REFUSED_LIMIT: Duration = Duration::from_secs(60);
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait for the end of a cancelled stream, which a dying channel may not give.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// A session that ended sooner was none, so the next attempt waits.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
 const OUTLIVE_TICK: Duration = Duration::from_millis(100);
 
 /// A channel with a consumer on it.
@@ -139,7 +141,9 @@ type Opened = (Arc<Session>, lapin::Consumer);
 impl Forwarder {
     async fn run(mut self, first: Opened) {
         let mut opened = first;
+        let mut backoff = Backoff::default();
         loop {
+            let since = Instant::now();
             let (session, deliveries) = opened;
             let end = self.forward(&session, deliveries).await;
             let queue = self.queue.name();
@@ -160,7 +164,10 @@ impl Forwarder {
                     self.outage.send_replace(Some(reason));
                 }
             }
-            match self.reopen().await {
+            if since.elapsed() > SHORT_LIFE {
+                backoff.reset();
+            }
+            match self.reopen(&mut backoff).await {
                 Some(again) => opened = again,
                 None => break,
             }
@@ -188,8 +195,7 @@ impl Forwarder {
     }
 
     /// The next session; `None` if there is to be none.
-    async fn reopen(&self) -> Option<Opened> {
-        let mut backoff = Backoff::default();
+    async fn reopen(&self, backoff: &mut Backoff) -> Option<Opened> {
         let mut refused = None;
         let mut told = String::new();
         loop {
@@ -243,6 +249,7 @@ impl Forwarder {
             queue_type: known.queue_type,
             channel: stream.channel,
             live: stream.live,
+            deliveries: self.sender.downgrade(),
             stale: watch::channel(false).0,
         });
         self.core.remember(&session);
@@ -366,21 +373,31 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
         routing_key: routing_key.clone(),
         settled: false,
     };
-    if raw.redelivered && !counts {
-        session.core.transport.spawn(async move {
-            if let Err(error) = settler.count().await {
-                tracing::debug!(%error, "a redelivery could not be counted");
-            }
-        });
-        return None;
-    }
     let stale = Stale::new(session.stale.subscribe());
-    let mut delivery = Delivery::new(queue, message, stale, Box::new(settler));
-    delivery.exchange = exchange;
-    delivery.routing_key = routing_key;
-    delivery.redelivered = raw.redelivered || past > 0;
-    delivery.deliveries = past.saturating_add(1);
-    Some(delivery)
+    let redelivered = raw.redelivered;
+    let delivered = move |settler| {
+        let mut delivery = Delivery::new(queue, message, stale, Box::new(settler));
+        delivery.exchange = exchange;
+        delivery.routing_key = routing_key;
+        delivery.redelivered = redelivered || past > 0;
+        delivery.deliveries = past.saturating_add(1);
+        delivery
+    };
+    if counts || !redelivered {
+        return Some(delivered(settler));
+    }
+    let this = session.clone();
+    session.core.transport.spawn(async move {
+        // Where no copy can be stored, for an alarm or a full queue, the loss is not counted; but the work
+        // is not kept waiting for that, either.
+        if let Err(settler) = settler.count().await
+            && let Some(sender) = this.deliveries.upgrade()
+        {
+            // There is a place for each slot; an error means that nobody listens any more.
+            let _ = sender.try_send(Ok(delivered(settler)));
+        }
+    });
+    None
 }
 
 /// The exchange and key that the message was published to: empty for a queue's own name.

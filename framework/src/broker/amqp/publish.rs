@@ -66,7 +66,8 @@ pub(super) struct Ticket {
     done: Option<oneshot::Sender<Verdict>>,
     /// Its place in the order of sending.
     pub(super) number: u64,
-    pub(super) was_written: bool,
+    /// When it was last written.
+    pub(super) written: Option<Instant>,
     pub(super) channels_lost: u8,
 }
 
@@ -127,7 +128,7 @@ impl Publisher {
             deadline,
             done: Some(done),
             number: 0,
-            was_written: false,
+            written: None,
             channels_lost: 0,
         };
         match timeout_at(deadline, self.requests.send(ticket)).await {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::backoff::Backoff;
 use super::delay;
@@ -14,7 +14,7 @@ use super::live::{Live, rpc};
 use super::send::{Core, Outgoing};
 use super::server::Server;
 use super::wire::{self, own, text};
-use crate::broker::{BoxFuture, Publish, Queue, QueueType, Route, Settle, Stale};
+use crate::broker::{BoxFuture, Delivery, Publish, Queue, QueueType, Route, Settle, Stale};
 use crate::error::{Error, Result};
 use crate::message::header;
 
@@ -29,6 +29,8 @@ pub(super) struct Session {
     pub(super) queue_type: Option<QueueType>,
     pub(super) channel: Channel,
     pub(super) live: Arc<Live>,
+    /// Where deliveries go.
+    pub(super) deliveries: mpsc::WeakSender<Result<Delivery>>,
     pub(super) stale: watch::Sender<bool>,
 }
 
@@ -167,33 +169,24 @@ impl Settler {
 
     /// Counts a delivery that came back, on a queue that does not count: a copy that says so takes the
     /// message's place.
-    pub(super) async fn count(mut self) -> Result<()> {
-        self.settled = true;
+    ///
+    /// # Errors
+    /// Itself, unsettled, where no copy can be stored.
+    pub(super) async fn count(mut self) -> Result<(), Self> {
         let past = self.past.saturating_add(1);
-        self.replace(past).await
+        if let Err(error) = self.store_copy(past).await {
+            tracing::debug!(%error, "a redelivery could not be counted");
+            return Err(self);
+        }
+        self.settled = true;
+        // Without the acknowledgement it comes again, beside its copy.
+        let _ = self.session.ack(self.tag).await;
+        Ok(())
     }
 
     /// Stores a copy of the message that came back `past` times, then takes this one off the queue.
     async fn replace(&mut self, past: u32) -> Result<()> {
-        let mut properties = std::mem::take(&mut self.properties);
-        let headers = properties.headers().clone().unwrap_or_default();
-        properties = properties.with_headers(self.headers_of_copy(&headers, past));
-        let body = std::mem::take(&mut self.body);
-        let route = Route::Queue(self.session.queue.name().to_owned());
-        let stored = async {
-            // It would only be waited for: by a worker that stops, with no time to lose.
-            if let Some(reason) = &*self.session.core.transport.publishing.blocked().borrow() {
-                return Err(Error::Blocked {
-                    route: route.to_string(),
-                    reason: reason.clone(),
-                    waited: Duration::ZERO,
-                });
-            }
-            let zero = Duration::ZERO;
-            let mut copy = Outgoing::raw(route, properties, body, zero, PUT_BACK_DEADLINE)?;
-            self.session.core.send(&mut copy).await
-        };
-        match stored.await {
+        match self.store_copy(past).await {
             Ok(()) => self.session.ack(self.tag).await,
             Err(error) => {
                 let queue = self.session.queue.name();
@@ -201,6 +194,25 @@ impl Settler {
                 self.session.nack(self.tag).await
             }
         }
+    }
+
+    async fn store_copy(&self, past: u32) -> Result<()> {
+        let headers = self.properties.headers().clone().unwrap_or_default();
+        let headers = self.headers_of_copy(&headers, past);
+        let properties = self.properties.clone().with_headers(headers);
+        let body = self.body.clone();
+        let route = Route::Queue(self.session.queue.name().to_owned());
+        // It would only be waited for: by a worker that stops, with no time to lose.
+        if let Some(reason) = &*self.session.core.transport.publishing.blocked().borrow() {
+            return Err(Error::Blocked {
+                route: route.to_string(),
+                reason: reason.clone(),
+                waited: Duration::ZERO,
+            });
+        }
+        let zero = Duration::ZERO;
+        let mut copy = Outgoing::raw(route, properties, body, zero, PUT_BACK_DEADLINE)?;
+        self.session.core.send(&mut copy).await
     }
 
     fn headers_of_copy(&self, headers: &FieldTable, past: u32) -> FieldTable {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::connection::{Slot, closed};
@@ -24,6 +25,15 @@ pub(super) struct Transport {
     /// Cloned by all that `close` waits for.
     busy: Mutex<Option<mpsc::Sender<()>>>,
     idle: tokio::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+/// Ends a task that nobody waits for any more: in an outage they would pile up.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Transport {
@@ -65,15 +75,13 @@ impl Transport {
         }
     }
 
-    /// Runs `work` on the transport's thread.
+    /// Runs `work` on the transport's thread, as long as somebody waits for it.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        self.handle
-            .spawn(work)
-            .await
-            .unwrap_or_else(|_| Err(closed()))
+        let mut work = AbortOnDrop(self.handle.spawn(work));
+        (&mut work.0).await.unwrap_or_else(|_| Err(closed()))
     }
 
     /// Runs `work` on the transport's thread; `close` waits for it.
