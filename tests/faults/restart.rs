@@ -34,13 +34,14 @@ async fn restart(node: Node, how: &str) {
     let app = place.app().await;
     let later = unique("later");
     app.declare(&*later).await.expect("declared");
-    node.remember_queues();
     let calls = (0..QUEUED).map(|n| echo::call(n).queue(&later));
     let mut queued = send(app.send_all(calls)).await;
     // Their attempts outlive the connection that brought them.
     let calls = (0..RUNNING).map(|n| nap::call(n, 3_000).queue(&place.queue));
     let running = send(app.send_all(calls)).await;
     place.line(RUNNING as usize).await;
+    // The reply queue, too.
+    node.remember_queues();
 
     node.run(how, &[]);
     node.run("start", &[]);

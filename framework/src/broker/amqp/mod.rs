@@ -10,7 +10,8 @@ use tokio::time::timeout;
 
 use super::url::BrokerUrl;
 use super::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Publish, Queue, QueueType,
+    Replies,
 };
 use crate::error::{Error, Result};
 
@@ -67,7 +68,13 @@ impl AmqpBroker {
         let transport = Transport::start(url, name).await?;
         let topology = Arc::new(Topology::new(transport.clone(), url.queue_type));
         let publisher = Publisher::start(&transport).await?;
-        let core = Arc::new(Core::new(transport, topology, publisher));
+        // Who names several nodes has a cluster, in which a node may be lost. On a single one replication
+        // costs a sync for each reply, and RabbitMQ 3.10 forgets young quorum queues when it is killed.
+        let reply_type = match url.addresses.len() {
+            1 => QueueType::Classic,
+            _ => url.queue_type,
+        };
+        let core = Arc::new(Core::new(transport, topology, publisher, reply_type));
         Ok(Self { core })
     }
 

@@ -67,7 +67,7 @@ async fn open_surely(core: &Core, queue: &str) -> Result<Stream> {
 }
 
 async fn open(core: &Core, queue: &str) -> Result<Stream> {
-    let queue_type = match core.topology.default_type() {
+    let queue_type = match core.reply_type {
         QueueType::Quorum => "quorum",
         QueueType::Classic => "classic",
     };

@@ -23,6 +23,8 @@ pub(super) struct Core {
     pub(super) transport: Arc<Transport>,
     pub(super) topology: Arc<Topology>,
     pub(super) publisher: Publisher,
+    /// What the reply queue becomes.
+    pub(super) reply_type: QueueType,
     /// Those whose deliveries become void when the broker is closed.
     sessions: Mutex<Vec<Weak<Session>>>,
 }
@@ -109,11 +111,13 @@ impl Core {
         transport: Arc<Transport>,
         topology: Arc<Topology>,
         publisher: Publisher,
+        reply_type: QueueType,
     ) -> Self {
         Self {
             transport,
             topology,
             publisher,
+            reply_type,
             sessions: Mutex::default(),
         }
     }

@@ -73,11 +73,6 @@ impl Topology {
         }
     }
 
-    /// What a queue becomes that does not say so itself.
-    pub(super) fn default_type(&self) -> QueueType {
-        self.default_type
-    }
-
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
