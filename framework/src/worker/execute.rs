@@ -73,13 +73,8 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
         // It became void while it waited here, and is delivered again.
         return;
     }
-    if *worker.stopping.borrow() {
-        if let Err(error) = delivery.release().await {
-            tracing::debug!(id = message.id, %error, "not handed back, so it is delivered again");
-        }
-        return;
-    }
     let checked = match &turn {
+        _ if *worker.stopping.borrow() => Err(Verdict::HandBack),
         Some(Turn::Later { .. }) => Err(Verdict::PutOff {
             deaths: delivery.deliveries - 1,
             delay: put_off(chance()),
