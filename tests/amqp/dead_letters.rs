@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use garenne::{App, Dead, DeadLetter, Exchange, Queue};
 use lapin::options::{
-    BasicGetOptions, BasicNackOptions, BasicPublishOptions, BasicRejectOptions,
-    ConfirmSelectOptions, QueueDeclareOptions,
+    BasicGetOptions, BasicPublishOptions, BasicRejectOptions, ConfirmSelectOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
@@ -149,17 +149,15 @@ async fn what_nobody_settles_is_a_dead_letter_with_rabbitmqs_reason() {
     app.declare("q").await.expect("declared");
     let name = format!("{}q", app.prefix());
     send(&channel, "garenne", &name, "poison").await;
-    // Its limit is 20 deliveries that came back; a consumer's end counts on every version.
+    // Its limit is 20 deliveries that came back.
     while app.dead_letters("q").count().await.expect("a count") == 0 {
         let (connection, other) = raw_channel(&url().expect("named")).await;
         let got = other.basic_get(name.as_str().into(), BasicGetOptions::default());
         if let Some(got) = got.await.expect("an answer") {
-            let options = BasicNackOptions {
-                requeue: true,
-                ..BasicNackOptions::default()
-            };
+            // What is rejected counts on every version; since 4.3 what is only given back does not.
+            let options = BasicRejectOptions { requeue: true };
             other
-                .basic_nack(got.delivery_tag, options)
+                .basic_reject(got.delivery_tag, options)
                 .await
                 .expect("given back");
         }
