@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use super::catalog::{self, QueueRow};
 use super::command::{Claim, Outgoing, Request};
 use super::consume::Members;
 use super::fault::Failed;
-use super::store::{self, QueueRow, Taken};
+use super::process;
+use super::store::{self, Taken};
 use crate::broker::{Queue, Route, is_reply_queue, routing};
 use crate::error::Error;
 use crate::message::Message;
@@ -131,24 +133,24 @@ impl<'a> Batch<'a> {
             Request::DeclareExchange(exchange) => self.declare_exchange(exchange)?,
             Request::Subscribe { number, queue, .. } => {
                 self.declare(queue)?;
-                store::add_consumer(self.db, self.me.id, *number, queue.name())?;
+                process::add_consumer(self.db, self.me.id, *number, queue.name())?;
             }
             Request::Unsubscribe(number) => {
-                store::remove_consumer(self.db, self.me.id, *number)?;
+                process::remove_consumer(self.db, self.me.id, *number)?;
                 self.leaving.insert(*number);
                 if let Some(member) = self.members.consumers.get(number)
                     && member.queue.exclusive
                 {
                     // What its worker still runs is not taken from under it.
-                    store::delete_queue(self.db, member.queue.name(), true)?;
+                    catalog::delete_queue(self.db, member.queue.name(), true)?;
                 }
             }
-            Request::Delete(queue) => store::delete_queue(self.db, queue, false)?,
+            Request::Delete(queue) => catalog::delete_queue(self.db, queue, false)?,
             Request::Replies { address, .. } => {
-                store::add_reply_queue(self.db, self.me.id, address)?;
+                catalog::add_reply_queue(self.db, self.me.id, address)?;
             }
             Request::Rescue(dead) => {
-                if let Some(back) = store::remove_process(self.db, dead.id, true)? {
+                if let Some(back) = process::remove_process(self.db, dead.id, true)? {
                     // Clients that exit without closing leave nothing behind that anyone would miss.
                     if !back.is_empty() {
                         tracing::info!(queues = ?back, "a process died: its deliveries are back");
@@ -157,10 +159,10 @@ impl<'a> Batch<'a> {
                 }
             }
             Request::Rejoin => {
-                store::add_process(self.db, self.me.id, self.me.port, self.now)?;
+                process::add_process(self.db, self.me.id, self.me.port, self.now)?;
                 for (number, member) in &self.members.consumers {
                     self.declare(&member.queue)?;
-                    store::add_consumer(self.db, self.me.id, *number, member.queue.name())?;
+                    process::add_consumer(self.db, self.me.id, *number, member.queue.name())?;
                 }
             }
             // All others are carried out by `apply`.
@@ -170,7 +172,7 @@ impl<'a> Batch<'a> {
     }
 
     fn declare(&self, queue: &Queue) -> Result<(), Failed> {
-        if let Some(difference) = store::declare_queue(self.db, self.me.id, queue)? {
+        if let Some(difference) = catalog::declare_queue(self.db, self.me.id, queue)? {
             tracing::warn!(
                 queue = queue.name(),
                 "the queue is used as it is: {difference}"
@@ -178,7 +180,7 @@ impl<'a> Batch<'a> {
         }
         for binding in &queue.bindings {
             self.declare_exchange(&binding.exchange)?;
-            store::bind(self.db, queue.name(), binding)?;
+            catalog::bind(self.db, queue.name(), binding)?;
         }
         Ok(())
     }
@@ -186,7 +188,7 @@ impl<'a> Batch<'a> {
     fn declare_exchange(&self, exchange: &crate::broker::Exchange) -> Result<(), Failed> {
         let (wanted, kind) = (
             exchange.kind().as_str(),
-            store::declare_exchange(self.db, exchange)?,
+            catalog::declare_exchange(self.db, exchange)?,
         );
         if kind != wanted {
             tracing::warn!(
@@ -214,7 +216,7 @@ impl<'a> Batch<'a> {
                 exchange,
                 routing_key,
             } => {
-                let Some(bindings) = store::bindings(self.db, exchange)? else {
+                let Some(bindings) = catalog::bindings(self.db, exchange)? else {
                     return Err(Failed::Said(Error::Refused {
                         what: outgoing.route.to_string(),
                         reason: "there is no such exchange: declare it first".into(),
@@ -244,7 +246,7 @@ impl<'a> Batch<'a> {
         if let Some(row) = self.queues.get(name) {
             return Ok(*row);
         }
-        let row = store::find_queue(self.db, name)?;
+        let row = catalog::find_queue(self.db, name)?;
         self.queues.insert(name.to_owned(), row);
         Ok(row)
     }
@@ -367,7 +369,7 @@ impl<'a> Batch<'a> {
             // Noted in the transaction that found too little: who publishes later, sees it.
             let hungry = taken.len() < free;
             if hungry != member.hungry {
-                store::set_hungry(self.db, self.me.id, *number, hungry)?;
+                process::set_hungry(self.db, self.me.id, *number, hungry)?;
             }
             let due = if hungry {
                 store::next_due(self.db, queue)?
@@ -399,11 +401,11 @@ impl<'a> Batch<'a> {
             let news =
                 store::has_ready(self.db, queue)? || store::next_due(self.db, queue)?.is_some();
             if news {
-                ports.extend(store::waiting_ports(self.db, self.me.id, queue)?);
+                ports.extend(process::waiting_ports(self.db, self.me.id, queue)?);
             }
         }
         if self.announce {
-            ports.extend(store::other_ports(self.db, self.me.id)?);
+            ports.extend(process::other_ports(self.db, self.me.id)?);
         }
         Ok(ports)
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::catalog;
 use super::command::{Handle, Outgoing, Request};
 use super::store::{self, Cursor};
 use super::{Reader, SqliteBroker};
@@ -14,7 +15,7 @@ pub(super) async fn start(broker: &SqliteBroker, queue: &str) -> Result<Box<dyn 
     let (what, name) = (what(queue), queue.to_owned());
     let found = broker
         .reader
-        .read(what.clone(), move |db| store::find_queue(db, &name));
+        .read(what.clone(), move |db| catalog::find_queue(db, &name));
     if found.await?.is_none() {
         let reason = "there is no such queue".into();
         return Err(Error::Refused { what, reason });

@@ -14,7 +14,7 @@ use super::consume::{Member, Members};
 use super::fault::{Failed, Fault};
 use super::liveness::{LockDirectory, ProcessLock};
 use super::opened::OpenedFile;
-use super::store;
+use super::process;
 use super::wake::Waker;
 use crate::message::Message;
 
@@ -100,8 +100,11 @@ impl Engine {
         let waker = Waker::start(&handle);
         let port = waker.port();
         let explain = |e: rusqlite::Error| Fault::new(&path, &e).reason().to_owned();
-        store::add_process(&db, id, port, millis(SystemTime::now())).map_err(explain)?;
-        locks.sweep(&store::processes(&db).map_err(explain)?, SystemTime::now());
+        process::add_process(&db, id, port, millis(SystemTime::now())).map_err(explain)?;
+        locks.sweep(
+            &process::processes(&db).map_err(explain)?,
+            SystemTime::now(),
+        );
         let now = Instant::now();
         Ok(Self {
             db,
@@ -393,10 +396,10 @@ impl Engine {
 
     fn leave(&self) -> rusqlite::Result<()> {
         let tx = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
-        let back = store::remove_process(&self.db, self.me.id, false)?;
+        let back = process::remove_process(&self.db, self.me.id, false)?;
         let mut ports = Vec::new();
         for queue in back.iter().flatten() {
-            ports.extend(store::waiting_ports(&self.db, self.me.id, queue)?);
+            ports.extend(process::waiting_ports(&self.db, self.me.id, queue)?);
         }
         tx.commit()?;
         for port in ports {

@@ -7,6 +7,7 @@
 
 mod batch;
 mod browse;
+mod catalog;
 mod command;
 mod consume;
 mod engine;
@@ -15,6 +16,7 @@ mod handout;
 mod liveness;
 mod news;
 mod opened;
+mod process;
 mod schema;
 mod store;
 mod wake;

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::command::{Job, Request, millis};
 use super::engine::{Engine, PRUNE_PERIOD, ReplyQueue, new_id};
 use super::fault::Fault;
+use super::process;
 use super::store;
 
 impl Engine {
@@ -19,7 +20,7 @@ impl Engine {
             }
             return;
         }
-        match store::processes(&self.db) {
+        match process::processes(&self.db) {
             Ok(processes) => {
                 self.others = processes.len() > 1;
                 if !processes.contains(&self.me.id) {

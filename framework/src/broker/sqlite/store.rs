@@ -1,28 +1,19 @@
-//! The SQL: one function a statement or two, each on a connection whose transaction the caller holds.
+//! The SQL of messages: one function a statement or two, each on a connection whose transaction the caller holds.
 //! Knows nothing of threads, channels or other processes' sockets.
 
-use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use super::command::Outgoing;
-use crate::broker::{Binding, Delivery, Exchange, ExchangeKind, HeaderMatch, Queue, Settle, Stale};
+use crate::broker::{Delivery, Settle, Stale};
 use crate::message::{Message, header};
 
 /// Due messages made ready at a time, so that no one transaction takes long.
 const PROMOTED_AT_ONCE: i64 = 1000;
 /// Rows forgotten at a time, for the same reason.
 const PRUNED_AT_ONCE: i64 = 5000;
-
-/// What a publish must know of a queue.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct QueueRow {
-    pub(super) max_priority: Option<u8>,
-    /// Whether it keeps dead letters, which are forgotten one day.
-    pub(super) dead: bool,
-}
 
 /// A message as it is claimed.
 #[derive(Debug)]
@@ -50,178 +41,6 @@ impl Taken {
         }
         delivery
     }
-}
-
-pub(super) fn add_process(db: &Connection, id: i64, port: u16, now: i64) -> Result<()> {
-    db.prepare_cached("INSERT INTO process (id, port, pid, started_at) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![id, port, std::process::id(), now])?;
-    Ok(())
-}
-
-pub(super) fn processes(db: &Connection) -> Result<Vec<i64>> {
-    db.prepare_cached("SELECT id FROM process")?
-        .query_map([], |row| row.get(0))?
-        .collect()
-}
-
-/// Gives back all that a process holds and forgets it; `None` if someone else already has. Returns the
-/// queues that got something back. `died` counts against the messages.
-pub(super) fn remove_process(
-    db: &Connection,
-    id: i64,
-    died: bool,
-) -> Result<Option<BTreeSet<String>>> {
-    if db
-        .prepare_cached("DELETE FROM process WHERE id = ?1")?
-        .execute([id])?
-        == 0
-    {
-        return Ok(None);
-    }
-    let own: Vec<String> = db
-        .prepare_cached("SELECT name FROM queue WHERE owner = ?1")?
-        .query_map([id], |row| row.get(0))?
-        .collect::<Result<_>>()?;
-    for queue in &own {
-        delete_queue(db, queue, false)?;
-    }
-    // Left over of its exclusive queues that ended before their deliveries were settled.
-    db.prepare_cached(
-        "DELETE FROM message WHERE owner = ?1 AND queue NOT IN (SELECT name FROM queue)",
-    )?
-    .execute([id])?;
-    let back = db
-        .prepare_cached(
-            "UPDATE message SET owner = NULL, losses = losses + ?2, redelivered = 1
-             WHERE owner = ?1 RETURNING queue",
-        )?
-        .query_map(params![id, died], |row| row.get(0))?
-        .collect::<Result<_>>()?;
-    Ok(Some(back))
-}
-
-/// Makes the queue unless it exists; what differs from the one that exists is returned in words.
-pub(super) fn declare_queue(db: &Connection, me: i64, queue: &Queue) -> Result<Option<String>> {
-    let made = db
-        .prepare_cached(
-            "INSERT INTO queue (name, max_priority, owner) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-        )?
-        .execute(params![queue.name(), queue.max_priority, queue.exclusive.then_some(me)])?;
-    if queue.dead_letters {
-        db.prepare_cached(
-            "INSERT INTO queue (name, dead) VALUES (?1, 1)
-             ON CONFLICT DO UPDATE SET dead = 1 WHERE dead = 0",
-        )?
-        .execute([queue.dead_letter_name()])?;
-    }
-    if made == 1 {
-        return Ok(None);
-    }
-    let words = |limit: Option<u8>| limit.map_or("none".to_owned(), |limit| limit.to_string());
-    let existing = find_queue(db, queue.name())?.and_then(|row| row.max_priority);
-    Ok((existing != queue.max_priority).then(|| {
-        format!(
-            "its highest priority is {}, not {}",
-            words(existing),
-            words(queue.max_priority)
-        )
-    }))
-}
-
-pub(super) fn add_reply_queue(db: &Connection, me: i64, name: &str) -> Result<()> {
-    db.prepare_cached("INSERT INTO queue (name, reply, owner) VALUES (?1, 1, ?2)")?
-        .execute(params![name, me])?;
-    Ok(())
-}
-
-pub(super) fn find_queue(db: &Connection, name: &str) -> Result<Option<QueueRow>> {
-    db.prepare_cached("SELECT max_priority, dead FROM queue WHERE name = ?1")?
-        .query_row([name], |row| {
-            Ok(QueueRow {
-                max_priority: row.get(0)?,
-                dead: row.get(1)?,
-            })
-        })
-        .optional()
-}
-
-/// Deletes a queue and what waits in it; what is in consumers' hands only if not `keep_taken`.
-pub(super) fn delete_queue(db: &Connection, name: &str, keep_taken: bool) -> Result<()> {
-    // One statement for each index: no index has them all.
-    db.prepare_cached("DELETE FROM message WHERE queue = ?1 AND owner IS NULL AND due IS NULL")?
-        .execute([name])?;
-    db.prepare_cached("DELETE FROM message WHERE queue = ?1 AND due IS NOT NULL")?
-        .execute([name])?;
-    if !keep_taken {
-        db.prepare_cached(
-            "DELETE FROM message INDEXED BY message_owner WHERE owner IS NOT NULL AND queue = ?1",
-        )?
-        .execute([name])?;
-    }
-    db.prepare_cached("DELETE FROM queue WHERE name = ?1")?
-        .execute([name])?;
-    Ok(())
-}
-
-/// Makes the exchange unless it exists; returns the kind that it has.
-pub(super) fn declare_exchange(db: &Connection, exchange: &Exchange) -> Result<String> {
-    db.prepare_cached("INSERT INTO exchange (name, kind) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
-        .execute([exchange.name(), exchange.kind().as_str()])?;
-    db.prepare_cached("SELECT kind FROM exchange WHERE name = ?1")?
-        .query_row([exchange.name()], |row| row.get(0))
-}
-
-pub(super) fn bind(db: &Connection, queue: &str, binding: &Binding) -> Result<()> {
-    let headers = serde_json::Value::Object(binding.headers.clone()).to_string();
-    db.prepare_cached(
-        "INSERT INTO binding (exchange, queue, routing_key, headers, every) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT DO NOTHING",
-    )?
-    .execute(params![
-        binding.exchange.name(),
-        queue,
-        binding.routing_key,
-        headers,
-        binding.header_match == HeaderMatch::All
-    ])?;
-    Ok(())
-}
-
-/// The queues bound to an exchange, each with how; `None` if there is no such exchange.
-pub(super) fn bindings(db: &Connection, exchange: &str) -> Result<Option<Vec<(String, Binding)>>> {
-    let kind: Option<String> = db
-        .prepare_cached("SELECT kind FROM exchange WHERE name = ?1")?
-        .query_row([exchange], |row| row.get(0))
-        .optional()?;
-    let Some(kind) = kind else {
-        return Ok(None);
-    };
-    let exchange = Exchange {
-        name: exchange.to_owned(),
-        kind: match kind.as_str() {
-            "fanout" => ExchangeKind::Fanout,
-            "topic" => ExchangeKind::Topic,
-            "headers" => ExchangeKind::Headers,
-            _ => ExchangeKind::Direct,
-        },
-    };
-    db.prepare_cached("SELECT queue, routing_key, headers, every FROM binding WHERE exchange = ?1")?
-        .query_map([exchange.name()], |row| {
-            let headers: String = row.get(2)?;
-            let binding = Binding {
-                exchange: exchange.clone(),
-                routing_key: row.get(1)?,
-                headers: serde_json::from_str(&headers).unwrap_or_default(),
-                header_match: if row.get(3)? {
-                    HeaderMatch::All
-                } else {
-                    HeaderMatch::Any
-                },
-            };
-            Ok((row.get(0)?, binding))
-        })?
-        .collect::<Result<_>>()
-        .map(Some)
 }
 
 /// Stores one copy of a message in a queue.
@@ -426,44 +245,6 @@ pub(super) fn discard(db: &Connection, seq: i64) -> Result<()> {
     db.prepare_cached("DELETE FROM message WHERE seq = ?1")?
         .execute([seq])?;
     Ok(())
-}
-
-pub(super) fn add_consumer(db: &Connection, me: i64, number: u64, queue: &str) -> Result<()> {
-    db.prepare_cached(
-        "INSERT INTO consumer (process, number, queue, hungry) VALUES (?1, ?2, ?3, 0)",
-    )?
-    .execute(params![me, number.cast_signed(), queue])?;
-    Ok(())
-}
-
-pub(super) fn remove_consumer(db: &Connection, me: i64, number: u64) -> Result<()> {
-    db.prepare_cached("DELETE FROM consumer WHERE process = ?1 AND number = ?2")?
-        .execute(params![me, number.cast_signed()])?;
-    Ok(())
-}
-
-/// Notes whether a consumer has free slots that its queue could not fill: such are to be woken.
-pub(super) fn set_hungry(db: &Connection, me: i64, number: u64, hungry: bool) -> Result<()> {
-    db.prepare_cached("UPDATE consumer SET hungry = ?3 WHERE process = ?1 AND number = ?2")?
-        .execute(params![me, number.cast_signed(), hungry])?;
-    Ok(())
-}
-
-/// The ports of other processes that wait for messages in a queue.
-pub(super) fn waiting_ports(db: &Connection, me: i64, queue: &str) -> Result<Vec<u16>> {
-    db.prepare_cached(
-        "SELECT port FROM process WHERE id <> ?1 AND id IN
-         (SELECT process FROM consumer WHERE queue = ?2 AND hungry = 1
-          UNION SELECT owner FROM queue WHERE name = ?2 AND reply = 1)",
-    )?
-    .query_map(params![me, queue], |row| row.get(0))?
-    .collect()
-}
-
-pub(super) fn other_ports(db: &Connection, me: i64) -> Result<Vec<u16>> {
-    db.prepare_cached("SELECT port FROM process WHERE id <> ?1")?
-        .query_map([me], |row| row.get(0))?
-        .collect()
 }
 
 pub(super) fn cancel(db: &Connection, id: &str, now: i64) -> Result<()> {

@@ -1,6 +1,9 @@
 //! Tests of the SQL on a database in memory: the order of delivery, and that no query scans.
 
+use super::super::catalog::*;
+use super::super::process::*;
 use super::*;
+use crate::broker::Queue;
 use crate::broker::Route;
 use crate::broker::sqlite::schema;
 
