@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use super::{clean, connect, next, proxied, raw_channel, to_queue, unique, url};
+use super::fixture::{clean, connect, next, proxied, raw_channel, to_queue, unique, url};
 
 /// A peer that accepts `mute` connections without a word, before it lets others through.
 async fn mute_at_first(url: &str, mute: usize) -> (SocketAddr, Arc<AtomicUsize>) {
@@ -43,7 +43,7 @@ async fn mute_at_first(url: &str, mute: usize) -> (SocketAddr, Arc<AtomicUsize>)
 }
 
 /// A way to the server on which the confirms of the first `silent` connections are swallowed.
-async fn without_confirms(url: &str, silent: usize) -> SocketAddr {
+pub(crate) async fn without_confirms(url: &str, silent: usize) -> SocketAddr {
     let (_, rest) = url.rsplit_once('@').expect("user@host");
     let server = rest.split('/').next().expect("host").to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

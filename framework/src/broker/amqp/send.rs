@@ -18,6 +18,9 @@ use super::wire::{self, own, short};
 use crate::broker::{Publish, QueueType, Route, is_reply_queue};
 use crate::error::{Error, Result};
 
+/// How long a confirm is awaited at most that nothing can go on without.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// What all parts of the broker share.
 pub(super) struct Core {
     pub(super) transport: Arc<Transport>,
@@ -89,6 +92,13 @@ impl Outgoing {
             delay,
             deadline,
         })
+    }
+
+    /// Gives the broker twice as long to confirm it, before it is published another time: where a queue has
+    /// lost its majority, each of them may be stored when that is back.
+    pub(super) fn be_patient(&mut self) {
+        self.deadline = (2 * self.deadline).min(PATIENCE.max(self.deadline));
+        Arc::make_mut(&mut self.request).limit = self.deadline;
     }
 
     fn aim(&mut self, exchange: &str, extra: Option<FieldTable>) -> Result<()> {
