@@ -10,6 +10,8 @@ mod dead_letters;
 mod delays;
 #[path = "amqp/fixture.rs"]
 mod fixture;
+#[path = "amqp/peers.rs"]
+mod peers;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "amqp/publishing.rs"]

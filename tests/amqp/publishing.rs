@@ -1,6 +1,7 @@
 //! Publishes that are told apart, and messages that are not ours.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use garenne::broker::{Broker, Queue};
 use garenne::error::Error;
@@ -9,6 +10,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::Instant;
 
 use super::fixture::{clean, connect, next, raw_channel, to_queue, unique, url};
+use super::peers::{refusing_and_dying, through};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_publish_gets_its_own_verdict() {
@@ -123,4 +125,22 @@ async fn a_foreign_message_with_odd_properties_is_delivered() {
         .expect("there");
     assert_eq!(depth.ready, 1);
     clean(&broker, &queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_by_a_dying_node_is_no_proof_that_nothing_is_stored() {
+    let Some(url) = url() else { return };
+    let direct = connect(&url).await;
+    let queue = Queue::new(unique("dying"));
+    let broker = connect(&through(&url, refusing_and_dying(&url).await)).await;
+    broker.declare(&queue).await.expect("declared");
+    let mut publish = to_queue(queue.name(), "a");
+    publish.deadline = Duration::from_secs(2);
+    let error = broker.publish(publish).await.expect_err("nobody says yes");
+    assert!(matches!(error, Error::Unconfirmed { .. }), "{error}");
+    let mut consumer = direct.consume(&queue, 1).await.expect("consumer");
+    next(&mut consumer).await.ack(None).await.expect("stored");
+    broker.close().await;
+    drop(consumer);
+    clean(&direct, &queue).await;
 }

@@ -9,7 +9,7 @@ use garenne::message::header;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::fixture::{SOON, clean, connect, next, proxied, to_queue, unique, url};
-use super::supervision::without_confirms;
+use super::peers::{through, without_confirms};
 
 #[tokio::test]
 async fn releases_cost_nothing_and_deaths_are_counted() {
@@ -127,9 +127,7 @@ async fn what_stays_unconfirmed_is_published_ever_less_often() {
         .await
         .expect("stored");
     let address = without_confirms(&url, usize::MAX).await;
-    let (user, rest) = url.rsplit_once('@').expect("user@host");
-    let (_, vhost) = rest.split_once('/').expect("a vhost");
-    let broker = connect(&format!("{user}@{address}/{vhost}")).await;
+    let broker = connect(&through(&url, address)).await;
     let mut consumer = broker.consume(&queue, 1).await.expect("consumer");
     let delivery = next(&mut consumer).await;
     let mut copy = to_queue(target.name(), "a");

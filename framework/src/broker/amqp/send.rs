@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::backoff::Backoff;
 use super::delay;
-use super::publish::{Publisher, Request, Verdict};
+use super::publish::{Late, Publisher, Request, Verdict};
 use super::server::UPPER_CLASS;
 use super::settle::Session;
 use super::topology::{EXCHANGE, Topology};
@@ -158,7 +158,7 @@ impl Core {
             return Ok(());
         }
         let deadline = Instant::now() + outgoing.deadline;
-        let mut mended = false;
+        let (mut mended, mut nacked) = (false, false);
         let mut backoff = Backoff::default();
         loop {
             // What few messages need is boxed: it would make the future of every message larger.
@@ -171,6 +171,7 @@ impl Core {
             match verdict {
                 Verdict::Unroutable | Verdict::NoExchange(_) => {}
                 Verdict::Nacked if self.may_pass(&outgoing.route) => {
+                    nacked = true;
                     if timeout_at(deadline, Box::pin(backoff.wait()))
                         .await
                         .is_err()
@@ -182,6 +183,10 @@ impl Core {
                         });
                     }
                     continue;
+                }
+                // A queue whose node goes down refuses what it has in its log, and may store it on its return.
+                Verdict::Late(_) if nacked => {
+                    return outgoing.request.conclude(Verdict::Late(Late::Unconfirmed));
                 }
                 // Who may not use our exchange may be allowed the default one.
                 Verdict::Refused(_) => return self.last_resort(outgoing, verdict, deadline).await,
