@@ -12,6 +12,8 @@ use crate::dead_letters::DeadLetters;
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::reply::Reply;
+#[cfg(feature = "redis")]
+use crate::result_store::ResultStore;
 use crate::waiters::{Waiters, Waiting};
 
 /// Declared names remembered; more are forgotten, which costs no more than declaring again.
@@ -33,6 +35,8 @@ struct Inner {
     prefix: String,
     waiters: Arc<Waiters>,
     reply_address: OnceCell<String>,
+    #[cfg(feature = "redis")]
+    results: OnceCell<ResultStore>,
     /// Names of queues and exchanges that are known to be declared.
     declared: Mutex<HashSet<String>>,
 }
@@ -44,6 +48,10 @@ pub(crate) struct Settings {
     pub(crate) send_timeout: Duration,
     pub(crate) result_timeout: Duration,
     pub(crate) max_message_size: usize,
+    #[cfg(feature = "redis")]
+    pub(crate) result_backend: Option<String>,
+    #[cfg(feature = "redis")]
+    pub(crate) result_expires: Duration,
 }
 
 impl Default for Settings {
@@ -58,6 +66,10 @@ impl Default for Settings {
             send_timeout: Duration::from_secs(30),
             result_timeout: crate::DAY,
             max_message_size: 8 * 1024 * 1024,
+            #[cfg(feature = "redis")]
+            result_backend: None,
+            #[cfg(feature = "redis")]
+            result_expires: crate::DAY,
         }
     }
 }
@@ -84,6 +96,8 @@ impl App {
             prefix,
             waiters: Arc::default(),
             reply_address: OnceCell::new(),
+            #[cfg(feature = "redis")]
+            results: OnceCell::new(),
             declared: Mutex::default(),
         }))
     }
@@ -111,6 +125,36 @@ impl App {
 
     pub(crate) fn max_message_size(&self) -> usize {
         self.0.settings.max_message_size
+    }
+
+    /// Connects to the result backend, where one is set.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn connect_results(&self) -> Result<()> {
+        let settings = &self.0.settings;
+        if let Some(url) = &settings.result_backend {
+            let store = ResultStore::connect(url, settings.result_expires, &self.0.waiters).await?;
+            // An error means that there is one already.
+            let _ = self.0.results.set(store);
+        }
+        Ok(())
+    }
+
+    /// Where results are kept, if somewhere.
+    #[cfg(feature = "redis")]
+    pub(crate) fn results(&self) -> Option<&ResultStore> {
+        self.0.results.get()
+    }
+
+    /// Awaits the result of a call that may have been sent elsewhere.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn await_kept(&self, id: &str) -> Result<Arc<Waiting>> {
+        let Some(results) = self.results() else {
+            let reason = "this app keeps no results: give its builder a `result_backend`";
+            return Err(Error::invalid("handle", id, reason));
+        };
+        let waiting = self.0.waiters.add(id)?;
+        results.follow(id).await?;
+        Ok(waiting)
     }
 
     /// How many replies are awaited at this moment.
@@ -217,7 +261,20 @@ impl App {
                     .await?
             }
         }
+        #[cfg(feature = "redis")]
+        self.follow(waiting.as_deref()).await;
         Ok(waiting)
+    }
+
+    /// Also looks for the result of a sent call where Python's workers may keep it.
+    #[cfg(feature = "redis")]
+    async fn follow(&self, waiting: Option<&Waiting>) {
+        if let (Some(results), Some(waiting)) = (self.results(), waiting)
+            && let Err(error) = results.follow(waiting.id()).await
+        {
+            // The call is sent; the store is looked at again and again.
+            tracing::warn!(id = waiting.id(), "{error}");
+        }
     }
 
     async fn publish_to_queue(&self, queue: &Queue, publish: Publish) -> Result<()> {

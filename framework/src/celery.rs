@@ -280,7 +280,7 @@ mod base64 {
             .strip_suffix(b"==")
             .or(text.strip_suffix(b"="))
             .unwrap_or(&text);
-        if text.len() % 4 != 0 {
+        if !text.len().is_multiple_of(4) {
             return None;
         }
         let mut bytes = Vec::with_capacity(text.len() / 4 * 3);

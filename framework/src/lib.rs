@@ -39,6 +39,8 @@ pub mod message;
 mod options;
 pub mod registry;
 pub mod reply;
+#[cfg(feature = "redis")]
+mod result_store;
 pub mod send_all;
 pub mod task;
 mod waiters;
