@@ -13,11 +13,12 @@ use redis::{AsyncCommands, Client, PushInfo, PushKind, Script, Value};
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
+use crate::app::App;
 use crate::broker::url::redact;
 use crate::error::{Error, Result};
 use crate::message::{Headers, Message};
 use crate::reply::Reply;
-use crate::waiters::Waiters;
+use crate::waiters::{Waiters, Waiting};
 
 /// What stands before an id in a result's key.
 const KEY: &str = "celery-task-meta-";
@@ -173,6 +174,45 @@ impl ResultStore {
         }
         // Only after listening: what comes between the two is heard.
         self.0.fetch(&[id.to_owned()]).await.map_err(failed)
+    }
+}
+
+impl App {
+    /// Connects to the result backend, where one is set.
+    pub(crate) async fn connect_results(&self) -> Result<()> {
+        let settings = self.settings();
+        if let Some(url) = &settings.result_backend {
+            let store = ResultStore::connect(url, settings.result_expires, self.waiters()).await?;
+            // An error means that there is one already.
+            let _ = self.result_cell().set(store);
+        }
+        Ok(())
+    }
+
+    /// Where results are kept, if somewhere.
+    pub(crate) fn results(&self) -> Option<&ResultStore> {
+        self.result_cell().get()
+    }
+
+    /// Awaits the result of a call that may have been sent elsewhere.
+    pub(crate) async fn await_kept(&self, id: &str) -> Result<Arc<Waiting>> {
+        let Some(results) = self.results() else {
+            let reason = "this app keeps no results: give its builder a `result_backend`";
+            return Err(Error::invalid("handle", id, reason));
+        };
+        let waiting = self.waiters().add(id)?;
+        results.follow(id).await?;
+        Ok(waiting)
+    }
+
+    /// Also looks for the result of a sent call where Python's workers may keep it.
+    pub(crate) async fn follow(&self, waiting: Option<&Waiting>) {
+        if let (Some(results), Some(waiting)) = (self.results(), waiting)
+            && let Err(error) = results.follow(waiting.id()).await
+        {
+            // The call is sent; the store is looked at again and again.
+            tracing::warn!(id = waiting.id(), "{error}");
+        }
     }
 }
 
