@@ -61,7 +61,9 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
             );
             Err(verdict)
         }
-        None => worker.check(&delivery, &message),
+        None => worker
+            .unpack(&mut message)
+            .and_then(|()| worker.check(&delivery, &message)),
     };
     let turn = match &checked {
         Ok(_) if is_suspect(delivery.deliveries, worker.max_deliveries) => {
