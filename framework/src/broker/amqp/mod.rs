@@ -24,6 +24,7 @@ mod connection;
 mod consume;
 mod delay;
 mod dial;
+mod gate;
 mod live;
 mod publish;
 mod replies;
