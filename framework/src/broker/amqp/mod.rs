@@ -10,10 +10,11 @@ use tokio::time::timeout;
 
 use super::url::BrokerUrl;
 use super::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Publish, Queue, QueueType,
-    Replies,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Publish, Queue,
+    QueueType, Replies,
 };
 use crate::error::{Error, Result};
+use crate::message::Message;
 
 mod arguments;
 mod backoff;
@@ -24,6 +25,7 @@ mod connection;
 mod consume;
 mod delay;
 mod dial;
+mod joins;
 mod live;
 mod publish;
 mod replies;
@@ -136,6 +138,27 @@ impl Broker for AmqpBroker {
 
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>> {
         Box::pin(cancel::start(&self.core))
+    }
+
+    fn open_join(&self, join: Join) -> BoxFuture<'static, Result<()>> {
+        Box::pin(joins::open(self.core.clone(), join))
+    }
+
+    fn check_join<'a>(
+        &'a self,
+        join: &'a str,
+        parts: u32,
+        fire: bool,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(joins::check(&self.core, join, parts, fire))
+    }
+
+    fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
+        Box::pin(joins::parts(&self.core, join))
+    }
+
+    fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(joins::close(&self.core, join))
     }
 
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {

@@ -43,7 +43,7 @@ impl Outgoing {
     pub(super) fn new(publish: Publish) -> Result<Self> {
         let properties = wire::properties(&publish.message)?;
         let delay = match publish.route {
-            Route::Reply(_) => Duration::ZERO,
+            Route::Reply(_) | Route::Join { .. } => Duration::ZERO,
             _ => publish.delay,
         };
         Self::raw(
@@ -64,6 +64,7 @@ impl Outgoing {
     ) -> Result<Self> {
         let key = match &route {
             Route::Queue(name) | Route::Reply(name) => short("queue name", name)?,
+            Route::Join { join, .. } => short("join name", join)?,
             Route::Exchange {
                 routing_key,
                 exchange,
@@ -209,7 +210,7 @@ impl Core {
                     };
                     Box::pin(self.within(deadline, outgoing, work)).await?;
                 }
-                Route::Reply(_) => {}
+                Route::Reply(_) | Route::Join { .. } => {}
             }
         }
     }
@@ -234,6 +235,7 @@ impl Core {
             }
             Route::Exchange { .. } => true,
             Route::Reply(name) => is_reply_queue(name),
+            Route::Join { .. } => true,
         }
     }
 
@@ -268,7 +270,7 @@ impl Core {
         let exchange = match &outgoing.route {
             Route::Queue(name) => self.topology.exchange_of(name).to_owned(),
             Route::Exchange { exchange, .. } => exchange.clone(),
-            Route::Reply(_) => String::new(),
+            Route::Reply(_) | Route::Join { .. } => String::new(),
         };
         outgoing.aim(&exchange, None)
     }
