@@ -307,7 +307,8 @@ impl App {
                 exchange: format!("{}{exchange}", self.prefix()),
                 routing_key,
             },
-            reply @ Route::Reply(_) => reply,
+            // Their names are the wire's already.
+            route @ (Route::Reply(_) | Route::Join { .. }) => route,
         }
     }
 
