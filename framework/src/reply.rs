@@ -9,6 +9,10 @@ use serde_json::{Value, json};
 use crate::failure::{Failure, FailureKind};
 use crate::message::{Headers, Message, Unreadable, cut, format_time, header};
 
+mod progress;
+
+pub use progress::Progress;
+
 /// Longest name in bytes that AMQP carries.
 const NAME_LIMIT: usize = 255;
 /// Bytes of an error's text that a reply carries.
@@ -47,6 +51,19 @@ struct ExceptionBody {
     exc_module: Option<String>,
 }
 
+impl ReplyBody {
+    fn new(status: &str, result: Box<RawValue>, task_id: String, now: SystemTime) -> Self {
+        Self {
+            status: status.into(),
+            result: Some(result),
+            traceback: None,
+            children: Vec::new(),
+            date_done: Some(format_time(now)),
+            task_id,
+        }
+    }
+}
+
 impl Reply {
     /// The message that carries this reply to who awaits `request`.
     #[must_use]
@@ -65,28 +82,23 @@ impl Reply {
                 )
             }
         };
-        let body = ReplyBody {
-            status: status.into(),
-            result: Some(result),
-            traceback,
-            children: Vec::new(),
-            date_done: Some(format_time(now)),
-            task_id: self.id.clone(),
-        };
+        let mut body = ReplyBody::new(status, result, self.id.clone(), now);
+        body.traceback = traceback;
+        Self::message(request, headers, &body)
+    }
+
+    /// The message that carries `body` to who awaits `request`.
+    fn message(request: &Message, headers: Headers, body: &ReplyBody) -> Message {
+        let id = &body.task_id;
         Message {
-            id: cut(&self.id, NAME_LIMIT).to_owned(),
+            id: cut(id, NAME_LIMIT).to_owned(),
             headers,
             content_type: "application/json".into(),
             content_encoding: "utf-8".into(),
-            correlation_id: Some(
-                request
-                    .correlation_id
-                    .clone()
-                    .unwrap_or_else(|| self.id.clone()),
-            ),
+            correlation_id: Some(request.correlation_id.clone().unwrap_or_else(|| id.clone())),
             reply_to: None,
             priority: None,
-            body: serde_json::to_vec(&body).expect("a reply always serialises"),
+            body: serde_json::to_vec(body).expect("a reply always serialises"),
         }
     }
 
