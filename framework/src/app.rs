@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::dead_letters::DeadLetters;
 use crate::error::{Error, Result};
 use crate::message::{Message, Origin, format_time};
-use crate::reply::Reply;
+use crate::reply::{Progress, Reply};
 use crate::waiters::{Waiters, Waiting};
 
 /// Declared names remembered; more are forgotten, which costs no more than declaring again.
@@ -369,7 +369,12 @@ impl App {
                             let id = message.correlation_id.as_deref().unwrap_or(&reply.id);
                             waiters.0.complete(id, reply.outcome);
                         }
-                        Ok(None) => {}
+                        Ok(None) => {
+                            if let Some(Progress { id, value }) = Progress::decode(&message) {
+                                let id = message.correlation_id.as_deref().unwrap_or(&id);
+                                waiters.0.tell(id, value);
+                            }
+                        }
                         Err(unreadable) => {
                             tracing::warn!(id = message.id, %unreadable, "ignored a reply")
                         }

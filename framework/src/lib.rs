@@ -38,6 +38,7 @@ mod clock;
 pub mod handle;
 pub mod message;
 mod options;
+pub mod progress;
 pub mod registry;
 pub mod reply;
 #[cfg(feature = "redis")]
@@ -68,6 +69,7 @@ pub use exit::Exit;
 pub use failure::{Failure, FailureKind};
 pub use garenne_macros::task;
 pub use handle::Handle;
+pub use progress::Progress;
 pub use retry::Backoff;
 pub use send_all::SendAll;
 pub use task::{Ack, Task};

@@ -10,8 +10,10 @@ use crate::failure::{Failure, FailureKind};
 use crate::message::{Headers, Message, Unreadable, cut, format_time};
 
 mod exception;
+mod progress;
 
 use exception::{ExceptionBody, exception, traceback};
+pub use progress::Progress;
 
 /// Longest name in bytes that AMQP carries.
 const NAME_LIMIT: usize = 255;
@@ -57,6 +59,20 @@ struct Note {
     error_type: String,
 }
 
+impl ReplyBody {
+    fn new(status: &str, result: Box<RawValue>, task_id: String) -> Self {
+        Self {
+            status: status.into(),
+            result: Some(result),
+            traceback: None,
+            children: Vec::new(),
+            date_done: None,
+            task_id,
+            garenne: None,
+        }
+    }
+}
+
 impl Reply {
     /// The message that carries this reply to who awaits `request`.
     #[must_use]
@@ -80,29 +96,25 @@ impl Reply {
             task: cut(&failure.task, NAME_LIMIT).into(),
             error_type: cut(&failure.error_type, NAME_LIMIT).into(),
         };
-        let body = ReplyBody {
-            status: status.into(),
-            result: Some(result),
-            traceback,
-            children: Vec::new(),
-            date_done: Some(format_time(now)),
-            task_id: self.id.clone(),
-            garenne: self.outcome.as_ref().err().map(note),
-        };
+        let mut body = ReplyBody::new(status, result, self.id.clone());
+        body.traceback = traceback;
+        body.date_done = Some(format_time(now));
+        body.garenne = self.outcome.as_ref().err().map(note);
+        Self::message(request, &body)
+    }
+
+    /// The message that carries `body` to who awaits `request`.
+    fn message(request: &Message, body: &ReplyBody) -> Message {
+        let id = &body.task_id;
         Message {
-            id: cut(&self.id, NAME_LIMIT).to_owned(),
+            id: cut(id, NAME_LIMIT).to_owned(),
             headers: Headers::new(),
             content_type: "application/json".into(),
             content_encoding: "utf-8".into(),
-            correlation_id: Some(
-                request
-                    .correlation_id
-                    .clone()
-                    .unwrap_or_else(|| self.id.clone()),
-            ),
+            correlation_id: Some(request.correlation_id.clone().unwrap_or_else(|| id.clone())),
             reply_to: None,
             priority: None,
-            body: serde_json::to_vec(&body).expect("a reply always serialises"),
+            body: serde_json::to_vec(body).expect("a reply always serialises"),
         }
     }
 

@@ -227,6 +227,7 @@ impl Shared {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut cancelled = self.cancelled.watch(&message.id);
         let (stop, stopped) = watch::channel(false);
+        let (progress, mut reporter) = self.reporter(message, stale.clone());
         let context = Context::new(Attempt {
             app: self.app.inside(message.origin()),
             id: message.id.clone(),
@@ -240,6 +241,7 @@ impl Shared {
             number: key.attempt,
             deadline,
             headers: message.headers.clone(),
+            progress,
             cancelled: stopped,
             stale,
         });
@@ -273,10 +275,12 @@ impl Shared {
                 Verdict::Dropped(failure(message, FailureKind::Cancelled, "cancelled while it ran"))
             }
             _ = hand_back.wait_for(|hand_back| *hand_back) => Verdict::HandBack,
+            never = reporter.follow() => match never {},
         };
         stop.send_replace(true);
         drop(cancelled);
         self.cancelled.forget(&message.id);
+        reporter.finish().await;
         verdict
     }
 
