@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn a_state_of_ones_own_is_progress_and_celerys_are_not() {
         let body = |state| format!(r#"{{"status":"{state}","result":[1],"task_id":"a"}}"#);
-        let decoded = |state| Progress::decode(&with_body(&body(state)));
+        let decoded = |state| Progress::decode(&with_body(body(state)));
         assert_eq!(decoded("UPLOADING").expect("own").value.get(), "[1]");
         for state in BUILT_IN {
             assert!(decoded(state).is_none(), "{state}");
