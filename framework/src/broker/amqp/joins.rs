@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use lapin::Channel;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::REQUEST_LIMIT;
@@ -20,6 +20,7 @@ use super::collect::{Collection, Wish};
 use super::connection::closed;
 use super::delay::{self, Which};
 use super::live::{Live, Trouble, rpc};
+use super::publish::Publisher;
 use super::send::{Core, Outgoing};
 use super::server::UPPER_CLASS;
 use super::topology::{EXCHANGE, Topology};
@@ -45,12 +46,21 @@ pub(super) fn is_ours(name: &str) -> bool {
     name == PARTS || name == QUEUE
 }
 
+/// How many of a body's deliveries its own queue has not made: RabbitMQ 4 (which can be told by what it writes
+/// of deaths) counts the rejection, and the count goes with the message.
+pub(super) fn count_of_move(properties: &BasicProperties) -> u32 {
+    let headers = properties.headers().as_ref().map(FieldTable::inner);
+    let has = |name| headers.is_some_and(|headers| headers.contains_key(name));
+    u32::from(has(PARTS) && has("x-last-death-queue"))
+}
+
 type Spare = (Weak<Live>, Channel);
 
 /// What it takes to look at joins.
 pub(super) struct Joins {
     transport: Arc<Transport>,
     topology: Arc<Topology>,
+    publisher: Arc<Publisher>,
     queue_type: QueueType,
     /// One collector of each join in this process; the others find out that there is nothing left to do.
     collecting: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
@@ -61,11 +71,13 @@ impl Joins {
     pub(super) fn new(
         transport: Arc<Transport>,
         topology: Arc<Topology>,
+        publisher: Arc<Publisher>,
         queue_type: QueueType,
     ) -> Arc<Self> {
         Arc::new(Self {
             transport,
             topology,
+            publisher,
             queue_type,
             collecting: Mutex::default(),
             spare: Mutex::default(),
@@ -158,7 +170,8 @@ impl Joins {
             if depth.ready <= last.left || !wish.may_be_granted(depth.ready) {
                 return Ok(Some(last.parts));
             }
-            let fetched = Collection::fetch(&self.topology, join, wish, depth.ready).await?;
+            let fetched =
+                Collection::fetch(&self.topology, &self.publisher, join, wish, depth.ready).await?;
             last = match fetched {
                 Ok(collection) => collection,
                 Err(trouble) if trouble.is_lasting() && !trouble.is_missing() => {

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 pub(super) struct Core {
     pub(super) transport: Arc<Transport>,
     pub(super) topology: Arc<Topology>,
-    pub(super) publisher: Publisher,
+    pub(super) publisher: Arc<Publisher>,
     pub(super) joins: Arc<Joins>,
     /// What the reply queue becomes.
     pub(super) reply_type: QueueType,
@@ -126,7 +126,7 @@ impl Core {
     pub(super) fn new(
         transport: Arc<Transport>,
         topology: Arc<Topology>,
-        publisher: Publisher,
+        publisher: Arc<Publisher>,
         joins: Arc<Joins>,
         reply_type: QueueType,
     ) -> Self {
