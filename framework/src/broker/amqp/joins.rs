@@ -38,6 +38,9 @@ pub(super) const QUEUE: &str = "garenne-join-queue";
 /// How often to look whether another collector is done.
 const TICK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
+/// How often a queue must be found empty to be held for that: the server says so of a quorum queue, too,
+/// whose leader does not answer within 250 ms.
+const EMPTY: u32 = 3;
 /// Channels that are kept to look on.
 const SPARE_CHANNELS: usize = 16;
 
@@ -147,15 +150,17 @@ impl Joins {
 
     /// Grants `wish`; the parts, `None` if there is no such join.
     async fn collect(&self, join: &str, wish: Wish) -> Result<Option<Vec<Message>>> {
+        let may_be_granted = |depth: Depth| depth.ready == 0 || wish.may_be_granted(depth.ready);
         if let Some(depth) = self.look(join).await?
             && depth.consumers == 0
-            && !wish.may_be_granted(depth.ready)
+            && !may_be_granted(depth)
         {
             return Ok(Some(Vec::new()));
         }
         let turn = self.turn(join);
         let _turn = turn.lock().await;
         let mut last = Collection::default();
+        let mut empty = 0;
         let mut tick = TICK.0;
         loop {
             let Some(depth) = self.look(join).await? else {
@@ -167,11 +172,19 @@ impl Joins {
                 tick = TICK.1.min(tick * 2);
                 continue;
             }
-            if depth.ready <= last.left || !wish.may_be_granted(depth.ready) {
+            let is_known = depth.ready > 0 || empty == EMPTY;
+            if is_known && (depth.ready <= last.left || !may_be_granted(depth)) {
                 return Ok(Some(last.parts));
             }
-            let fetched =
-                Collection::fetch(&self.topology, &self.publisher, join, wish, depth.ready).await?;
+            empty = if depth.ready == 0 { empty + 1 } else { 0 };
+            let fetched = Collection::fetch(
+                &self.topology,
+                &self.publisher,
+                join,
+                wish,
+                depth.ready.max(1),
+            )
+            .await?;
             last = match fetched {
                 Ok(collection) => collection,
                 Err(trouble) if trouble.is_lasting() && !trouble.is_missing() => {
