@@ -4,12 +4,16 @@
 mod alone;
 #[path = "worker/calling.rs"]
 mod calling;
+#[path = "worker/children.rs"]
+mod children;
 #[path = "worker/dead_letters.rs"]
 mod dead_letters;
 #[path = "worker/failing.rs"]
 mod failing;
 #[path = "worker/health.rs"]
 mod health;
+#[path = "worker/progress.rs"]
+mod progress;
 #[path = "worker/routing.rs"]
 mod routing;
 mod support;

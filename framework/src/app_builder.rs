@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::app::{App, Settings};
 use crate::broker;
 use crate::broker::memory::MemoryBroker;
-use crate::broker::url::BrokerUrl;
+use crate::broker::url::{BrokerUrl, Scheme};
+use crate::clock::Clock;
 use crate::error::Result;
 
 /// Where [`App::from_env`] looks for the broker's URL.
@@ -69,6 +70,30 @@ impl AppBuilder {
         self
     }
 
+    /// Accepts calls in MessagePack (`application/x-msgpack`), too; otherwise they are refused, with their
+    /// caller told, as by Celery unless its `accept_content` names it.
+    #[cfg(feature = "msgpack")]
+    pub fn accept_msgpack(mut self) -> Self {
+        self.settings.accept_msgpack = true;
+        self
+    }
+
+    /// Keeps results in the Redis at `url`, as Celery's Redis backend does: they can be read any number of
+    /// times, by any process, with [`Handle::from_id`](crate::Handle::from_id) or Python's
+    /// `AsyncResult(id)`. Workers and readers need it alike. Redis 6 or newer.
+    #[cfg(feature = "redis")]
+    pub fn result_backend(mut self, url: impl Into<String>) -> Self {
+        self.settings.result_backend = Some(url.into());
+        self
+    }
+
+    /// How long a [result backend](Self::result_backend) keeps a result; a day unless set.
+    #[cfg(feature = "redis")]
+    pub fn result_expires(mut self, after: Duration) -> Self {
+        self.settings.result_expires = after;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -76,7 +101,14 @@ impl AppBuilder {
     pub async fn connect(self) -> Result<App> {
         let url: BrokerUrl = self.url.parse()?;
         let broker = broker::connect(&url, &self.settings.name).await?;
-        Ok(App::over(broker, url.prefix, self.settings))
+        let mut settings = self.settings;
+        if url.scheme == Scheme::Memory {
+            settings.clock = Clock::tokio();
+        }
+        let app = App::over(broker, url.prefix, settings);
+        #[cfg(feature = "redis")]
+        app.connect_results().await?;
+        Ok(app)
     }
 }
 
@@ -127,7 +159,10 @@ impl App {
         Self::over(
             Arc::new(MemoryBroker::new()),
             String::new(),
-            Settings::default(),
+            Settings {
+                clock: Clock::tokio(),
+                ..Settings::default()
+            },
         )
     }
 }

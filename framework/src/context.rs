@@ -3,12 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::broker::Stale;
+use crate::broker::{BoxFuture, Stale};
 use crate::message::Headers;
 
 /// What a task can know of the attempt that runs it: add a parameter `ctx: &Context`.
@@ -31,11 +33,14 @@ pub struct Context(Arc<Attempt>);
 pub(crate) struct Attempt {
     pub(crate) app: App,
     pub(crate) id: String,
+    pub(crate) root_id: String,
     pub(crate) task: String,
     pub(crate) queue: String,
     pub(crate) number: u32,
     pub(crate) deadline: Option<Instant>,
     pub(crate) headers: Headers,
+    /// Where the task tells its progress; `None` where nobody waits for it.
+    pub(crate) progress: Option<watch::Sender<Option<Box<RawValue>>>>,
     pub(crate) cancelled: watch::Receiver<bool>,
     /// Of the delivery that the attempt stands on now.
     pub(crate) stale: watch::Receiver<Stale>,
@@ -70,16 +75,81 @@ impl Context {
         &self.0.queue
     }
 
-    /// When this attempt's time is up, where it has a time limit.
+    /// The call that began it all: the same for this call and for all that its tasks send, and they in turn.
+    #[must_use]
+    pub fn root_id(&self) -> &str {
+        &self.0.root_id
+    }
+
+    /// The call whose task has sent this one, if a task did.
+    #[must_use]
+    pub fn parent_id(&self) -> Option<&str> {
+        self.header("parent_id")?.as_str()
+    }
+
+    /// When this attempt's time is up: the end of its time limit or the call's
+    /// [deadline](crate::Call::deadline), whichever is nearer, where it has one of them.
     #[must_use]
     pub fn deadline(&self) -> Option<std::time::Instant> {
         self.0.deadline.map(Instant::into_std)
     }
 
-    /// The app, to send further calls from inside the task.
+    /// The app, to send further calls from inside the task: its children, which know their
+    /// [parent](Self::parent_id) and [root](Self::root_id), and inherit the call's
+    /// [deadline](crate::Call::deadline).
+    ///
+    /// ```standalone_crate
+    /// # use garenne::{App, Context, Error, HOUR, Worker, task};
+    /// #[task]
+    /// async fn page(ctx: &Context, url: String) -> String {
+    ///     format!("{url}, found by {}", ctx.parent_id().unwrap_or("hand"))
+    /// }
+    ///
+    /// #[task]
+    /// async fn crawl(ctx: &Context, site: String) -> Result<u32, Error> {
+    ///     let pages = (0..3).map(move |n| page::call(format!("{site}/{n}")).ignore_result());
+    ///     for sent in ctx.app().send_all(pages).await {
+    ///         let _ = sent?;
+    ///     }
+    ///     Ok(3)
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let app = App::in_memory();
+    /// # let worker = Worker::new(&app).queue("default", 1).spawn();
+    /// // All four are to be done within the hour.
+    /// assert_eq!(crawl::call("example.com".into()).deadline(HOUR).send(&app).await?.await?, 3);
+    /// # worker.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn app(&self) -> &App {
         &self.0.app
+    }
+
+    /// Tells who awaits the call how far it has come: it reaches [`Handle::progress`](crate::Handle::progress),
+    /// and in Python the state `PROGRESS` with `value` as its `info`.
+    ///
+    /// It costs the task hardly more than encoding `value`, however often it is called: at most ten values a
+    /// second go out, always the newest, and the last one before the call's reply. Nothing is sent where nobody
+    /// waits, and a value that cannot be stored, or is no JSON, is left out. It is told when this returns: a
+    /// plain task need not await it.
+    pub fn progress<P: Serialize + ?Sized>(&self, value: &P) -> Told {
+        if let Some(progress) = &self.0.progress {
+            match serde_json::value::to_raw_value(value) {
+                Ok(raw) if raw.get().len() <= self.0.app.max_message_size() => {
+                    progress.send_replace(Some(raw));
+                }
+                Ok(raw) => {
+                    let size = raw.get().len();
+                    tracing::warn!(id = self.id(), size, "progress is too large to be told");
+                }
+                Err(error) => tracing::warn!(id = self.id(), %error, "progress is no JSON"),
+            }
+        }
+        Told
     }
 
     /// A header of the call.
@@ -121,6 +191,19 @@ impl Context {
                 return;
             }
         }
+    }
+}
+
+/// Progress was [told](Context::progress). Awaited, it lets other tasks of the runtime go on.
+#[derive(Debug, Clone, Copy)]
+pub struct Told;
+
+impl IntoFuture for Told {
+    type Output = ();
+    type IntoFuture = BoxFuture<'static, ()>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(tokio::task::yield_now())
     }
 }
 

@@ -33,11 +33,16 @@
 pub mod app;
 pub mod app_builder;
 pub mod call;
+pub mod celery;
+mod clock;
 pub mod handle;
 pub mod message;
 mod options;
+pub mod progress;
 pub mod registry;
 pub mod reply;
+#[cfg(feature = "redis")]
+mod result_store;
 pub mod send_all;
 pub mod task;
 mod waiters;
@@ -64,6 +69,7 @@ pub use exit::Exit;
 pub use failure::{Failure, FailureKind};
 pub use garenne_macros::task;
 pub use handle::Handle;
+pub use progress::Progress;
 pub use retry::Backoff;
 pub use send_all::SendAll;
 pub use task::{Ack, Task};

@@ -9,7 +9,7 @@ use super::{Message, cut, format_time, header, parse_time};
 /// Bytes kept of one error in the history.
 const ERROR_LIMIT: usize = 1024;
 /// Bytes of the whole history on the wire; where it is longer, the oldest errors are left out.
-const HISTORY_LIMIT: usize = 16 * 1024;
+pub(super) const HISTORY_LIMIT: usize = 16 * 1024;
 /// Bytes kept of the error that a dead letter died of.
 const LAST_ERROR_LIMIT: usize = 8 * 1024;
 
@@ -83,7 +83,7 @@ impl Message {
     }
 
     /// A dead letter's message for a new life of its call: under the same id and with its history, but as
-    /// a first attempt, that neither is delayed nor has expired `now`.
+    /// a first attempt, that neither is delayed nor has expired `now`, nor missed its deadline.
     #[must_use]
     pub fn revived(&self, now: SystemTime) -> Self {
         let mut alive = self.again();
@@ -100,8 +100,9 @@ impl Message {
         if alive.headers.contains_key("retries") {
             alive.set("retries", 0);
         }
-        if alive.expires().is_some_and(|expires| expires <= now) {
+        if alive.last_start().is_some_and(|last| last <= now) {
             alive.headers.remove("expires");
+            alive.headers.remove(header::DEADLINE);
         }
         alive.set(header::REVIVALS, self.revivals().saturating_add(1));
         alive

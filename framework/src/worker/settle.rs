@@ -67,6 +67,7 @@ pub(super) fn judge(
     message: &Message,
     options: &TaskOptions,
     problem: Problem,
+    now: SystemTime,
     chance: u64,
 ) -> Verdict {
     let Problem { kind, error } = problem;
@@ -76,27 +77,40 @@ pub(super) fn judge(
         .backoff()
         .map_or(options.backoff, |(base, max)| Backoff::new(base, max));
     let (allowed, delay) = match error.then {
-        Then::Snooze(delay) => {
+        Then::Snooze(delay) if is_in_time(message, now, delay) => {
             return Verdict::Postponed {
                 delay: delay.min(LONGEST_DELAY),
             };
         }
+        Then::Snooze(delay) => (attempt, delay),
         Then::GiveUp => (0, Duration::ZERO),
         Then::RetryWithBackoff => (said.unwrap_or(0), backoff.delay(attempt, chance)),
         Then::RetryIn(delay) => (said.unwrap_or(RETRIES_ON_REQUEST), delay),
     };
+    let mut text = error.message;
     if attempt <= allowed {
-        return Verdict::Retry {
-            error: error.message,
-            delay: delay.min(LONGEST_DELAY),
-        };
+        if is_in_time(message, now, delay) {
+            return Verdict::Retry {
+                error: text,
+                delay: delay.min(LONGEST_DELAY),
+            };
+        }
+        text.push_str(" (not run again: it would be due after the call's deadline)");
     }
-    let mut failure = failure(message, kind, error.message);
+    let mut failure = failure(message, kind, text);
     failure.error_type = error.type_name.into();
     Verdict::Dead {
         reason: kind.as_str(),
         failure,
     }
+}
+
+/// Whether the call's deadline leaves time for an attempt after `delay`.
+fn is_in_time(message: &Message, now: SystemTime, delay: Duration) -> bool {
+    let due = now.checked_add(delay);
+    message
+        .deadline()
+        .is_none_or(|deadline| due.is_some_and(|due| due < deadline))
 }
 
 /// A failure of this message's call, after as many attempts as it has had.
@@ -114,6 +128,23 @@ pub(super) fn failure(
         attempts,
         ..Failure::new(task, &*message.id, kind, text)
     })
+}
+
+/// Whether settling fails in a moment, so that the attempt has no say.
+#[cfg(feature = "redis")]
+fn is_void(custody: &Custody) -> bool {
+    matches!(custody, Custody::Held(delivery) if delivery.stale().is_stale())
+}
+
+/// What the caller is told, if the call is over.
+fn encode_reply(message: &Message, verdict: &Verdict, now: SystemTime) -> Option<Message> {
+    let outcome = match verdict {
+        Verdict::Done(value) => Ok(value.clone()),
+        Verdict::Dead { failure, .. } | Verdict::Dropped(failure) => Err((**failure).clone()),
+        _ => return None,
+    };
+    let id = message.id.clone();
+    Some(Reply { id, outcome }.encode(message, now))
 }
 
 /// Who has the message while its task runs.
@@ -170,16 +201,20 @@ impl Shared {
             Custody::Released { queue } => queue,
         };
         let reply = self.reply(message, verdict);
+        #[cfg(feature = "redis")]
+        if !is_void(&custody) {
+            self.keep_result(message, verdict).await?;
+        }
         let follow = match verdict {
             Verdict::Dead { reason, failure } if lane.queue.dead_letters => {
                 let name = queue.strip_prefix(self.app.prefix()).unwrap_or(queue);
-                let mut dead = message.dead(name, reason, &failure.message, SystemTime::now());
+                let mut dead = message.dead(name, reason, &failure.message, self.app.now());
                 dead.set(header::ATTEMPTS, failure.attempts);
                 Some(self.publish(Route::Queue(dead_letter_name(queue)), dead, Duration::ZERO))
             }
             Verdict::Retry { error, delay } => Some(self.publish(
                 Route::Queue(queue.clone()),
-                message.next_attempt(error, SystemTime::now()),
+                message.next_attempt(error, self.app.now()),
                 *delay,
             )),
             Verdict::Postponed { delay } => {
@@ -232,21 +267,24 @@ impl Shared {
     }
 
     fn reply(&self, message: &Message, verdict: &Verdict) -> Option<Publish> {
-        let outcome = match verdict {
-            Verdict::Done(value) => Ok(value.clone()),
-            Verdict::Dead { failure, .. } | Verdict::Dropped(failure) => Err((**failure).clone()),
-            _ => return None,
-        };
         let address = message
             .reply_to
             .clone()
             .filter(|_| !message.ignores_result())?;
-        let reply = Reply {
-            id: message.id.clone(),
-            outcome,
-        }
-        .encode(message, SystemTime::now());
+        let reply = encode_reply(message, verdict, self.app.now())?;
         Some(self.publish(Route::Reply(address), reply, Duration::ZERO))
+    }
+
+    /// Keeps the result where the app keeps results. Before the acknowledgement, so that none is missing.
+    #[cfg(feature = "redis")]
+    async fn keep_result(&self, message: &Message, verdict: &Verdict) -> Result<(), Error> {
+        let wanted = message.headers.get("ignore_result") != Some(&true.into());
+        if let Some(results) = self.app.results().filter(|_| wanted)
+            && let Some(reply) = encode_reply(message, verdict, self.app.now())
+        {
+            results.keep(message, &reply).await?;
+        }
+        Ok(())
     }
 
     fn publish(&self, route: Route, message: Message, delay: Duration) -> Publish {
@@ -282,6 +320,7 @@ mod tests {
                 kind: FailureKind::Failed,
                 error,
             },
+            SystemTime::UNIX_EPOCH,
             u64::MAX / 2,
         )
     }
@@ -335,8 +374,43 @@ mod tests {
             error: "no".into(),
         };
         assert!(matches!(
-            judge(&message, &TaskOptions::DEFAULT, problem, 0),
+            judge(
+                &message,
+                &TaskOptions::DEFAULT,
+                problem,
+                SystemTime::UNIX_EPOCH,
+                0
+            ),
             Verdict::Retry { .. }
         ));
+    }
+
+    #[test]
+    fn no_retry_is_made_that_would_be_due_after_the_deadline() {
+        let second = Duration::from_secs(1);
+        let now = SystemTime::UNIX_EPOCH;
+        let mut message = message(1);
+        message.set_deadline(now + 10 * second);
+        let judged = |error| {
+            let kind = FailureKind::Failed;
+            let problem = Problem { kind, error };
+            judge(&message, &TaskOptions::DEFAULT, problem, now, 0)
+        };
+        let in_time = [TaskError::retry_in(9 * second), TaskError::snooze(second)];
+        for error in in_time {
+            let verdict = judged(error);
+            assert!(
+                matches!(verdict, Verdict::Retry { .. } | Verdict::Postponed { .. }),
+                "{verdict:?}"
+            );
+        }
+        let late = TaskError::retry_in(10 * second).because("not yet");
+        for error in [late, TaskError::snooze(Duration::MAX)] {
+            let Verdict::Dead { failure, reason } = judged(error) else {
+                panic!("too late");
+            };
+            assert!(failure.message.ends_with("deadline)"), "{failure}");
+            assert_eq!(reason, "failed");
+        }
     }
 }
