@@ -17,6 +17,7 @@ use crate::message::Message;
 pub mod amqp;
 mod browse;
 mod consumer;
+mod lease;
 pub mod memory;
 mod queue;
 pub mod routing;
@@ -26,6 +27,7 @@ pub mod url;
 
 pub use browse::Browse;
 pub use consumer::{Consumer, HoldLimit, Renew, Subscription};
+pub use lease::Lease;
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub(crate) use queue::{dead_letter_name, is_reply_queue, validate_routing_key};
 
@@ -79,6 +81,23 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Deletes a queue with all that is in it; a queue that does not exist is no error.
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Waits for its turn, then holds the lease of this name; it is made where there is none. Dropping the
+    /// future leaves the queue of those who wait.
+    ///
+    /// The one call that waits for as long as it takes: another may hold the lease for ever.
+    ///
+    /// # Errors
+    /// Where the broker refuses, or is closed.
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>>;
+
+    /// The value of the lease of this name, `None` where none was ever written.
+    ///
+    /// The embedded brokers show it whoever holds the lease. On RabbitMQ it is held for a moment to be read.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where somebody holds it for longer than 10 s, on RabbitMQ.
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>>;
 
     /// Settles what is under way and disconnects. Unsettled deliveries go back to their queues.
     fn close(&self) -> BoxFuture<'_, ()>;

@@ -4,7 +4,7 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use super::server::{CONSUMER_TIMEOUT, consumer_timeout};
 use super::topology::EXCHANGE;
-use super::wire::{own, text};
+use super::wire::{own, table, text};
 use crate::broker::{Queue, QueueType};
 
 /// What dead letters' queues are called, after the queue's name.
@@ -56,6 +56,19 @@ pub(super) fn of(queue: &Queue, queue_type: QueueType) -> FieldTable {
         arguments.insert(own(CONSUMER_TIMEOUT), consumer_timeout());
     }
     arguments
+}
+
+/// A lease's queue: one consumer at a time, and a token that may be given back any number of times.
+pub(super) fn of_lease(queue_type: QueueType) -> FieldTable {
+    let single = ("x-single-active-consumer", AMQPValue::Boolean(true));
+    match queue_type {
+        QueueType::Classic => table([("x-queue-type", text("classic")), single]),
+        QueueType::Quorum => table([
+            ("x-queue-type", text("quorum")),
+            single,
+            ("x-delivery-limit", AMQPValue::LongInt(NO_DELIVERY_LIMIT)),
+        ]),
+    }
 }
 
 /// Takes out what queues of others, and older ones of ours, were made without; whether it was there.

@@ -4,6 +4,7 @@
 
 mod browse;
 mod consumer;
+mod lease;
 mod queue;
 mod state;
 
@@ -15,7 +16,8 @@ use tokio::time::Instant;
 
 use self::state::State;
 use crate::broker::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Lease, Publish, Queue,
+    Replies,
 };
 use crate::error::{Error, Result};
 
@@ -156,6 +158,14 @@ impl Broker for MemoryBroker {
             self.shared.lock().open()?.queues.remove(queue);
             Ok(())
         })
+    }
+
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>> {
+        Box::pin(lease::acquire(&self.shared, name))
+    }
+
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>> {
+        Box::pin(async move { Ok(self.shared.lock().open()?.leases.value(name)) })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

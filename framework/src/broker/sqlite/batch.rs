@@ -10,6 +10,7 @@ use super::catalog::{self, QueueRow};
 use super::command::{Claim, Outgoing, Request};
 use super::consume::Members;
 use super::fault::Failed;
+use super::lease;
 use super::process;
 use super::store::{self, Taken};
 use crate::broker::{Queue, Route, is_reply_queue, routing};
@@ -118,6 +119,24 @@ impl<'a> Batch<'a> {
                 let known = store::cancelled(self.db, 0, usize::MAX)?;
                 self.cancelled_until = known.last().map_or(0, |(seq, _)| *seq);
                 return Ok(known.into_iter().map(|(_, id)| id).collect());
+            }
+            Request::TakeLease { name, holder, .. } => {
+                let taken = lease::take(self.db, self.me.id, name, *holder)?;
+                return Ok(taken.then(|| name.clone()).into_iter().collect());
+            }
+            Request::WriteLease {
+                name,
+                holder,
+                value,
+            } => {
+                if !lease::write(self.db, self.me.id, name, *holder, value)? {
+                    return Err(Failed::Said(Error::Stale {
+                        queue: name.clone(),
+                    }));
+                }
+            }
+            Request::FreeLease { name, holder } => {
+                lease::free(self.db, self.me.id, name, *holder)?;
             }
             Request::Prune => store::prune(self.db, self.now, self.now - CANCELLED_KEPT)?,
             rare => self.guarded(|batch| batch.apply_rare(rare))?,
