@@ -34,6 +34,7 @@ pub mod app;
 pub mod app_builder;
 pub mod call;
 mod clock;
+pub mod celery;
 pub mod handle;
 pub mod message;
 mod options;
