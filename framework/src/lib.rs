@@ -33,8 +33,8 @@
 pub mod app;
 pub mod app_builder;
 pub mod call;
-mod clock;
 pub mod celery;
+mod clock;
 pub mod handle;
 pub mod message;
 mod options;
@@ -49,6 +49,7 @@ pub mod broker;
 pub mod context;
 pub mod dead_letters;
 pub mod retry;
+pub mod scheduler;
 pub mod worker;
 
 pub mod error;
@@ -67,6 +68,11 @@ pub use failure::{Failure, FailureKind};
 pub use garenne_macros::task;
 pub use handle::Handle;
 pub use retry::Backoff;
+#[cfg(feature = "cron")]
+pub use scheduler::cron;
+pub use scheduler::{
+    Missed, RunningScheduler, Schedule, ScheduleEntry, Scheduler, Schedules, at, every,
+};
 pub use send_all::SendAll;
 pub use task::{Ack, Task};
 pub use time::{DAY, HOUR, MILLISECOND, MINUTE, SECOND};
