@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use garenne::{App, HOUR, MILLISECOND, Missed, SECOND, Scheduler, at, every};
 
 use crate::on_every_broker;
-use crate::support::{self, within};
+use crate::support::{self, eventually, within};
 use crate::tasks::*;
 
 on_every_broker! {
@@ -142,6 +142,8 @@ async fn a_closed_app_ends_its_scheduler() {
     assert!(within("its turn", scheduler.active()).await);
     let waiting = Scheduler::new(&app).spawn();
     app.close().await;
+    eventually("its end", async || !scheduler.is_active()).await;
+    assert!(!within("its end", scheduler.active()).await);
     assert!(within("its end", scheduler.stop()).await.is_err());
     assert!(!within("its end", waiting.active()).await);
     assert!(within("its end", waiting.stop()).await.is_err());

@@ -99,6 +99,13 @@ pub trait Broker: Send + Sync + 'static {
     /// [`Error::Unavailable`] where somebody holds it for longer than 10 s, on RabbitMQ.
     fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>>;
 
+    /// Resolves when the value of a lease may be another than `known`: at once where a broker notices by itself,
+    /// otherwise after a second.
+    fn lease_changes<'a>(&'a self, name: &'a str, known: Option<&'a [u8]>) -> BoxFuture<'a, ()> {
+        let _ = (name, known);
+        Box::pin(tokio::time::sleep(Duration::from_secs(1)))
+    }
+
     /// Settles what is under way and disconnects. Unsettled deliveries go back to their queues.
     fn close(&self) -> BoxFuture<'_, ()>;
 }

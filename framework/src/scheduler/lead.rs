@@ -24,7 +24,7 @@ use crate::broker::Lease;
 use crate::error::{Error, Result};
 
 /// How long it sleeps at most, so that it notices when the clock is set.
-const NAP: Duration = Duration::from_secs(5);
+const NAP: Duration = Duration::from_secs(20);
 /// How long after a failure an entry, or the writing of progress, is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long it waits at its start for the entries that were set at run time.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::Shared;
 use crate::broker::{BoxFuture, Lease, Stale};
@@ -19,6 +19,8 @@ struct Entry {
     held: bool,
     /// Wakes the first who waits.
     freed: Arc<Notify>,
+    /// Wakes all who wait for another value.
+    written: watch::Sender<()>,
 }
 
 impl Leases {
@@ -63,6 +65,23 @@ pub(super) async fn acquire(shared: &Arc<Shared>, name: &str) -> Result<Box<dyn 
     }
 }
 
+/// Resolves when the value is another than `known`, or the broker is closed.
+pub(super) async fn changes(shared: &Arc<Shared>, name: &str, known: Option<&[u8]>) {
+    loop {
+        let mut written = {
+            let mut state = shared.lock();
+            let Ok(state) = state.open() else { return };
+            let entry = state.leases.entry(name);
+            if entry.value.as_deref() != known {
+                return;
+            }
+            entry.written.subscribe()
+        };
+        // An error means that the broker was closed.
+        let _ = written.changed().await;
+    }
+}
+
 struct Held {
     shared: Arc<Shared>,
     name: String,
@@ -81,7 +100,9 @@ impl Lease for Held {
             let state = state.open().map_err(|_| Error::Stale {
                 queue: self.name.clone(),
             })?;
-            state.leases.entry(&self.name).value = Some(value.clone());
+            let entry = state.leases.entry(&self.name);
+            entry.value = Some(value.clone());
+            entry.written.send_replace(());
             self.value = Some(value);
             Ok(())
         })

@@ -168,6 +168,10 @@ impl Broker for MemoryBroker {
         Box::pin(async move { Ok(self.shared.lock().open()?.leases.value(name)) })
     }
 
+    fn lease_changes<'a>(&'a self, name: &'a str, known: Option<&'a [u8]>) -> BoxFuture<'a, ()> {
+        Box::pin(lease::changes(&self.shared, name, known))
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let gone = self.shared.lock().close();
