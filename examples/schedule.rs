@@ -56,6 +56,7 @@ async fn main() -> anyhow::Result<()> {
         .set("feed", every(HOUR), beat::call("refresh".into()))
         .await?;
     schedules.pause("feed").await?;
+    schedules.remove("once").await?;
     for entry in schedules.list().await? {
         println!("{entry}{}", if entry.paused { " (paused)" } else { "" });
     }
@@ -63,9 +64,7 @@ async fn main() -> anyhow::Result<()> {
     // A program of its own would be `scheduler()?.run(shutdown_signal()).await?`.
     drop(shutdown_signal());
     second.stop().await?;
-    for name in ["once", "feed"] {
-        schedules.remove(name).await?;
-    }
+    schedules.remove("feed").await?;
     worker.stop().await?;
     Ok(())
 }

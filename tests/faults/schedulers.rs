@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use garenne::{App, Context, RunningWorker, SECOND, Scheduler, Worker, every, task};
-use tokio::sync::mpsc;
+use garenne::{App, RunningWorker, SECOND, Scheduler, every};
 
 use super::child::signal;
 use super::node::Node;
 use super::place::{Place, alone, figure, long, on};
-use crate::support::within;
+use super::tasks::{beat, now, worker};
 
 const URL: &str = "GARENNE_SCHEDULER_URL";
 const QUEUE: &str = "GARENNE_SCHEDULER_QUEUE";
@@ -37,21 +36,6 @@ fn ticks_outlive_a_broker_that_is_killed() {
         Node::start,
         |node| restart(node, "kill"),
     );
-}
-
-/// Where calls are noted: the id, who sent it, and when it came.
-struct Log(mpsc::UnboundedSender<Tick>);
-
-struct Tick {
-    id: String,
-    sender: u32,
-    came: Instant,
-}
-
-#[task(name = "schedulers.beat")]
-async fn beat(log: &Log, ctx: &Context, sender: u32) {
-    let (id, came) = (ctx.id().to_owned(), Instant::now());
-    log.0.send(Tick { id, sender, came }).ok();
 }
 
 /// A scheduler process, killed when it is dropped.
@@ -105,47 +89,72 @@ fn child_scheduler() {
     });
 }
 
-/// The ticks that came, and the worker that takes them.
-struct Ticks {
-    worker: RunningWorker,
-    coming: mpsc::UnboundedReceiver<Tick>,
-    came: Vec<Tick>,
+/// A tick that came.
+struct Tick {
+    id: String,
+    sender: u32,
+    /// Since 1970.
+    came: Duration,
 }
 
-impl Ticks {
-    fn of(app: &App, place: &Place) -> Self {
-        let (send, coming) = mpsc::unbounded_channel();
-        let worker = Worker::new(app).queue(&*place.queue, 4).state(Log(send));
-        let worker = worker.deaf_after(None).spawn();
-        let came = Vec::new();
+impl Tick {
+    fn read(line: &str) -> Self {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let [id, sender, came] = fields[..] else {
+            panic!("id, sender and time: {line}");
+        };
         Self {
-            worker,
-            coming,
-            came,
+            id: id.to_owned(),
+            sender: sender.parse().expect("a process"),
+            came: Duration::from_nanos(came.parse().expect("a time")),
+        }
+    }
+}
+
+fn since_1970() -> Duration {
+    Duration::from_nanos(u64::try_from(now()).expect("this century"))
+}
+
+/// The ticks that came, and the worker that takes them.
+struct Ticks<'a> {
+    place: &'a Place,
+    worker: RunningWorker,
+    came: usize,
+}
+
+impl<'a> Ticks<'a> {
+    fn of(app: &App, place: &'a Place) -> Self {
+        let worker = worker(app, &*place.queue, 4, &place.journal());
+        Self {
+            place,
+            worker: worker.deaf_after(None).spawn(),
+            came: 0,
         }
     }
 
-    async fn next(&mut self) -> &Tick {
-        let tick = within("a tick", self.coming.recv()).await;
-        self.came.push(tick.expect("a running worker"));
-        self.came.last().expect("just pushed")
+    async fn next(&mut self) -> Tick {
+        self.came += 1;
+        let lines = self.place.line(self.came).await;
+        Tick::read(&lines[self.came - 1])
     }
 
     /// The next tick of another sender than `old`: who sent it and how long after `since` it came.
-    async fn from_another(&mut self, old: u32, since: Instant) -> (u32, Duration) {
+    async fn from_another(&mut self, old: u32, since: Duration) -> (u32, Duration) {
         loop {
             let tick = self.next().await;
             if tick.sender != old {
-                return (tick.sender, tick.came - since);
+                return (tick.sender, tick.came.saturating_sub(since));
             }
         }
     }
 
     /// That no second is missing, and each has one id; prints what came.
-    async fn check(self, place: &Place, what: &str) {
+    async fn check(self, what: &str) {
         self.worker.stop().await.expect("stopped");
+        let place = self.place;
+        let came: Vec<Tick> = place.lines().iter().map(|line| Tick::read(line)).collect();
         let mut seconds: BTreeMap<u64, Vec<&Tick>> = BTreeMap::new();
-        for tick in &self.came {
+        for tick in &came {
             let (name, time) = tick.id.split_once('@').expect("name@time");
             let time: jiff::Timestamp = time.parse().expect("a time");
             assert_eq!((name, time.subsec_nanosecond()), ("beat", 0), "{}", tick.id);
@@ -155,21 +164,21 @@ impl Ticks {
         let first = *seconds.keys().next().expect("a tick");
         let last = *seconds.keys().next_back().expect("a tick");
         let expected = usize::try_from(last - first + 1).expect("few");
-        let mut arrivals: Vec<Instant> = seconds.values().map(|all| all[0].came).collect();
+        let mut arrivals: Vec<Duration> = seconds.values().map(|all| all[0].came).collect();
         arrivals.sort();
         let gaps = arrivals.windows(2).map(|pair| pair[1] - pair[0]);
         figure!(
             place,
             "{what}: {expected} ticks due, {} came, {} of them once more under the same id, longest silence {:.1?}",
             seconds.len(),
-            self.came.len() - seconds.len(),
+            came.len() - seconds.len(),
             gaps.max().unwrap_or_default()
         );
         let missing: Vec<u64> = (first..=last)
             .filter(|s| !seconds.contains_key(s))
             .collect();
         assert_eq!(missing, [0; 0], "of {first} to {last}");
-        let mut ids: Vec<&str> = self.came.iter().map(|tick| &*tick.id).collect();
+        let mut ids: Vec<&str> = came.iter().map(|tick| &*tick.id).collect();
         ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), seconds.len(), "each second has one id");
@@ -201,7 +210,7 @@ async fn a_killed_schedulers_ticks_are_sent_by_another(place: Place) {
             .find(|process| process.0.id() == active);
         let process = process.expect("one of the two");
         process.kill();
-        let killed = Instant::now();
+        let killed = since_1970();
         *process = SchedulerProcess::start(&place);
         let (next, after) = ticks.from_another(active, killed).await;
         assert!(after < TAKEOVER, "{after:?}");
@@ -219,7 +228,7 @@ async fn a_killed_schedulers_ticks_are_sent_by_another(place: Place) {
         takeovers[takeovers.len() - 1]
     );
     drop(processes);
-    ticks.check(&place, &what).await;
+    ticks.check(&what).await;
     place.leave(app).await;
 }
 
@@ -238,7 +247,7 @@ async fn a_frozen_scheduler_does_no_harm(place: Place) {
     let active = ticks.next().await.sender;
     ticks.next().await;
     signal(active, "STOP");
-    let frozen = Instant::now();
+    let frozen = since_1970();
     if place.broker == "SQLite" {
         // Its process lives: nobody takes its place, and its ticks are late.
         tokio::time::sleep(5 * SECOND).await;
@@ -254,7 +263,7 @@ async fn a_frozen_scheduler_does_no_harm(place: Place) {
         ticks.next().await;
     }
     drop(processes);
-    ticks.check(&place, "one was frozen").await;
+    ticks.check("one was frozen").await;
     place.leave(app).await;
 }
 
@@ -278,6 +287,6 @@ async fn restart(node: Node, how: &str) {
         ticks.next().await;
     }
     drop(processes);
-    ticks.check(&place, how).await;
+    ticks.check(how).await;
     app.close().await;
 }
