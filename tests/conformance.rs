@@ -14,6 +14,7 @@ mod conformance {
     pub(crate) mod delays;
     pub(crate) mod fixture;
     pub(crate) mod joins;
+    pub(crate) mod leases;
     pub(crate) mod load;
     pub(crate) mod queues;
     pub(crate) mod replies;
@@ -161,6 +162,19 @@ macro_rules! suite {
                 a_body_must_have_a_queue
                 a_body_whose_queue_was_deleted_gets_a_new_one
                 two_hundred_joins_each_fire_once
+            }
+            leases {
+                a_lease_is_held_by_one_at_a_time
+                a_lease_keeps_its_value
+                a_lease_without_a_value_has_none
+                a_value_of_a_mebibyte_is_kept_whole
+                a_dropped_lease_goes_to_the_next
+                who_gives_up_leaves_the_queue
+                who_gives_up_at_once_holds_nothing
+                leases_have_names_of_their_own
+                increments_of_many_holders_are_all_counted
+                the_lease_of_a_closed_connection_goes_to_the_next
+                a_closed_broker_has_lost_its_leases
             }
             load {
                 two_thousand_publishes_at_once_are_all_stored

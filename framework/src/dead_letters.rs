@@ -1,6 +1,6 @@
 //! Dead letters: what failed for good, to be looked at, sent again or discarded.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 

@@ -18,6 +18,7 @@ pub mod amqp;
 mod browse;
 mod consumer;
 mod join;
+mod lease;
 pub mod memory;
 mod queue;
 pub mod routing;
@@ -29,6 +30,7 @@ pub use browse::Browse;
 pub use consumer::{Consumer, HoldLimit, Renew, Subscription};
 pub use join::Join;
 pub(crate) use join::is_join;
+pub use lease::Lease;
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub(crate) use queue::{dead_letter_name, is_reply_queue, validate_routing_key};
 
@@ -101,6 +103,30 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Deletes a queue with all that is in it; a queue that does not exist is no error.
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Waits for its turn, then holds the lease of this name; it is made where there is none. Dropping the
+    /// future leaves the queue of those who wait.
+    ///
+    /// The one call that waits for as long as it takes: another may hold the lease for ever.
+    ///
+    /// # Errors
+    /// Where the broker refuses, or is closed.
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>>;
+
+    /// The value of the lease of this name, `None` where none was ever written.
+    ///
+    /// The embedded brokers show it whoever holds the lease. On RabbitMQ it is held for a moment to be read.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where somebody holds it for longer than 10 s, on RabbitMQ.
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>>;
+
+    /// Resolves when the value of a lease may be another than `known`: at once where a broker notices by itself,
+    /// otherwise after a second.
+    fn lease_changes<'a>(&'a self, name: &'a str, known: Option<&'a [u8]>) -> BoxFuture<'a, ()> {
+        let _ = (name, known);
+        Box::pin(tokio::time::sleep(Duration::from_secs(1)))
+    }
 
     /// Settles what is under way and disconnects. Unsettled deliveries go back to their queues.
     fn close(&self) -> BoxFuture<'_, ()>;

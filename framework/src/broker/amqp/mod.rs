@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use super::url::BrokerUrl;
 use super::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Publish, Queue,
-    QueueType, Replies, is_join,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
+    Queue, QueueType, Replies, is_join,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -29,6 +29,7 @@ mod delay;
 mod dial;
 mod gate;
 mod joins;
+mod lease;
 mod live;
 mod publish;
 mod replies;
@@ -183,6 +184,14 @@ impl Broker for AmqpBroker {
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>> {
         let queue = queue.to_owned();
         Box::pin(self.on_topology(|topology| async move { topology.delete(&queue).await }))
+    }
+
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>> {
+        Box::pin(lease::acquire(self.core.clone(), name.to_owned()))
+    }
+
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>> {
+        Box::pin(lease::read(&self.core, name))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -5,6 +5,7 @@
 mod browse;
 mod consumer;
 mod joins;
+mod lease;
 mod queue;
 mod state;
 
@@ -16,8 +17,8 @@ use tokio::time::Instant;
 
 use self::state::State;
 use crate::broker::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Publish, Queue,
-    Replies,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
+    Queue, Replies,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -193,6 +194,18 @@ impl Broker for MemoryBroker {
             self.shared.lock().open()?.queues.remove(queue);
             Ok(())
         })
+    }
+
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>> {
+        Box::pin(lease::acquire(&self.shared, name))
+    }
+
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>> {
+        Box::pin(async move { Ok(self.shared.lock().open()?.leases.value(name)) })
+    }
+
+    fn lease_changes<'a>(&'a self, name: &'a str, known: Option<&'a [u8]>) -> BoxFuture<'a, ()> {
+        Box::pin(lease::changes(&self.shared, name, known))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

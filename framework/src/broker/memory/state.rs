@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::joins::Joins;
+use super::lease::Leases;
 use super::queue::{MemoryQueue, Stored};
 use crate::broker::{
     Binding, Delivery, Exchange, ExchangeKind, Publish, Queue, Route, is_join, is_reply_queue,
@@ -45,6 +46,7 @@ pub(super) struct State {
     cancelled: VecDeque<(Instant, String)>,
     watchers: Vec<mpsc::UnboundedSender<String>>,
     pub(super) joins: Joins,
+    pub(super) leases: Leases,
     numbers: u64,
 }
 

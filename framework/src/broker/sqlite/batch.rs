@@ -11,6 +11,7 @@ use super::command::{Claim, Outgoing, Parking, Request};
 use super::consume::Members;
 use super::fault::Failed;
 use super::joins::{self, Progress};
+use super::lease;
 use super::process;
 use super::store::{self, Taken};
 use crate::broker::join::{KEPT, warn_of_hostile};
@@ -134,6 +135,24 @@ impl<'a> Batch<'a> {
             Request::Prune => {
                 store::prune(self.db, self.now, self.now - CANCELLED_KEPT)?;
                 joins::prune(self.db, self.now - JOINS_KEPT)?;
+            }
+            Request::TakeLease { name, holder, .. } => {
+                let taken = lease::take(self.db, self.me.id, name, *holder)?;
+                return Ok(taken.then(|| name.clone()).into_iter().collect());
+            }
+            Request::WriteLease {
+                name,
+                holder,
+                value,
+            } => {
+                if !lease::write(self.db, self.me.id, name, *holder, value)? {
+                    return Err(Failed::Said(Error::Stale {
+                        queue: name.clone(),
+                    }));
+                }
+            }
+            Request::FreeLease { name, holder } => {
+                lease::free(self.db, self.me.id, name, *holder)?;
             }
             rare => self.guarded(|batch| batch.apply_rare(rare))?,
         }

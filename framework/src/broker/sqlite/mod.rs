@@ -14,6 +14,7 @@ mod engine;
 mod fault;
 mod handout;
 mod joins;
+mod lease;
 mod liveness;
 mod news;
 mod opened;
@@ -36,8 +37,8 @@ use self::fault::Fault;
 use self::opened::OpenedFile;
 use super::url::BrokerUrl;
 use super::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Publish, Queue,
-    Replies,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
+    Queue, Replies,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -51,6 +52,7 @@ const CHANNEL: usize = 1024;
 /// Dropping the broker closes it: unsettled deliveries go back to their queues.
 pub struct SqliteBroker {
     handle: Handle,
+    /// Numbers consumers and holders of leases.
     consumers: AtomicU64,
     reader: Reader,
 }
@@ -281,6 +283,14 @@ impl Broker for SqliteBroker {
 
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>> {
         self.ask(Request::Delete(queue.to_owned()))
+    }
+
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>> {
+        Box::pin(lease::acquire(self, name))
+    }
+
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>> {
+        Box::pin(lease::read(&self.reader, name))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
