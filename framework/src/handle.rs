@@ -58,6 +58,21 @@ impl<T> Handle<T> {
         }
     }
 
+    /// The handle of a call that was sent before, here or elsewhere, by Rust or Python: its result is read
+    /// from the app's [result backend](crate::AppBuilder::result_backend).
+    ///
+    /// Whether there ever was such a call, nobody knows: a handle of one that was not waits, as Celery's
+    /// `AsyncResult` does.
+    ///
+    /// # Errors
+    /// Where the app has no result backend, or it cannot be reached.
+    #[cfg(feature = "redis")]
+    pub async fn from_id(app: &App, id: impl Into<String>) -> Result<Self> {
+        let id = id.into();
+        let waiting = app.await_kept(&id).await?;
+        Ok(Self::new(id, String::new(), app.clone(), Some(waiting)))
+    }
+
     /// The call's id.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -157,9 +172,12 @@ impl<T: DeserializeOwned> Handle<T> {
                         "no reply within {timeout:?}; the call may be waiting, running or done"
                     ))
                 })?;
-            let raw = outcome.map_err(|failure| Failure {
-                task: task.clone(),
-                ..failure
+            let raw = outcome.map_err(|failure| match task.is_empty() {
+                true => failure,
+                false => Failure {
+                    task: task.clone(),
+                    ..failure
+                },
             })?;
             serde_json::from_str(raw.get()).map_err(|error| {
                 let expected = std::any::type_name::<T>();

@@ -33,6 +33,7 @@
 pub mod app;
 pub mod app_builder;
 pub mod call;
+pub mod celery;
 mod clock;
 pub mod handle;
 pub mod message;
@@ -40,6 +41,8 @@ mod options;
 pub mod progress;
 pub mod registry;
 pub mod reply;
+#[cfg(feature = "redis")]
+mod result_store;
 pub mod send_all;
 pub mod task;
 mod waiters;

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, FailureKind};
-use crate::message::{Headers, Message, Unreadable, cut, format_time, header};
+use crate::message::{Headers, Message, Unreadable, cut, format_time};
 
 mod progress;
 
@@ -39,6 +39,20 @@ struct ReplyBody {
     #[serde(default, skip_deserializing)]
     date_done: Option<String>,
     task_id: String,
+    /// What Celery's form has no place for, and its readers pass over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    garenne: Option<Note>,
+}
+
+/// What we say of a failure beside Celery's description of an exception.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    attempts: u32,
+    #[serde(default)]
+    task: String,
 }
 
 /// A failure's `result`, as Celery describes an exception.
@@ -60,6 +74,7 @@ impl ReplyBody {
             children: Vec::new(),
             date_done: Some(format_time(now)),
             task_id,
+            garenne: None,
         }
     }
 }
@@ -68,31 +83,31 @@ impl Reply {
     /// The message that carries this reply to who awaits `request`.
     #[must_use]
     pub fn encode(&self, request: &Message, now: SystemTime) -> Message {
-        let mut headers = Headers::new();
         let (status, result, traceback) = match &self.outcome {
             Ok(value) => ("SUCCESS", value.clone(), None),
-            Err(failure) => {
-                headers.insert(header::KIND.into(), failure.kind.as_str().into());
-                headers.insert(header::ATTEMPTS.into(), failure.attempts.into());
-                headers.insert("task".into(), cut(&failure.task, NAME_LIMIT).into());
-                (
-                    status(failure.kind),
-                    exception(failure),
-                    failure.traceback.clone(),
-                )
-            }
+            Err(failure) => (
+                status(failure.kind),
+                exception(failure),
+                failure.traceback.clone(),
+            ),
+        };
+        let note = |failure: &Failure| Note {
+            kind: failure.kind.as_str().into(),
+            attempts: failure.attempts,
+            task: cut(&failure.task, NAME_LIMIT).into(),
         };
         let mut body = ReplyBody::new(status, result, self.id.clone(), now);
         body.traceback = traceback;
-        Self::message(request, headers, &body)
+        body.garenne = self.outcome.as_ref().err().map(note);
+        Self::message(request, &body)
     }
 
     /// The message that carries `body` to who awaits `request`.
-    fn message(request: &Message, headers: Headers, body: &ReplyBody) -> Message {
+    fn message(request: &Message, body: &ReplyBody) -> Message {
         let id = &body.task_id;
         Message {
             id: cut(id, NAME_LIMIT).to_owned(),
-            headers,
+            headers: Headers::new(),
             content_type: "application/json".into(),
             content_encoding: "utf-8".into(),
             correlation_id: Some(request.correlation_id.clone().unwrap_or_else(|| id.clone())),
@@ -111,7 +126,7 @@ impl Reply {
             .map_err(|e| Unreadable(format!("the reply cannot be read: {e}")))?;
         let outcome = match body.status.as_str() {
             "SUCCESS" => Ok(body.result.unwrap_or_else(null)),
-            "FAILURE" | "REVOKED" => Err(failure(message, &body)),
+            "FAILURE" | "REVOKED" => Err(failure(&body)),
             _ => return Ok(None),
         };
         Ok(Some(Self {
@@ -166,7 +181,7 @@ fn split_path(path: &str) -> (&str, &str) {
     }
 }
 
-fn failure(message: &Message, body: &ReplyBody) -> Failure {
+fn failure(body: &ReplyBody) -> Failure {
     let exception = body
         .result
         .as_ref()
@@ -175,9 +190,11 @@ fn failure(message: &Message, body: &ReplyBody) -> Failure {
         Value::Array(parts) => parts.iter().map(plain).collect::<Vec<_>>().join(", "),
         other => plain(other),
     });
-    let kind = FailureKind::ALL
-        .into_iter()
-        .find(|kind| message.text(header::KIND) == Some(kind.as_str()));
+    let note = body.garenne.as_ref();
+    let kind = note.and_then(|note| {
+        let mut kinds = FailureKind::ALL.into_iter();
+        kinds.find(|kind| kind.as_str() == note.kind)
+    });
     let from_rust = kind.is_some();
     let kind = kind.unwrap_or_else(|| python_kind(body, exception.as_ref(), said.as_deref()));
     let error_type = exception.map(|e| match e.exc_module {
@@ -188,10 +205,10 @@ fn failure(message: &Message, body: &ReplyBody) -> Failure {
     });
     Failure {
         error_type: error_type.unwrap_or_default().into(),
-        attempts: message.count(header::ATTEMPTS).unwrap_or(0),
+        attempts: note.map_or(0, |note| note.attempts),
         traceback: body.traceback.clone(),
         ..Failure::new(
-            message.text("task").unwrap_or_default(),
+            note.map_or("", |note| &*note.task),
             body.task_id.clone(),
             kind,
             said.unwrap_or_else(|| "the worker gave no reason".into()),

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde_json::value::RawValue;
 
 use super::{Reply, ReplyBody, null};
-use crate::message::{Headers, Message};
+use crate::message::Message;
 
 /// The state under which Python sees the progress of our tasks.
 const STATE: &str = "PROGRESS";
@@ -29,7 +29,7 @@ impl Progress {
     #[must_use]
     pub fn encode(self, request: &Message, now: SystemTime) -> Message {
         let body = ReplyBody::new(STATE, self.value, self.id, now);
-        Reply::message(request, Headers::new(), &body)
+        Reply::message(request, &body)
     }
 
     /// Reads what a task, in Rust or Python, tells of its progress; `None` for anything else.
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn a_state_of_ones_own_is_progress_and_celerys_are_not() {
         let body = |state| format!(r#"{{"status":"{state}","result":[1],"task_id":"a"}}"#);
-        let decoded = |state| Progress::decode(&with_body(&body(state)));
+        let decoded = |state| Progress::decode(&with_body(body(state)));
         assert_eq!(decoded("UPLOADING").expect("own").value.get(), "[1]");
         for state in BUILT_IN {
             assert!(decoded(state).is_none(), "{state}");
