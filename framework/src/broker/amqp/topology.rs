@@ -281,7 +281,7 @@ impl Topology {
         Ok(None)
     }
 
-    async fn find(&self, name: &str) -> Result<Result<lapin::Queue, Trouble>> {
+    pub(super) async fn find(&self, name: &str) -> Result<Result<lapin::Queue, Trouble>> {
         let name = short("queue name", name)?;
         self.on_channel(|channel| {
             let name = name.clone();

@@ -20,7 +20,7 @@ use crate::message::Message;
 const DAY: i64 = 24 * 3600 * 1000;
 /// How long a dead letter is kept.
 const DEAD_LETTERS_KEPT: i64 = 30 * DAY;
-/// How long a cancelled call's id is kept.
+/// How long a cancelled call's id is kept once the call is due.
 const CANCELLED_KEPT: i64 = 2 * DAY;
 
 /// Who this process is to the others.
@@ -110,8 +110,8 @@ impl<'a> Batch<'a> {
                 print,
                 first,
             } => self.guarded(|batch| batch.take(*seq, queue, *print, first))?,
-            Request::Cancel(id) => {
-                store::cancel(self.db, id, self.now)?;
+            Request::Cancel(id, due) => {
+                store::cancel(self.db, id, self.now.max(*due))?;
                 self.announce = true;
             }
             Request::Cancellations(_) => {

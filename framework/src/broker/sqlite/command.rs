@@ -69,7 +69,7 @@ impl Outgoing {
 }
 
 /// When what is delayed from `now` on is due. Rounded up, so that it is never early.
-fn due(delay: Duration, now: SystemTime) -> Option<i64> {
+pub(super) fn due(delay: Duration, now: SystemTime) -> Option<i64> {
     if delay.is_zero() {
         return None;
     }
@@ -124,7 +124,8 @@ pub(super) enum Request {
         print: u64,
         first: Arc<[Outgoing]>,
     },
-    Cancel(String),
+    /// A call that is due at this time, in milliseconds since 1970, is cancelled.
+    Cancel(String, i64),
     Delete(String),
     Replies {
         address: String,
@@ -153,7 +154,7 @@ impl Request {
                 format!("settling a delivery from queue `{queue}`")
             }
             Self::Release(_) => "handing a delivery back".into(),
-            Self::Cancel(id) => format!("cancelling `{id}`"),
+            Self::Cancel(id, _) => format!("cancelling `{id}`"),
             Self::Delete(queue) => format!("deleting queue `{queue}`"),
             Self::Replies { .. } => "opening the reply queue".into(),
             Self::Cancellations(_) => "reading the cancelled calls".into(),
