@@ -84,6 +84,7 @@ macro_rules! suite {
                 a_waiting_consumer_is_woken_by_a_shorter_delay
                 a_delayed_message_is_not_ready
                 a_delayed_message_is_ready_once_it_is_due_without_a_consumer
+                delayed_messages_are_counted
                 a_delayed_message_arrives_as_it_was_sent
                 a_delayed_message_to_an_exchange_reaches_its_queues
                 a_hundred_mixed_delays_are_all_kept
@@ -138,6 +139,7 @@ macro_rules! suite {
                 a_cancellation_reaches_every_worker
                 a_cancellation_is_known_to_workers_that_start_later
                 what_is_not_cancelled_is_not_reported
+                a_far_call_that_is_cancelled_is_told_of_at_once_too
             }
             joins {
                 a_body_goes_out_with_the_last_part

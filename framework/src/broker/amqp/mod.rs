@@ -144,8 +144,8 @@ impl Broker for AmqpBroker {
         Box::pin(replies::start(&self.core))
     }
 
-    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(cancel::cancel(&self.core, id))
+    fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>> {
+        Box::pin(cancel::cancel(&self.core, id, due_in))
     }
 
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>> {
@@ -179,6 +179,10 @@ impl Broker for AmqpBroker {
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {
         let queue = queue.to_owned();
         Box::pin(self.on_topology(|topology| async move { topology.depth(&queue).await }))
+    }
+
+    fn delayed(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.on_topology(|topology| async move { topology.delayed().await }))
     }
 
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>> {
