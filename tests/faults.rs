@@ -37,6 +37,7 @@ mod faults {
     mod restart;
     mod rolling;
     mod scale;
+    mod schedulers;
     mod starved;
     mod stopped;
     mod stopping;

@@ -1,6 +1,7 @@
 //! Finds a message's way to its queue, and mends the way once where part of it is missing.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use lapin::BasicProperties;
@@ -26,12 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub(super) struct Core {
     pub(super) transport: Arc<Transport>,
     pub(super) topology: Arc<Topology>,
-    pub(super) publisher: Publisher,
+    pub(super) publisher: Arc<Publisher>,
     pub(super) joins: Arc<Joins>,
     /// What the reply queue becomes.
     pub(super) reply_type: QueueType,
     /// Those whose deliveries become void when the broker is closed.
     sessions: Mutex<Vec<Weak<Session>>>,
+    /// The queues of leases that were declared.
+    leases: Mutex<HashSet<String>>,
 }
 
 /// A message whose way can be found again.
@@ -136,7 +139,7 @@ impl Core {
     pub(super) fn new(
         transport: Arc<Transport>,
         topology: Arc<Topology>,
-        publisher: Publisher,
+        publisher: Arc<Publisher>,
         joins: Arc<Joins>,
         reply_type: QueueType,
     ) -> Self {
@@ -147,6 +150,7 @@ impl Core {
             publisher,
             reply_type,
             sessions: Mutex::default(),
+            leases: Mutex::default(),
         }
     }
 
@@ -154,6 +158,23 @@ impl Core {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.retain(|session| session.strong_count() > 0);
         sessions.push(Arc::downgrade(session));
+    }
+
+    fn leases(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is a lease's queue that was declared.
+    pub(super) fn is_lease(&self, queue: &str) -> bool {
+        self.leases().contains(queue)
+    }
+
+    pub(super) fn remember_lease(&self, queue: &str) {
+        self.leases().insert(queue.to_owned());
+    }
+
+    pub(super) fn forget_lease(&self, queue: &str) {
+        self.leases().remove(queue);
     }
 
     /// Makes all deliveries void.
@@ -273,7 +294,7 @@ impl Core {
             Route::Queue(name) => {
                 let known = self.topology.known(name);
                 let is_quorum = |known: Known| known.queue_type == Some(QueueType::Quorum);
-                is_join(name) || known.is_some_and(is_quorum)
+                is_join(name) || self.is_lease(name) || known.is_some_and(is_quorum)
             }
             Route::Exchange { .. } => true,
             Route::Reply(name) => is_reply_queue(name),
