@@ -229,10 +229,11 @@ impl Times {
         };
         let above = |all: &[i8], value: i8| all.iter().copied().find(|n| *n > value);
         let at_hour = self.hours.contains(&after.hour());
-        if at_hour && self.minutes.contains(&after.minute()) {
-            if let Some(second) = above(&self.seconds, after.second()) {
-                return Some(Time::constant(after.hour(), after.minute(), second, 0));
-            }
+        if at_hour
+            && self.minutes.contains(&after.minute())
+            && let Some(second) = above(&self.seconds, after.second())
+        {
+            return Some(Time::constant(after.hour(), after.minute(), second, 0));
         }
         if at_hour && let Some(minute) = above(&self.minutes, after.minute()) {
             return Some(Time::constant(after.hour(), minute, second, 0));
