@@ -13,6 +13,7 @@ mod conformance {
     pub(crate) mod carrying;
     pub(crate) mod delays;
     pub(crate) mod fixture;
+    pub(crate) mod joins;
     pub(crate) mod leases;
     pub(crate) mod load;
     pub(crate) mod queues;
@@ -150,6 +151,30 @@ macro_rules! suite {
                 increments_of_many_holders_are_all_counted
                 the_lease_of_a_closed_connection_goes_to_the_next
                 a_closed_broker_has_lost_its_leases
+            }
+            joins {
+                a_body_goes_out_with_the_last_part
+                a_body_is_in_its_queue_when_the_last_part_is_confirmed
+                the_same_part_counts_once
+                a_part_without_a_correlation_is_known_by_its_id
+                parts_arrive_as_they_were_sent
+                a_part_after_the_firing_fires_nothing
+                a_join_fires_early_when_asked
+                a_check_fires_nothing_that_is_not_complete
+                a_join_knows_how_many_parts_it_waits_for
+                parts_stay_until_the_join_is_closed
+                many_parts_are_all_there
+                a_join_that_is_gone_is_no_error
+                opening_twice_changes_nothing
+                a_closed_join_can_be_opened_anew
+                a_body_arrives_as_it_was_parked
+                a_delay_counts_from_the_firing
+                an_acknowledgement_brings_the_last_part
+                a_member_that_comes_again_fires_nothing_twice
+                names_of_no_join_are_ignored
+                a_body_must_have_a_queue
+                a_body_whose_queue_was_deleted_gets_a_new_one
+                two_hundred_joins_each_fire_once
             }
             load {
                 two_thousand_publishes_at_once_are_all_stored

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::dead_letters::DeadLetters;
 use crate::error::{Error, Result};
 use crate::message::{Message, Origin, format_time};
-use crate::reply::Reply;
+use crate::reply::{Progress, Reply};
 use crate::waiters::{Waiters, Waiting};
 
 /// Declared names remembered; more are forgotten, which costs no more than declaring again.
@@ -38,6 +38,8 @@ struct Inner {
     prefix: String,
     waiters: Arc<Waiters>,
     reply_address: OnceCell<String>,
+    #[cfg(feature = "redis")]
+    results: OnceCell<crate::result_store::ResultStore>,
     /// Names of queues and exchanges that are known to be declared.
     declared: Mutex<HashSet<String>>,
 }
@@ -49,6 +51,11 @@ pub(crate) struct Settings {
     pub(crate) send_timeout: Duration,
     pub(crate) result_timeout: Duration,
     pub(crate) max_message_size: usize,
+    pub(crate) accept_msgpack: bool,
+    #[cfg(feature = "redis")]
+    pub(crate) result_backend: Option<String>,
+    #[cfg(feature = "redis")]
+    pub(crate) result_expires: Duration,
     pub(crate) clock: Clock,
 }
 
@@ -64,6 +71,11 @@ impl Default for Settings {
             send_timeout: Duration::from_secs(30),
             result_timeout: crate::DAY,
             max_message_size: 8 * 1024 * 1024,
+            accept_msgpack: false,
+            #[cfg(feature = "redis")]
+            result_backend: None,
+            #[cfg(feature = "redis")]
+            result_expires: crate::DAY,
             clock: Clock::default(),
         }
     }
@@ -91,6 +103,8 @@ impl App {
             prefix,
             waiters: Arc::default(),
             reply_address: OnceCell::new(),
+            #[cfg(feature = "redis")]
+            results: OnceCell::new(),
             declared: Mutex::default(),
         });
         Self {
@@ -135,6 +149,26 @@ impl App {
 
     pub(crate) fn max_message_size(&self) -> usize {
         self.inner.settings.max_message_size
+    }
+
+    pub(crate) fn accepts_msgpack(&self) -> bool {
+        self.inner.settings.accept_msgpack
+    }
+
+    /// Where results are kept, once [`connect_results`](Self::connect_results) has connected to it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn result_cell(&self) -> &OnceCell<crate::result_store::ResultStore> {
+        &self.inner.results
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn waiters(&self) -> &Arc<Waiters> {
+        &self.inner.waiters
     }
 
     /// How many replies are awaited at this moment.
@@ -245,6 +279,8 @@ impl App {
                     .await?
             }
         }
+        #[cfg(feature = "redis")]
+        self.follow(waiting.as_deref()).await;
         Ok(waiting)
     }
 
@@ -271,7 +307,8 @@ impl App {
                 exchange: format!("{}{exchange}", self.prefix()),
                 routing_key,
             },
-            reply @ Route::Reply(_) => reply,
+            // Their names are the wire's already.
+            route @ (Route::Reply(_) | Route::Join { .. }) => route,
         }
     }
 
@@ -332,7 +369,12 @@ impl App {
                             let id = message.correlation_id.as_deref().unwrap_or(&reply.id);
                             waiters.0.complete(id, reply.outcome);
                         }
-                        Ok(None) => {}
+                        Ok(None) => {
+                            if let Some(Progress { id, value }) = Progress::decode(&message) {
+                                let id = message.correlation_id.as_deref().unwrap_or(&id);
+                                waiters.0.tell(id, value);
+                            }
+                        }
                         Err(unreadable) => {
                             tracing::warn!(id = message.id, %unreadable, "ignored a reply")
                         }

@@ -280,7 +280,7 @@ mod base64 {
             .strip_suffix(b"==")
             .or(text.strip_suffix(b"="))
             .unwrap_or(&text);
-        if text.len() % 4 != 0 {
+        if !text.len().is_multiple_of(4) {
             return None;
         }
         let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
@@ -350,6 +350,7 @@ mod tests {
 
     use super::*;
 
+    #[allow(clippy::needless_pass_by_value, reason = "a literal at each call")]
     fn there_and_back<T: Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(
         value: T,
         json: Value,

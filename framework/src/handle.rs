@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::broker::BoxFuture;
 use crate::error::Result;
 use crate::failure::{Failure, FailureKind};
+use crate::progress::Progress;
 use crate::waiters::Waiting;
 
 /// A call that was sent: await it, or [`result`](Self::result), for what the task returned.
@@ -57,6 +58,21 @@ impl<T> Handle<T> {
         }
     }
 
+    /// The handle of a call that was sent before, here or elsewhere, by Rust or Python: its result is read
+    /// from the app's [result backend](crate::AppBuilder::result_backend).
+    ///
+    /// Whether there ever was such a call, nobody knows: a handle of one that was not waits, as Celery's
+    /// `AsyncResult` does.
+    ///
+    /// # Errors
+    /// Where the app has no result backend, or it cannot be reached.
+    #[cfg(feature = "redis")]
+    pub async fn from_id(app: &App, id: impl Into<String>) -> Result<Self> {
+        let id = id.into();
+        let waiting = app.await_kept(&id).await?;
+        Ok(Self::new(id, String::new(), app.clone(), Some(waiting)))
+    }
+
     /// The call's id.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -78,6 +94,48 @@ impl<T> Handle<T> {
     /// Where the broker could not be told.
     pub async fn cancel(&self) -> Result<()> {
         self.app.broker().cancel(&self.id).await
+    }
+}
+
+impl<T> Handle<T> {
+    /// What the task tells of its progress while it runs ([`Context::progress`](crate::Context::progress); in
+    /// Python, `update_state` with a state of one's own): a stream that ends when the call is done.
+    ///
+    /// It is news, not a record: who is slow gets the newest, and nothing is told to calls that were sent with
+    /// [`ignore_result`](crate::Call::ignore_result).
+    ///
+    /// ```standalone_crate
+    /// # use garenne::{App, Context, Worker, task};
+    /// #[task]
+    /// async fn copy(ctx: &Context, files: u32) -> u32 {
+    ///     for file in 1..=files {
+    ///         // … and after each one:
+    ///         ctx.progress(&file).await;
+    ///     }
+    ///     files
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let app = App::in_memory();
+    /// # let worker = Worker::new(&app).queue("default", 1).spawn();
+    /// let handle = copy::call(3).send(&app).await?;
+    /// let mut progress = handle.progress_as::<u32>();
+    /// while let Some(file) = progress.next().await {
+    ///     println!("{file} of 3"); // always the last one, and perhaps others before
+    /// }
+    /// assert_eq!(handle.await?, 3);
+    /// # worker.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn progress(&self) -> Progress<serde_json::Value> {
+        self.progress_as()
+    }
+
+    /// As [`progress`](Self::progress), typed. What is no `P` is skipped, with a warning in the log.
+    pub fn progress_as<P: DeserializeOwned + Send + 'static>(&self) -> Progress<P> {
+        Progress::of(self.app.clone(), self.waiting.clone())
     }
 }
 
@@ -114,9 +172,12 @@ impl<T: DeserializeOwned> Handle<T> {
                         "no reply within {timeout:?}; the call may be waiting, running or done"
                     ))
                 })?;
-            let raw = outcome.map_err(|failure| Failure {
-                task: task.clone(),
-                ..failure
+            let raw = outcome.map_err(|failure| match task.is_empty() {
+                true => failure,
+                false => Failure {
+                    task: task.clone(),
+                    ..failure
+                },
             })?;
             serde_json::from_str(raw.get()).map_err(|error| {
                 let expected = std::any::type_name::<T>();

@@ -38,8 +38,11 @@ mod clock;
 pub mod handle;
 pub mod message;
 mod options;
+pub mod progress;
 pub mod registry;
 pub mod reply;
+#[cfg(feature = "redis")]
+mod result_store;
 pub mod send_all;
 pub mod task;
 mod waiters;
@@ -67,6 +70,7 @@ pub use exit::Exit;
 pub use failure::{Failure, FailureKind};
 pub use garenne_macros::task;
 pub use handle::Handle;
+pub use progress::Progress;
 pub use retry::Backoff;
 #[cfg(feature = "cron")]
 pub use scheduler::cron;

@@ -11,6 +11,7 @@ mod arguments;
 mod check;
 mod origin;
 mod past;
+mod unpack;
 
 pub use arguments::Arguments;
 #[cfg(feature = "amqp")]
@@ -54,9 +55,7 @@ pub mod header {
     pub const MALFORMED: &str = "garenne-malformed";
     /// Names of headers that a dead letter lost because they were too large.
     pub const LEFT_OUT: &str = "garenne-left-out";
-    /// The kind of a reply's failure.
-    pub const KIND: &str = "garenne-kind";
-    /// How many attempts a failure took, in a reply or a dead letter.
+    /// How many attempts a dead letter took.
     pub const ATTEMPTS: &str = "garenne-attempts";
 }
 

@@ -3,11 +3,17 @@
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use crate::failure::{Failure, FailureKind};
-use crate::message::{Headers, Message, Unreadable, cut, format_time, header};
+use crate::message::{Headers, Message, Unreadable, cut, format_time};
+
+mod exception;
+mod progress;
+
+use exception::{ExceptionBody, exception, traceback};
+pub use progress::Progress;
 
 /// Longest name in bytes that AMQP carries.
 const NAME_LIMIT: usize = 255;
@@ -35,58 +41,80 @@ struct ReplyBody {
     #[serde(default, skip_deserializing)]
     date_done: Option<String>,
     task_id: String,
+    /// What Celery's form has no place for, and its readers pass over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    garenne: Option<Note>,
 }
 
-/// A failure's `result`, as Celery describes an exception.
+/// What we say of a failure beside Celery's description of an exception.
 #[derive(Serialize, Deserialize)]
-struct ExceptionBody {
-    exc_type: String,
+struct Note {
     #[serde(default)]
-    exc_message: Value,
+    kind: String,
     #[serde(default)]
-    exc_module: Option<String>,
+    attempts: u32,
+    #[serde(default)]
+    task: String,
+    #[serde(default)]
+    error_type: String,
+}
+
+impl ReplyBody {
+    fn new(status: &str, result: Box<RawValue>, task_id: String) -> Self {
+        Self {
+            status: status.into(),
+            result: Some(result),
+            traceback: None,
+            children: Vec::new(),
+            date_done: None,
+            task_id,
+            garenne: None,
+        }
+    }
 }
 
 impl Reply {
     /// The message that carries this reply to who awaits `request`.
     #[must_use]
     pub fn encode(&self, request: &Message, now: SystemTime) -> Message {
-        let mut headers = Headers::new();
         let (status, result, traceback) = match &self.outcome {
             Ok(value) => ("SUCCESS", value.clone(), None),
-            Err(failure) => {
-                headers.insert(header::KIND.into(), failure.kind.as_str().into());
-                headers.insert(header::ATTEMPTS.into(), failure.attempts.into());
-                headers.insert("task".into(), cut(&failure.task, NAME_LIMIT).into());
-                (
-                    status(failure.kind),
-                    exception(failure),
-                    failure.traceback.clone(),
-                )
-            }
+            Err(failure) => (
+                status(failure.kind),
+                exception(failure),
+                Some(
+                    failure
+                        .traceback
+                        .clone()
+                        .unwrap_or_else(|| traceback(failure, request)),
+                ),
+            ),
         };
-        let body = ReplyBody {
-            status: status.into(),
-            result: Some(result),
-            traceback,
-            children: Vec::new(),
-            date_done: Some(format_time(now)),
-            task_id: self.id.clone(),
+        let note = |failure: &Failure| Note {
+            kind: failure.kind.as_str().into(),
+            attempts: failure.attempts,
+            task: cut(&failure.task, NAME_LIMIT).into(),
+            error_type: cut(&failure.error_type, NAME_LIMIT).into(),
         };
+        let mut body = ReplyBody::new(status, result, self.id.clone());
+        body.traceback = traceback;
+        body.date_done = Some(format_time(now));
+        body.garenne = self.outcome.as_ref().err().map(note);
+        Self::message(request, &body)
+    }
+
+    /// The message that carries `body` to who awaits `request`.
+    fn message(request: &Message, body: &ReplyBody) -> Message {
+        let id = &body.task_id;
         Message {
-            id: cut(&self.id, NAME_LIMIT).to_owned(),
-            headers,
+            id: cut(id, NAME_LIMIT).to_owned(),
+            headers: Headers::new(),
             content_type: "application/json".into(),
             content_encoding: "utf-8".into(),
-            correlation_id: Some(
-                request
-                    .correlation_id
-                    .clone()
-                    .unwrap_or_else(|| self.id.clone()),
-            ),
+            correlation_id: Some(request.correlation_id.clone().unwrap_or_else(|| id.clone())),
             reply_to: None,
             priority: None,
-            body: serde_json::to_vec(&body).expect("a reply always serialises"),
+            body: serde_json::to_vec(body).expect("a reply always serialises"),
         }
     }
 
@@ -99,7 +127,7 @@ impl Reply {
             .map_err(|e| Unreadable(format!("the reply cannot be read: {e}")))?;
         let outcome = match body.status.as_str() {
             "SUCCESS" => Ok(body.result.unwrap_or_else(null)),
-            "FAILURE" | "REVOKED" => Err(failure(message, &body)),
+            "FAILURE" | "REVOKED" => Err(failure(&body)),
             _ => return Ok(None),
         };
         Ok(Some(Self {
@@ -120,41 +148,7 @@ fn status(kind: FailureKind) -> &'static str {
     }
 }
 
-/// The exception that a Python caller gets: Celery's own where one means the same, otherwise the Rust
-/// type under its crate's path.
-fn exception(failure: &Failure) -> Box<RawValue> {
-    let said = json!([cut(&failure.message, TEXT_LIMIT)]);
-    let (module, name, message) = match failure.kind {
-        FailureKind::Expired => ("celery.exceptions", "TaskRevokedError", json!(["expired"])),
-        FailureKind::Cancelled => ("celery.exceptions", "TaskRevokedError", json!(["revoked"])),
-        FailureKind::TimedOut => ("billiard.exceptions", "TimeLimitExceeded", said),
-        FailureKind::Panicked => ("garenne", "Panic", said),
-        FailureKind::Rejected => ("garenne", "Rejected", said),
-        FailureKind::Failed | FailureKind::Unknown => {
-            let (module, name) = split_path(&failure.error_type);
-            (module, name, said)
-        }
-    };
-    let body = ExceptionBody {
-        exc_type: name.into(),
-        exc_message: message,
-        exc_module: Some(module.into()),
-    };
-    serde_json::value::to_raw_value(&body).expect("an exception always serialises")
-}
-
-fn split_path(path: &str) -> (&str, &str) {
-    match path.rsplit_once("::") {
-        _ if path.is_empty() || path.contains(['<', '&']) || path.ends_with("str") => {
-            ("builtins", "Exception")
-        }
-        Some(("alloc::string", _)) => ("builtins", "Exception"),
-        Some((module, name)) => (module, name),
-        None => ("builtins", "Exception"),
-    }
-}
-
-fn failure(message: &Message, body: &ReplyBody) -> Failure {
+fn failure(body: &ReplyBody) -> Failure {
     let exception = body
         .result
         .as_ref()
@@ -163,37 +157,30 @@ fn failure(message: &Message, body: &ReplyBody) -> Failure {
         Value::Array(parts) => parts.iter().map(plain).collect::<Vec<_>>().join(", "),
         other => plain(other),
     });
-    let kind = FailureKind::ALL
-        .into_iter()
-        .find(|kind| message.text(header::KIND) == Some(kind.as_str()));
-    let from_rust = kind.is_some();
-    let kind = kind.unwrap_or_else(|| python_kind(body, exception.as_ref(), said.as_deref()));
-    let error_type = exception.map(|e| match e.exc_module {
-        Some(module) if !module.is_empty() => {
-            format!("{module}{}{}", separator(&module, from_rust), e.exc_type)
-        }
-        _ => e.exc_type,
+    let note = body.garenne.as_ref();
+    let kind = note.and_then(|note| {
+        let mut kinds = FailureKind::ALL.into_iter();
+        kinds.find(|kind| kind.as_str() == note.kind)
     });
+    let kind = kind.unwrap_or_else(|| python_kind(body, exception.as_ref(), said.as_deref()));
+    let error_type = match (note, exception) {
+        (Some(note), _) => Some(note.error_type.clone()),
+        (None, Some(e)) => Some(match e.exc_module {
+            Some(module) if !module.is_empty() => format!("{module}.{}", e.exc_type),
+            _ => e.exc_type,
+        }),
+        (None, None) => None,
+    };
     Failure {
         error_type: error_type.unwrap_or_default().into(),
-        attempts: message.count(header::ATTEMPTS).unwrap_or(0),
+        attempts: note.map_or(0, |note| note.attempts),
         traceback: body.traceback.clone(),
         ..Failure::new(
-            message.text("task").unwrap_or_default(),
+            note.map_or("", |note| &*note.task),
             body.task_id.clone(),
             kind,
             said.unwrap_or_else(|| "the worker gave no reason".into()),
         )
-    }
-}
-
-/// What stands between a module and its type. A crate's path of one word looks like a Python module.
-fn separator(module: &str, from_rust: bool) -> &'static str {
-    let is_python = module.contains('.') || module == "builtins";
-    if module.contains("::") || (from_rust && !is_python) {
-        "::"
-    } else {
-        "."
     }
 }
 

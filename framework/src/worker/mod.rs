@@ -7,6 +7,7 @@ mod deaf;
 mod execute;
 mod health;
 mod memory;
+mod progress;
 mod serve;
 mod settle;
 mod signal;

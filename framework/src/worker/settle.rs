@@ -130,6 +130,23 @@ pub(super) fn failure(
     })
 }
 
+/// Whether settling fails in a moment, so that the attempt has no say.
+#[cfg(feature = "redis")]
+fn is_void(custody: &Custody) -> bool {
+    matches!(custody, Custody::Held(delivery) if delivery.stale().is_stale())
+}
+
+/// What the caller is told, if the call is over.
+fn encode_reply(message: &Message, verdict: &Verdict, now: SystemTime) -> Option<Message> {
+    let outcome = match verdict {
+        Verdict::Done(value) => Ok(value.clone()),
+        Verdict::Dead { failure, .. } | Verdict::Dropped(failure) => Err((**failure).clone()),
+        _ => return None,
+    };
+    let id = message.id.clone();
+    Some(Reply { id, outcome }.encode(message, now))
+}
+
 /// Who has the message while its task runs.
 #[allow(
     clippy::large_enum_variant,
@@ -184,6 +201,10 @@ impl Shared {
             Custody::Released { queue } => queue,
         };
         let reply = self.reply(message, verdict);
+        #[cfg(feature = "redis")]
+        if !is_void(&custody) {
+            self.keep_result(message, verdict).await?;
+        }
         let follow = match verdict {
             Verdict::Dead { reason, failure } if lane.queue.dead_letters => {
                 let name = queue.strip_prefix(self.app.prefix()).unwrap_or(queue);
@@ -246,21 +267,24 @@ impl Shared {
     }
 
     fn reply(&self, message: &Message, verdict: &Verdict) -> Option<Publish> {
-        let outcome = match verdict {
-            Verdict::Done(value) => Ok(value.clone()),
-            Verdict::Dead { failure, .. } | Verdict::Dropped(failure) => Err((**failure).clone()),
-            _ => return None,
-        };
         let address = message
             .reply_to
             .clone()
             .filter(|_| !message.ignores_result())?;
-        let reply = Reply {
-            id: message.id.clone(),
-            outcome,
-        }
-        .encode(message, self.app.now());
+        let reply = encode_reply(message, verdict, self.app.now())?;
         Some(self.publish(Route::Reply(address), reply, Duration::ZERO))
+    }
+
+    /// Keeps the result where the app keeps results. Before the acknowledgement, so that none is missing.
+    #[cfg(feature = "redis")]
+    async fn keep_result(&self, message: &Message, verdict: &Verdict) -> Result<(), Error> {
+        let wanted = message.headers.get("ignore_result") != Some(&true.into());
+        if let Some(results) = self.app.results().filter(|_| wanted)
+            && let Some(reply) = encode_reply(message, verdict, self.app.now())
+        {
+            results.keep(message, &reply).await?;
+        }
+        Ok(())
     }
 
     fn publish(&self, route: Route, message: Message, delay: Duration) -> Publish {

@@ -10,20 +10,24 @@ use tokio::time::timeout;
 
 use super::url::BrokerUrl;
 use super::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Lease, Publish, Queue,
-    QueueType, Replies,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
+    Queue, QueueType, Replies, is_join,
 };
 use crate::error::{Error, Result};
+use crate::message::Message;
 
 mod arguments;
 mod backoff;
 mod browse;
 mod cancel;
+mod collect;
 mod confirms;
 mod connection;
 mod consume;
 mod delay;
 mod dial;
+mod gate;
+mod joins;
 mod lease;
 mod live;
 mod publish;
@@ -42,6 +46,7 @@ mod wire;
 mod fuzz_tests;
 
 use connection::closed;
+use joins::Joins;
 use publish::Publisher;
 use send::{Core, Outgoing};
 use topology::Topology;
@@ -75,7 +80,8 @@ impl AmqpBroker {
             1 => QueueType::Classic,
             _ => url.queue_type,
         };
-        let core = Arc::new(Core::new(transport, topology, publisher, reply_type));
+        let joins = Joins::new(transport.clone(), topology.clone(), url.queue_type);
+        let core = Arc::new(Core::new(transport, topology, publisher, joins, reply_type));
         Ok(Self { core })
     }
 
@@ -137,6 +143,30 @@ impl Broker for AmqpBroker {
 
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>> {
         Box::pin(cancel::start(&self.core))
+    }
+
+    fn open_join(&self, join: Join) -> BoxFuture<'static, Result<()>> {
+        Box::pin(joins::open(self.core.clone(), join))
+    }
+
+    fn check_join<'a>(
+        &'a self,
+        join: &'a str,
+        parts: u32,
+        fire: bool,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(joins::check(&self.core, join, parts, fire))
+    }
+
+    fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
+        Box::pin(joins::parts(&self.core, join))
+    }
+
+    fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>> {
+        match is_join(join) {
+            true => self.delete(join),
+            false => Box::pin(async { Ok(()) }),
+        }
     }
 
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {

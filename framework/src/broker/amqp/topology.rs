@@ -285,6 +285,7 @@ impl Topology {
         Ok(None)
     }
 
+    /// Looks whether there is a queue.
     pub(super) async fn find(&self, name: &str) -> Result<Result<lapin::Queue, Trouble>> {
         let name = short("queue name", name)?;
         self.on_channel(|channel| {

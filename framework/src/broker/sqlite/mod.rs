@@ -13,6 +13,7 @@ mod consume;
 mod engine;
 mod fault;
 mod handout;
+mod joins;
 mod lease;
 mod liveness;
 mod news;
@@ -30,16 +31,17 @@ use std::time::SystemTime;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use self::command::{Command, Handle, Outgoing, Request, millis};
+use self::command::{Command, Handle, Outgoing, Parking, Request, millis};
 use self::engine::Engine;
 use self::fault::Fault;
 use self::opened::OpenedFile;
 use super::url::BrokerUrl;
 use super::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Lease, Publish, Queue,
-    Replies,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
+    Queue, Replies,
 };
 use crate::error::{Error, Result};
+use crate::message::Message;
 
 /// Replies and cancellations that wait in memory for their reader.
 const CHANNEL: usize = 1024;
@@ -227,6 +229,38 @@ impl Broker for SqliteBroker {
             let known = self.handle.call(Request::Cancellations(sender)).await?;
             Ok(Cancellations { known, later })
         })
+    }
+
+    fn open_join(&self, join: Join) -> BoxFuture<'static, Result<()>> {
+        let (handle, parking) = (self.handle.clone(), Parking::new(join));
+        Box::pin(async move {
+            handle
+                .call(Request::OpenJoin(Box::new(parking?)))
+                .await
+                .map(drop)
+        })
+    }
+
+    fn check_join<'a>(
+        &'a self,
+        join: &'a str,
+        parts: u32,
+        fire: bool,
+    ) -> BoxFuture<'a, Result<()>> {
+        self.ask(Request::CheckJoin {
+            join: join.to_owned(),
+            parts,
+            fire,
+        })
+    }
+
+    fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
+        let (what, name) = (format!("the parts of join `{join}`"), join.to_owned());
+        Box::pin(self.reader.read(what, move |db| joins::parts(db, &name)))
+    }
+
+    fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.ask(Request::CloseJoin(join.to_owned()))
     }
 
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {
