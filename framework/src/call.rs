@@ -206,8 +206,9 @@ impl<T> Call<T> {
         let outgoing = self.prepare(app.now())?;
         let id = outgoing.message.id.clone();
         let task = outgoing.message.text("task").unwrap_or_default().to_owned();
+        let due = outgoing.message.eta();
         let waiting = app.send(outgoing).await?;
-        Ok(Handle::new(id, task, app.clone(), waiting))
+        Ok(Handle::new(id, task, app.clone(), waiting).due(due))
     }
 
     /// What goes to the broker if it is sent at `now`.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 
@@ -44,6 +44,8 @@ pub struct Handle<T> {
     app: App,
     /// `None` where the call was sent to have no reply.
     waiting: Option<Arc<Waiting>>,
+    /// When the call is due, where it was not at once.
+    due: Option<SystemTime>,
     result: PhantomData<fn() -> T>,
 }
 
@@ -54,8 +56,14 @@ impl<T> Handle<T> {
             task,
             app,
             waiting,
+            due: None,
             result: PhantomData,
         }
+    }
+
+    /// The handle of a call that is due at this time.
+    pub(crate) fn due(self, due: Option<SystemTime>) -> Self {
+        Self { due, ..self }
     }
 
     /// The handle of a call that was sent before, here or elsewhere, by Rust or Python: its result is read
@@ -88,12 +96,18 @@ impl<T> Handle<T> {
     /// Asks all workers not to run the call. One that runs it drops it, if the task is `async`; a plain
     /// one finds [`Context::is_cancelled`](crate::Context::is_cancelled) true. Who awaits the call gets a
     /// failure of the kind [`Cancelled`](FailureKind::Cancelled) when a worker meets the call, unless it was
-    /// done already. Brokers remember a cancelled call for a day: one that is due later may run after all.
+    /// done already.
+    ///
+    /// Brokers remember a cancelled call for a day from the time on at which it was sent to be due. (So one that
+    /// waits for longer in its queue, or for its next attempt, may run after all.)
     ///
     /// # Errors
     /// Where the broker could not be told.
     pub async fn cancel(&self) -> Result<()> {
-        self.app.broker().cancel(&self.id).await
+        match self.due {
+            Some(due) => self.app.cancel_delayed(&self.id, due).await,
+            None => self.app.cancel(&self.id).await,
+        }
     }
 }
 

@@ -70,8 +70,14 @@ pub trait Broker: Send + Sync + 'static {
     /// Opens this app's own reply queue. Called at most once for each broker.
     fn replies(&self) -> BoxFuture<'_, Result<Replies>>;
 
-    /// Tells every worker, those that start later too, that the call `id` is not to be run.
-    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
+    /// Tells every worker, those that start later too, that the call `id`, which is due or nearly so, is not to
+    /// be run.
+    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.cancel_delayed(id, Duration::ZERO)
+    }
+
+    /// As [`cancel`](Self::cancel), of a call that is due after `due_in`: it is remembered for a day from then on.
+    fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>>;
 
     /// The ids of cancelled calls: those known now, and a channel of those to come.
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>>;
@@ -100,6 +106,9 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// Where the queue does not exist.
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>>;
+
+    /// How many messages wait for their time, on their way to any queue.
+    fn delayed(&self) -> BoxFuture<'_, Result<u64>>;
 
     /// Deletes a queue with all that is in it; a queue that does not exist is no error.
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>>;
@@ -222,13 +231,29 @@ pub struct Depth {
     pub ready: u64,
     /// Consumers, of all processes.
     pub consumers: u64,
+    /// Messages that wait for their time, where the broker knows for which queue: RabbitMQ does not, and tells
+    /// only [how many there are in all](Broker::delayed).
+    pub delayed: Option<u64>,
 }
 
 impl Depth {
     /// A depth of `ready` messages and `consumers` consumers.
     #[must_use]
     pub fn new(ready: u64, consumers: u64) -> Self {
-        Self { ready, consumers }
+        Self {
+            ready,
+            consumers,
+            delayed: None,
+        }
+    }
+
+    /// With so many delayed messages.
+    #[must_use]
+    pub fn with_delayed(self, delayed: u64) -> Self {
+        Self {
+            delayed: Some(delayed),
+            ..self
+        }
     }
 }
 

@@ -59,19 +59,6 @@ pub(super) fn of(queue: &Queue, queue_type: QueueType) -> FieldTable {
     arguments
 }
 
-/// A lease's queue: one consumer at a time, and a token that may be given back any number of times.
-pub(super) fn of_lease(queue_type: QueueType) -> FieldTable {
-    let single = ("x-single-active-consumer", AMQPValue::Boolean(true));
-    match queue_type {
-        QueueType::Classic => table([("x-queue-type", text("classic")), single]),
-        QueueType::Quorum => table([
-            ("x-queue-type", text("quorum")),
-            single,
-            ("x-delivery-limit", AMQPValue::LongInt(NO_DELIVERY_LIMIT)),
-        ]),
-    }
-}
-
 /// What a join's queue must be told: where its body goes when it is rejected.
 pub(super) fn of_join(queue_type: QueueType, exchange: &str, key: &str) -> FieldTable {
     let mut arguments = table([
@@ -99,6 +86,19 @@ pub(super) fn of_join(queue_type: QueueType, exchange: &str, key: &str) -> Field
 
 fn kept_ms() -> i64 {
     i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A lease's queue: one consumer at a time, and a token that may be given back any number of times.
+pub(super) fn of_lease(queue_type: QueueType) -> FieldTable {
+    let single = ("x-single-active-consumer", AMQPValue::Boolean(true));
+    match queue_type {
+        QueueType::Classic => table([("x-queue-type", text("classic")), single]),
+        QueueType::Quorum => table([
+            ("x-queue-type", text("quorum")),
+            single,
+            ("x-delivery-limit", AMQPValue::LongInt(NO_DELIVERY_LIMIT)),
+        ]),
+    }
 }
 
 /// Takes out what queues of others, and older ones of ours, were made without; whether it was there.

@@ -24,6 +24,7 @@ mod collect;
 mod confirms;
 mod connection;
 mod consume;
+mod death;
 mod delay;
 mod dial;
 mod gate;
@@ -36,6 +37,7 @@ mod sanitize;
 mod send;
 mod server;
 mod settle;
+mod shown;
 mod stream;
 mod topology;
 mod transport;
@@ -73,14 +75,19 @@ impl AmqpBroker {
     pub async fn connect(url: &BrokerUrl, name: &str) -> Result<Self> {
         let transport = Transport::start(url, name).await?;
         let topology = Arc::new(Topology::new(transport.clone(), url.queue_type));
-        let publisher = Publisher::start(&transport).await?;
+        let publisher = Arc::new(Publisher::start(&transport).await?);
         // Who names several nodes has a cluster, in which a node may be lost. On a single one replication
         // costs a sync for each reply, and RabbitMQ 3.10 forgets young quorum queues when it is killed.
         let reply_type = match url.addresses.len() {
             1 => QueueType::Classic,
             _ => url.queue_type,
         };
-        let joins = Joins::new(transport.clone(), topology.clone(), url.queue_type);
+        let joins = Joins::new(
+            transport.clone(),
+            topology.clone(),
+            publisher.clone(),
+            url.queue_type,
+        );
         let core = Arc::new(Core::new(transport, topology, publisher, joins, reply_type));
         Ok(Self { core })
     }
@@ -137,8 +144,8 @@ impl Broker for AmqpBroker {
         Box::pin(replies::start(&self.core))
     }
 
-    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(cancel::cancel(&self.core, id))
+    fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>> {
+        Box::pin(cancel::cancel(&self.core, id, due_in))
     }
 
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>> {
@@ -172,6 +179,10 @@ impl Broker for AmqpBroker {
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {
         let queue = queue.to_owned();
         Box::pin(self.on_topology(|topology| async move { topology.depth(&queue).await }))
+    }
+
+    fn delayed(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.on_topology(|topology| async move { topology.delayed().await }))
     }
 
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>> {

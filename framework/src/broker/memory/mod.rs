@@ -11,6 +11,7 @@ mod state;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -118,9 +119,10 @@ impl Broker for MemoryBroker {
         })
     }
 
-    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
+    fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            self.shared.lock().open()?.cancel(id, Instant::now());
+            let mut state = self.shared.lock();
+            state.open()?.cancel(id, Instant::now(), due_in);
             Ok(())
         })
     }
@@ -185,7 +187,15 @@ impl Broker for MemoryBroker {
                 what: format!("the depth of queue `{queue}`"),
                 reason: "there is no such queue".into(),
             })?;
-            Ok(Depth::new(found.ready(Instant::now()), consumers))
+            let depth = Depth::new(found.ready(Instant::now()), consumers);
+            Ok(depth.with_delayed(found.delayed()))
+        })
+    }
+
+    fn delayed(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move {
+            let mut state = self.shared.lock();
+            Ok(state.open()?.delayed(Instant::now()))
         })
     }
 

@@ -23,7 +23,7 @@ use crate::message::Message;
 const DAY: i64 = 24 * 3600 * 1000;
 /// How long a dead letter is kept.
 const DEAD_LETTERS_KEPT: i64 = 30 * DAY;
-/// How long a cancelled call's id is kept.
+/// How long a cancelled call's id is kept once the call is due.
 const CANCELLED_KEPT: i64 = 2 * DAY;
 /// How long a join is kept that nobody uses.
 const JOINS_KEPT: i64 = KEPT.as_millis() as i64;
@@ -123,14 +123,18 @@ impl<'a> Batch<'a> {
                 batch.fire(join, progress, *parts, *fire)
             })?,
             Request::CloseJoin(join) => joins::close(self.db, join)?,
-            Request::Cancel(id) => {
-                store::cancel(self.db, id, self.now)?;
+            Request::Cancel(id, due) => {
+                store::cancel(self.db, id, self.now.max(*due))?;
                 self.announce = true;
             }
             Request::Cancellations(_) => {
                 let known = store::cancelled(self.db, 0, usize::MAX)?;
                 self.cancelled_until = known.last().map_or(0, |(seq, _)| *seq);
                 return Ok(known.into_iter().map(|(_, id)| id).collect());
+            }
+            Request::Prune => {
+                store::prune(self.db, self.now, self.now - CANCELLED_KEPT)?;
+                joins::prune(self.db, self.now - JOINS_KEPT)?;
             }
             Request::TakeLease { name, holder, .. } => {
                 let taken = lease::take(self.db, self.me.id, name, *holder)?;
@@ -149,10 +153,6 @@ impl<'a> Batch<'a> {
             }
             Request::FreeLease { name, holder } => {
                 lease::free(self.db, self.me.id, name, *holder)?;
-            }
-            Request::Prune => {
-                store::prune(self.db, self.now, self.now - CANCELLED_KEPT)?;
-                joins::prune(self.db, self.now - JOINS_KEPT)?;
             }
             rare => self.guarded(|batch| batch.apply_rare(rare))?,
         }

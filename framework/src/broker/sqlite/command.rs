@@ -103,7 +103,7 @@ impl Parking {
 }
 
 /// When what is delayed from `now` on is due. Rounded up, so that it is never early.
-fn due(delay: Duration, now: SystemTime) -> Option<i64> {
+pub(super) fn due(delay: Duration, now: SystemTime) -> Option<i64> {
     if delay.is_zero() {
         return None;
     }
@@ -165,7 +165,8 @@ pub(super) enum Request {
         fire: bool,
     },
     CloseJoin(String),
-    Cancel(String),
+    /// A call that is due at this time, in milliseconds since 1970, is cancelled.
+    Cancel(String, i64),
     Delete(String),
     Replies {
         address: String,
@@ -212,7 +213,7 @@ impl Request {
             Self::OpenJoin(parking) => format!("opening join `{}`", parking.join),
             Self::CheckJoin { join, .. } => format!("looking at join `{join}`"),
             Self::CloseJoin(join) => format!("closing join `{join}`"),
-            Self::Cancel(id) => format!("cancelling `{id}`"),
+            Self::Cancel(id, _) => format!("cancelling `{id}`"),
             Self::Delete(queue) => format!("deleting queue `{queue}`"),
             Self::Replies { .. } => "opening the reply queue".into(),
             Self::Cancellations(_) => "reading the cancelled calls".into(),

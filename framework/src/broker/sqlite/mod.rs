@@ -26,7 +26,7 @@ mod wake;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -219,8 +219,9 @@ impl Broker for SqliteBroker {
         })
     }
 
-    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
-        self.ask(Request::Cancel(id.to_owned()))
+    fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>> {
+        let due = command::due(due_in, SystemTime::now()).unwrap_or(0);
+        self.ask(Request::Cancel(id.to_owned(), due))
     }
 
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>> {
@@ -273,12 +274,21 @@ impl Broker for SqliteBroker {
                     store::depth(db, &name, millis(SystemTime::now()))
                 })
                 .await?;
-            let (ready, consumers) = counted.ok_or_else(|| Error::Refused {
+            let [ready, consumers, delayed] = counted.ok_or_else(|| Error::Refused {
                 what,
                 reason: "there is no such queue".into(),
             })?;
-            Ok(Depth::new(ready, consumers))
+            Ok(Depth::new(ready, consumers).with_delayed(delayed))
         })
+    }
+
+    fn delayed(&self) -> BoxFuture<'_, Result<u64>> {
+        let now = millis(SystemTime::now());
+        let count = move |db: &Connection| store::delayed(db, now);
+        Box::pin(
+            self.reader
+                .read("the number of delayed messages".into(), count),
+        )
     }
 
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>> {
