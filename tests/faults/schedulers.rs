@@ -303,16 +303,17 @@ async fn idle(node: Node) {
     let set = "application:set_env(rabbit, consumer_timeout, 70000), \
                application:set_env(rabbit, channel_tick_interval, 1000).";
     node.run("ctl", &["eval", set]);
-    for queue_type in ["quorum", "classic"] {
+    let hold = async |queue_type: &str| {
         let mut place = node.place();
         place.url.push_str(&format!("?queue_type={queue_type}"));
         let app = place.app().await;
         let mut lease = app.broker().lease(queue_type).await.expect("held");
         lease.write(b"kept".to_vec()).await.expect("written");
         let lost = lease.lost().clone();
-        let lost = tokio::time::timeout(150 * SECOND, lost.stale()).await;
+        let lost = tokio::time::timeout(130 * SECOND, lost.stale()).await;
         assert!(lost.is_err(), "{queue_type}");
         lease.write(b"kept".to_vec()).await.expect("still held");
         app.close().await;
-    }
+    };
+    tokio::join!(hold("quorum"), hold("classic"));
 }
