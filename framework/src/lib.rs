@@ -40,6 +40,7 @@ pub mod message;
 mod options;
 pub mod progress;
 pub mod registry;
+mod rehearsal;
 pub mod reply;
 #[cfg(feature = "redis")]
 mod result_store;
@@ -52,6 +53,7 @@ pub mod broker;
 pub mod context;
 pub mod dead_letters;
 pub mod retry;
+pub mod testing;
 pub mod worker;
 
 pub mod error;

@@ -147,7 +147,12 @@ impl Shared {
         key: &Key,
         stale: watch::Receiver<Stale>,
     ) -> (Verdict, Option<Error>) {
+        let name = task.name;
         let mut verdict = self.run(task, message, key, stale).await;
+        if self.dies(name, custody.came_back(), message) {
+            // What is dropped unsettled is delivered again.
+            return (Verdict::HandBack, None);
+        }
         if matches!(
             (&custody, &verdict),
             (Custody::Released { .. }, Verdict::HandBack)
@@ -183,6 +188,7 @@ impl Shared {
         let failed = error
             .as_ref()
             .is_some_and(|error| !matches!(error, Error::Stale { .. }));
+        self.observe(message, verdict);
         let unroutable = matches!(error, Some(Error::Unroutable { .. }));
         report(message, verdict, error);
         if unroutable && let Err(error) = self.app.broker().declare(&lane.queue).await {

@@ -1,7 +1,7 @@
 //! All that a memory broker knows, behind one lock: queues, exchanges, who consumes, what was cancelled.
 //! Nothing in here waits, so that each operation is atomic.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::journal::Journal;
 use super::queue::{MemoryQueue, Stored};
 use crate::broker::{
     Binding, Delivery, Exchange, ExchangeKind, Publish, Queue, Route, is_reply_queue, routing,
@@ -17,6 +18,8 @@ use crate::error::{Error, Result};
 
 /// How long a cancelled call is remembered once it is due.
 const CANCELLATION_MEMORY: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+/// How names of dead-letter queues end.
+const DEAD: &str = ".dead";
 /// Stands for times that the clock cannot express, as tokio's own does.
 const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
@@ -44,6 +47,7 @@ pub(super) struct State {
     cancelled: BTreeSet<(Instant, String)>,
     watchers: Vec<mpsc::UnboundedSender<String>>,
     numbers: u64,
+    pub(super) journal: Journal,
 }
 
 impl State {
@@ -126,6 +130,7 @@ impl State {
             .map(|publish| self.route(publish))
             .collect::<Result<Vec<_>>>()?;
         for (publish, queues) in publishes.into_iter().zip(targets) {
+            self.journal.note(&publish);
             self.store(publish, &queues, now);
         }
         Ok(())
@@ -234,6 +239,20 @@ impl State {
                 queue.delayed()
             })
             .sum()
+    }
+
+    /// The task queues in which something waits, now or for its time, or is not settled yet, and how much.
+    pub(super) fn unfinished(&mut self, now: Instant) -> BTreeMap<String, u64> {
+        let mut unfinished = BTreeMap::new();
+        for (name, queue) in &mut self.queues {
+            let held = self.subscribers.values().filter(|of| of.queue == *name);
+            let held: usize = held.map(|of| of.unsettled).sum();
+            let count = queue.ready(now) + queue.delayed() + held as u64;
+            if count > 0 && !is_reply_queue(name) && !name.ends_with(DEAD) {
+                unfinished.insert(name.clone(), count);
+            }
+        }
+        unfinished
     }
 
     /// Notes that a call which is due after `due_in` is cancelled.
