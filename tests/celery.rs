@@ -212,9 +212,8 @@ async fn python_calls_rust() {
         outcome["rust.fail1"],
         serde_json::json!(["Exception", "no luck"])
     );
-    for refused in ["rust.missing0", "rust.add2"] {
-        assert_eq!(outcome[refused][0], "Rejected", "{outcome}");
-    }
+    assert_eq!(outcome["rust.missing0"][0], "NotRegistered", "{outcome}");
+    assert_eq!(outcome["rust.add2"][0], "Rejected", "{outcome}");
     worker.stop().await.expect("stopped");
     app.delete(&interop.queue).await.expect("deleted");
     app.close().await;

@@ -8,8 +8,8 @@ use garenne::testing::{
     Outcome, assert_sent, crash_after, drain, drain_with, redeliver, refute_sent, sent,
 };
 use garenne::{
-    App, Call, Context, DAY, Exchange, FailureKind, HOUR, MINUTE, Queue, SECOND, TaskError, Worker,
-    task,
+    App, Call, Context, DAY, Exchange, FailureKind, HOUR, MINUTE, Queue, SECOND, Scheduler,
+    TaskError, Worker, every, task,
 };
 use tokio::time::Instant;
 
@@ -311,4 +311,23 @@ async fn an_app_that_is_not_in_memory_is_refused() {
         std::fs::remove_file(file.with_extension(extension)).ok();
     }
     std::fs::remove_dir_all(file.with_extension("db-locks")).ok();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_of_schedules_takes_milliseconds() {
+    let (real, app) = (std::time::Instant::now(), App::in_memory());
+    let scheduler = Scheduler::new(&app)
+        .add("hourly", every(HOUR), welcome::call("hourly".into()))
+        .spawn();
+    let worker = Worker::new(&app)
+        .queue("default", 4)
+        .state(Log::new())
+        .spawn();
+    tokio::time::sleep(DAY + MINUTE).await;
+    let ticks = sent(&app).len();
+    assert!((23..=25).contains(&ticks), "{ticks} ticks in a day");
+    assert_sent(&app, &welcome::call("hourly".into()));
+    scheduler.stop().await.expect("stopped");
+    worker.stop().await.expect("stopped");
+    assert!(real.elapsed() < 10 * SECOND, "{:?}", real.elapsed());
 }

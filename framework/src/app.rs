@@ -53,6 +53,7 @@ pub(crate) struct Settings {
     pub(crate) send_timeout: Duration,
     pub(crate) result_timeout: Duration,
     pub(crate) max_message_size: usize,
+    pub(crate) accept_msgpack: bool,
     #[cfg(feature = "redis")]
     pub(crate) result_backend: Option<String>,
     #[cfg(feature = "redis")]
@@ -74,6 +75,7 @@ impl Default for Settings {
             send_timeout: Duration::from_secs(30),
             result_timeout: crate::DAY,
             max_message_size: 8 * 1024 * 1024,
+            accept_msgpack: false,
             #[cfg(feature = "redis")]
             result_backend: None,
             #[cfg(feature = "redis")]
@@ -161,6 +163,10 @@ impl App {
 
     pub(crate) fn max_message_size(&self) -> usize {
         self.inner.settings.max_message_size
+    }
+
+    pub(crate) fn accepts_msgpack(&self) -> bool {
+        self.inner.settings.accept_msgpack
     }
 
     /// Where results are kept, once [`connect_results`](Self::connect_results) has connected to it.
@@ -349,7 +355,8 @@ impl App {
                 exchange: format!("{}{exchange}", self.prefix()),
                 routing_key,
             },
-            reply @ Route::Reply(_) => reply,
+            // Their names are the wire's already.
+            route @ (Route::Reply(_) | Route::Join { .. }) => route,
         }
     }
 

@@ -53,6 +53,7 @@ pub mod broker;
 pub mod context;
 pub mod dead_letters;
 pub mod retry;
+pub mod scheduler;
 pub mod testing;
 pub mod worker;
 
@@ -73,6 +74,11 @@ pub use garenne_macros::task;
 pub use handle::Handle;
 pub use progress::Progress;
 pub use retry::Backoff;
+#[cfg(feature = "cron")]
+pub use scheduler::cron;
+pub use scheduler::{
+    Missed, RunningScheduler, Schedule, ScheduleEntry, Scheduler, Schedules, at, every,
+};
 pub use send_all::SendAll;
 pub use task::{Ack, Task};
 pub use time::{DAY, HOUR, MILLISECOND, MINUTE, SECOND};

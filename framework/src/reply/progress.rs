@@ -1,7 +1,5 @@
 //! News of a call that still runs, in the form of Celery's custom states.
 
-use std::time::SystemTime;
-
 use serde_json::value::RawValue;
 
 use super::{Reply, ReplyBody, null};
@@ -27,8 +25,8 @@ pub struct Progress {
 impl Progress {
     /// The message that carries this news to who awaits `request`.
     #[must_use]
-    pub fn encode(self, request: &Message, now: SystemTime) -> Message {
-        let body = ReplyBody::new(STATE, self.value, self.id, now);
+    pub fn encode(self, request: &Message) -> Message {
+        let body = ReplyBody::new(STATE, self.value, self.id);
         Reply::message(request, &body)
     }
 
@@ -47,7 +45,7 @@ impl Progress {
 mod tests {
     use super::*;
     use crate::message::Arguments;
-    use crate::message::tests::{NOW, raw, with_body};
+    use crate::message::tests::{raw, with_body};
 
     #[test]
     fn progress_is_no_reply_but_is_read_back() {
@@ -56,7 +54,7 @@ mod tests {
             id: "id-1".into(),
             value: raw(r#"{"done":1}"#),
         };
-        let message = progress.encode(&request, NOW);
+        let message = progress.encode(&request);
         assert_eq!(message.correlation_id.as_deref(), Some("id-1"));
         assert!(Reply::decode(&message).expect("readable").is_none());
         let back = Progress::decode(&message).expect("progress");

@@ -96,7 +96,7 @@ impl Reporter<'_> {
         };
         let publish = Publish {
             route: Route::Reply(address),
-            message: progress.encode(self.message, self.worker.app.now()),
+            message: progress.encode(self.message),
             delay: Duration::ZERO,
             deadline: self.worker.app.send_timeout(),
         };

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::backoff::Backoff;
 use super::connection::closed;
 use super::delay;
+use super::joins;
 use super::live::{Live, Trouble, rpc};
 use super::send::Core;
 use super::server;
@@ -346,7 +347,8 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
     let queue = session.queue.name().to_owned();
     // A sender may have written it, too: on a first delivery, or to a queue that counts nothing.
     let broker_counted = wire::count(&raw.properties, "x-delivery-count")
-        .filter(|_| raw.redelivered && session.queue_type != Some(QueueType::Classic));
+        .filter(|_| raw.redelivered && session.queue_type != Some(QueueType::Classic))
+        .map(|count| count.saturating_sub(joins::count_of_move(&raw.properties)));
     let counts = match session.queue_type {
         Some(queue_type) => queue_type == QueueType::Quorum,
         None => {
@@ -361,7 +363,8 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
     let mut message = wire::message(&raw.properties, raw.data.clone());
     let (exchange, routing_key) = origin(&message, &queue, &raw);
     message.headers.retain(|name, _| {
-        !delay::is_ours(name) && name != header::EXCHANGE && name != header::ROUTING_KEY
+        let is_ours = delay::is_ours(name) || joins::is_ours(name);
+        !is_ours && name != header::EXCHANGE && name != header::ROUTING_KEY
     });
     let settler = Settler {
         session: session.clone(),

@@ -4,7 +4,9 @@
 
 mod browse;
 mod consumer;
+mod joins;
 mod journal;
+mod lease;
 mod queue;
 mod state;
 
@@ -19,9 +21,11 @@ use tokio::time::Instant;
 pub(crate) use self::journal::Entry;
 use self::state::State;
 use crate::broker::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
+    Queue, Replies,
 };
 use crate::error::{Error, Result};
+use crate::message::Message;
 
 /// Replies and cancellations under way to their reader; what is more waits in the broker.
 const CHANNEL_SIZE: usize = 256;
@@ -159,6 +163,40 @@ impl Broker for MemoryBroker {
         })
     }
 
+    fn open_join(&self, join: Join) -> BoxFuture<'static, Result<()>> {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            let mut state = shared.lock();
+            state.open()?.open_join(join, Instant::now())
+        })
+    }
+
+    fn check_join<'a>(
+        &'a self,
+        join: &'a str,
+        parts: u32,
+        fire: bool,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let mut state = self.shared.lock();
+            state.open()?.check_join(join, parts, fire, Instant::now())
+        })
+    }
+
+    fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
+        Box::pin(async move {
+            let mut state = self.shared.lock();
+            Ok(state.open()?.parts(join, Instant::now()))
+        })
+    }
+
+    fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.shared.lock().open()?.close_join(join);
+            Ok(())
+        })
+    }
+
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {
         Box::pin(async move {
             let mut state = self.shared.lock();
@@ -187,6 +225,18 @@ impl Broker for MemoryBroker {
         })
     }
 
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>> {
+        Box::pin(lease::acquire(&self.shared, name))
+    }
+
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>> {
+        Box::pin(async move { Ok(self.shared.lock().open()?.leases.value(name)) })
+    }
+
+    fn lease_changes<'a>(&'a self, name: &'a str, known: Option<&'a [u8]>) -> BoxFuture<'a, ()> {
+        Box::pin(lease::changes(&self.shared, name, known))
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let gone = self.shared.lock().close();
@@ -199,7 +249,7 @@ impl Broker for MemoryBroker {
 }
 
 /// Passes replies on until the broker is closed or nobody reads them; then their queue is gone.
-async fn forward_replies(mut consumer: Consumer, sender: mpsc::Sender<crate::message::Message>) {
+async fn forward_replies(mut consumer: Consumer, sender: mpsc::Sender<Message>) {
     loop {
         let next = tokio::select! {
             next = consumer.next() => next,

@@ -1,4 +1,4 @@
-//! All that a memory broker knows, behind one lock: queues, exchanges, who consumes, what was cancelled.
+//! All that a memory broker knows, behind one lock: queues, exchanges, who consumes, what was cancelled, joins.
 //! Nothing in here waits, so that each operation is atomic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -9,10 +9,13 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::joins::Joins;
 use super::journal::Journal;
+use super::lease::Leases;
 use super::queue::{MemoryQueue, Stored};
 use crate::broker::{
-    Binding, Delivery, Exchange, ExchangeKind, Publish, Queue, Route, is_reply_queue, routing,
+    Binding, Delivery, Exchange, ExchangeKind, Publish, Queue, Route, is_join, is_reply_queue,
+    join::warn_of_hostile, routing,
 };
 use crate::error::{Error, Result};
 
@@ -46,6 +49,8 @@ pub(super) struct State {
     /// Each with the time that its call is due.
     cancelled: BTreeSet<(Instant, String)>,
     watchers: Vec<mpsc::UnboundedSender<String>>,
+    pub(super) joins: Joins,
+    pub(super) leases: Leases,
     numbers: u64,
     pub(super) journal: Journal,
 }
@@ -131,7 +136,7 @@ impl State {
             .collect::<Result<Vec<_>>>()?;
         for (publish, queues) in publishes.into_iter().zip(targets) {
             self.journal.note(&publish);
-            self.store(publish, &queues, now);
+            self.store(publish, &queues, now)?;
         }
         Ok(())
     }
@@ -140,6 +145,12 @@ impl State {
     fn route(&self, publish: &Publish) -> Result<BTreeSet<String>> {
         let queues: BTreeSet<String> = match &publish.route {
             Route::Reply(queue) if !is_reply_queue(queue) => BTreeSet::new(),
+            Route::Join { join, .. } => {
+                if !is_join(join) {
+                    warn_of_hostile(join);
+                }
+                BTreeSet::new()
+            }
             Route::Reply(queue) | Route::Queue(queue) => self
                 .queues
                 .get_key_value(queue)
@@ -170,7 +181,8 @@ impl State {
                     .collect()
             }
         };
-        if queues.is_empty() && !matches!(publish.route, Route::Reply(_)) {
+        let may_lead_nowhere = matches!(publish.route, Route::Reply(_) | Route::Join { .. });
+        if queues.is_empty() && !may_lead_nowhere {
             return Err(Error::Unroutable {
                 route: publish.route.to_string(),
             });
@@ -178,7 +190,12 @@ impl State {
         Ok(queues)
     }
 
-    fn store(&mut self, publish: Publish, queues: &BTreeSet<String>, now: Instant) {
+    pub(super) fn store(
+        &mut self,
+        publish: Publish,
+        queues: &BTreeSet<String>,
+        now: Instant,
+    ) -> Result<()> {
         let due = (!publish.delay.is_zero())
             .then(|| now.checked_add(publish.delay).unwrap_or(now + FAR_FUTURE));
         let (exchange, routing_key) = match publish.route {
@@ -187,6 +204,10 @@ impl State {
                 exchange,
                 routing_key,
             } => (exchange, routing_key),
+            Route::Join { join, parts, fire } => {
+                self.put_part(&join, publish.message, now);
+                return self.check_join(&join, parts, fire, now);
+            }
         };
         let stored = Stored {
             message: publish.message,
@@ -200,6 +221,7 @@ impl State {
             }
             self.wake(name);
         }
+        Ok(())
     }
 
     /// Has the subscribers of a queue look at it again.

@@ -13,6 +13,8 @@ mod consume;
 mod engine;
 mod fault;
 mod handout;
+mod joins;
+mod lease;
 mod liveness;
 mod news;
 mod opened;
@@ -29,15 +31,17 @@ use std::time::{Duration, SystemTime};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use self::command::{Command, Handle, Outgoing, Request, millis};
+use self::command::{Command, Handle, Outgoing, Parking, Request, millis};
 use self::engine::Engine;
 use self::fault::Fault;
 use self::opened::OpenedFile;
 use super::url::BrokerUrl;
 use super::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
+    Queue, Replies,
 };
 use crate::error::{Error, Result};
+use crate::message::Message;
 
 /// Replies and cancellations that wait in memory for their reader.
 const CHANNEL: usize = 1024;
@@ -48,6 +52,7 @@ const CHANNEL: usize = 1024;
 /// Dropping the broker closes it: unsettled deliveries go back to their queues.
 pub struct SqliteBroker {
     handle: Handle,
+    /// Numbers consumers and holders of leases.
     consumers: AtomicU64,
     reader: Reader,
 }
@@ -227,6 +232,38 @@ impl Broker for SqliteBroker {
         })
     }
 
+    fn open_join(&self, join: Join) -> BoxFuture<'static, Result<()>> {
+        let (handle, parking) = (self.handle.clone(), Parking::new(join));
+        Box::pin(async move {
+            handle
+                .call(Request::OpenJoin(Box::new(parking?)))
+                .await
+                .map(drop)
+        })
+    }
+
+    fn check_join<'a>(
+        &'a self,
+        join: &'a str,
+        parts: u32,
+        fire: bool,
+    ) -> BoxFuture<'a, Result<()>> {
+        self.ask(Request::CheckJoin {
+            join: join.to_owned(),
+            parts,
+            fire,
+        })
+    }
+
+    fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
+        let (what, name) = (format!("the parts of join `{join}`"), join.to_owned());
+        Box::pin(self.reader.read(what, move |db| joins::parts(db, &name)))
+    }
+
+    fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.ask(Request::CloseJoin(join.to_owned()))
+    }
+
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {
         Box::pin(async move {
             let name = queue.to_owned();
@@ -256,6 +293,14 @@ impl Broker for SqliteBroker {
 
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>> {
         self.ask(Request::Delete(queue.to_owned()))
+    }
+
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>> {
+        Box::pin(lease::acquire(self, name))
+    }
+
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>> {
+        Box::pin(lease::read(&self.reader, name))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

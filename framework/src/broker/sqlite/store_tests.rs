@@ -10,6 +10,7 @@ use crate::broker::sqlite::schema;
 fn outgoing(queue: &str, priority: u8, due: Option<i64>) -> Outgoing {
     Outgoing {
         route: Route::Queue(queue.to_owned()),
+        part: String::new(),
         envelope: serde_json::to_string(&Message::default()).expect("JSON"),
         body: vec![priority],
         headers: Default::default(),
