@@ -211,6 +211,31 @@ impl<T> Call<T> {
         Ok(Handle::new(id, task, app.clone(), waiting).due(due))
     }
 
+    /// What would go to the broker if it were sent at `now`, under no id.
+    ///
+    /// # Errors
+    /// Why it could not be sent.
+    pub(crate) fn sketch(&self, now: SystemTime) -> Result<Sketch> {
+        let Self {
+            task,
+            arguments,
+            options,
+            problem,
+            ..
+        } = self;
+        if let Some(problem) = problem {
+            return Err(Error::invalid("call of task", task, problem.to_string()));
+        }
+        options.validate(task, now)?;
+        let mut message = Message::new(String::new(), task, arguments);
+        let delay = options.write_to(&mut message, now);
+        Ok(Sketch {
+            message,
+            route: options.route(),
+            delay,
+        })
+    }
+
     /// What goes to the broker if it is sent at `now`.
     fn prepare(self, now: SystemTime) -> Result<Outgoing> {
         let (task, arguments, options) = self.into_parts()?;
@@ -240,13 +265,7 @@ pub(crate) fn outgoing(
         .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let mut message = Message::new(id, task, arguments);
     let delay = options.write_to(&mut message, now);
-    let route = match &options.exchange {
-        Some((exchange, key)) => Route::Exchange {
-            exchange: exchange.name().to_owned(),
-            routing_key: key.clone(),
-        },
-        None => Route::Queue(options.queue.name().to_owned()),
-    };
+    let route = options.route();
     Ok(Outgoing {
         message,
         route,
@@ -255,6 +274,13 @@ pub(crate) fn outgoing(
         delay,
         wants_reply: !options.ignore_result,
     })
+}
+
+/// What a call would look like, and where it would go.
+pub(crate) struct Sketch {
+    pub(crate) message: Message,
+    pub(crate) route: Route,
+    pub(crate) delay: Duration,
 }
 
 fn encode<A: Serialize>(
