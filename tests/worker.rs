@@ -4,6 +4,8 @@
 mod alone;
 #[path = "worker/calling.rs"]
 mod calling;
+#[path = "worker/children.rs"]
+mod children;
 #[path = "worker/dead_letters.rs"]
 mod dead_letters;
 #[path = "worker/failing.rs"]

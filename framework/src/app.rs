@@ -3,14 +3,15 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::OnceCell;
 
 use crate::broker::{self, Broker, Exchange, Publish, Queue, Replies, Route};
+use crate::clock::Clock;
 use crate::dead_letters::DeadLetters;
 use crate::error::{Error, Result};
-use crate::message::Message;
+use crate::message::{Message, Origin, format_time};
 use crate::reply::Reply;
 use crate::waiters::{Waiters, Waiting};
 
@@ -25,7 +26,11 @@ const DECLARED_LIMIT: usize = 10_000;
 /// Replies are read on the tokio runtime that sends the first awaited call: it has to live as long as the
 /// app. An app for several short runtimes, such as those of tests, is best made anew in each.
 #[derive(Clone)]
-pub struct App(Arc<Inner>);
+pub struct App {
+    inner: Arc<Inner>,
+    /// Set inside a task: the call that what is sent is a child of.
+    origin: Option<Arc<Origin>>,
+}
 
 struct Inner {
     broker: Arc<dyn Broker>,
@@ -44,6 +49,7 @@ pub(crate) struct Settings {
     pub(crate) send_timeout: Duration,
     pub(crate) result_timeout: Duration,
     pub(crate) max_message_size: usize,
+    pub(crate) clock: Clock,
 }
 
 impl Default for Settings {
@@ -58,6 +64,7 @@ impl Default for Settings {
             send_timeout: Duration::from_secs(30),
             result_timeout: crate::DAY,
             max_message_size: 8 * 1024 * 1024,
+            clock: Clock::default(),
         }
     }
 }
@@ -78,45 +85,62 @@ pub(crate) struct Outgoing {
 
 impl App {
     pub(crate) fn over(broker: Arc<dyn Broker>, prefix: String, settings: Settings) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             broker,
             settings,
             prefix,
             waiters: Arc::default(),
             reply_address: OnceCell::new(),
             declared: Mutex::default(),
-        }))
+        });
+        Self {
+            inner,
+            origin: None,
+        }
+    }
+
+    /// The same app for use inside a task: what is sent through it is a child of `origin`.
+    pub(crate) fn inside(&self, origin: Origin) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            origin: Some(Arc::new(origin)),
+        }
+    }
+
+    /// The time of day by this app's clock. In memory it follows tokio's time, so that tests can pause it.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.inner.settings.clock.now()
     }
 
     /// The broker itself, for what calls and workers do not cover. Names of queues and exchanges are
     /// the broker's there: with the URL's prefix, if it has one.
     #[must_use]
     pub fn broker(&self) -> &Arc<dyn Broker> {
-        &self.0.broker
+        &self.inner.broker
     }
 
     /// What stands before the names of all queues and exchanges on the broker: the URL's `prefix`.
     #[must_use]
     pub fn prefix(&self) -> &str {
-        &self.0.prefix
+        &self.inner.prefix
     }
 
     pub(crate) fn send_timeout(&self) -> Duration {
-        self.0.settings.send_timeout
+        self.inner.settings.send_timeout
     }
 
     pub(crate) fn result_timeout(&self) -> Duration {
-        self.0.settings.result_timeout
+        self.inner.settings.result_timeout
     }
 
     pub(crate) fn max_message_size(&self) -> usize {
-        self.0.settings.max_message_size
+        self.inner.settings.max_message_size
     }
 
     /// How many replies are awaited at this moment.
     #[must_use]
     pub fn awaited(&self) -> usize {
-        self.0.waiters.len()
+        self.inner.waiters.len()
     }
 
     /// Makes sure that a queue exists, with its dead-letter queue and its bindings, before any worker or
@@ -135,7 +159,7 @@ impl App {
     /// # Errors
     /// Where the queue does not exist.
     pub async fn depth(&self, queue: &str) -> Result<broker::Depth> {
-        self.0
+        self.inner
             .broker
             .depth(&format!("{}{queue}", self.prefix()))
             .await
@@ -148,7 +172,7 @@ impl App {
     pub async fn delete(&self, queue: &str) -> Result<()> {
         let name = format!("{}{queue}", self.prefix());
         self.forget(&name);
-        self.0.broker.delete(&name).await
+        self.inner.broker.delete(&name).await
     }
 
     /// The dead letters of the queue named `queue`: what failed for good there, to be looked at, sent again or
@@ -160,8 +184,8 @@ impl App {
 
     /// Disconnects. Handles that still wait get a failure, workers made from this app stop.
     pub async fn close(&self) {
-        self.0.waiters.close();
-        self.0.broker.close().await;
+        self.inner.waiters.close();
+        self.inner.broker.close().await;
     }
 
     /// Sends a message; returns the wait for its reply, if it wants one.
@@ -186,7 +210,11 @@ impl App {
             delay,
             wants_reply,
         } = outgoing;
-        let (size, limit) = (message.body.len(), self.0.settings.max_message_size);
+        if let Some(origin) = &self.origin {
+            message.descend_from(origin);
+        }
+        check_deadline(&message)?;
+        let (size, limit) = (message.body.len(), self.inner.settings.max_message_size);
         if size > limit {
             let task = message.text("task").unwrap_or_default().to_owned();
             return Err(Error::TooLarge { task, size, limit });
@@ -197,7 +225,7 @@ impl App {
         let mut waiting = None;
         if wants_reply {
             message.reply_to = Some(self.reply_address().await?.to_owned());
-            waiting = Some(self.0.waiters.add(&message.id)?);
+            waiting = Some(self.inner.waiters.add(&message.id)?);
         }
         let route = self.physical(route);
         let publish = Publish {
@@ -210,7 +238,7 @@ impl App {
             Some(exchange) => {
                 self.declare_exchange(&exchange.prefixed(self.prefix()))
                     .await?;
-                self.0.broker.publish(publish).await?;
+                self.inner.broker.publish(publish).await?;
             }
             None => {
                 self.publish_to_queue(&queue.prefixed(self.prefix()), publish)
@@ -222,12 +250,12 @@ impl App {
 
     async fn publish_to_queue(&self, queue: &Queue, publish: Publish) -> Result<()> {
         self.declare_queue(queue).await?;
-        match self.0.broker.publish(publish.clone()).await {
+        match self.inner.broker.publish(publish.clone()).await {
             // Somebody deleted the queue since it was declared.
             Err(Error::Unroutable { .. }) => {
                 self.forget(queue.name());
                 self.declare_queue(queue).await?;
-                self.0.broker.publish(publish).await
+                self.inner.broker.publish(publish).await
             }
             outcome => outcome,
         }
@@ -252,7 +280,7 @@ impl App {
         if queue.bindings.is_empty() && self.is_declared(queue.name()) {
             return Ok(());
         }
-        self.0.broker.declare(queue).await?;
+        self.inner.broker.declare(queue).await?;
         self.remember(queue.name());
         Ok(())
     }
@@ -261,7 +289,7 @@ impl App {
         // The kind is part of the key, so that a second kind under one name gets its warning.
         let key = format!("{}:{}", exchange.kind().as_str(), exchange.name());
         if !self.is_declared(&key) {
-            self.0.broker.declare_exchange(exchange).await?;
+            self.inner.broker.declare_exchange(exchange).await?;
             self.remember(&key);
         }
         Ok(())
@@ -284,7 +312,7 @@ impl App {
     }
 
     fn declared(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
-        self.0
+        self.inner
             .declared
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -296,8 +324,8 @@ impl App {
             let Replies {
                 address,
                 mut messages,
-            } = self.0.broker.replies().await?;
-            let waiters = CloseOnDrop(self.0.waiters.clone());
+            } = self.inner.broker.replies().await?;
+            let waiters = CloseOnDrop(self.inner.waiters.clone());
             tokio::spawn(async move {
                 while let Some(message) = messages.recv().await {
                     match Reply::decode(&message) {
@@ -314,7 +342,7 @@ impl App {
             });
             Ok(address)
         };
-        self.0
+        self.inner
             .reply_address
             .get_or_try_init(open)
             .await
@@ -322,10 +350,24 @@ impl App {
     }
 }
 
+/// Refuses a call that could never run, since it is due only after its deadline.
+fn check_deadline(message: &Message) -> Result<()> {
+    match (message.eta(), message.deadline()) {
+        (Some(eta), Some(deadline)) if eta >= deadline => {
+            let reason = format!(
+                "the call is not due before {}, so it could never run (inside a task it inherits the deadline of the task's own call)",
+                format_time(eta)
+            );
+            Err(Error::invalid("deadline", format_time(deadline), reason))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("App")
-            .field("name", &self.0.settings.name)
+            .field("name", &self.inner.settings.name)
             .finish_non_exhaustive()
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::app::{App, Settings};
 use crate::broker;
 use crate::broker::memory::MemoryBroker;
-use crate::broker::url::BrokerUrl;
+use crate::broker::url::{BrokerUrl, Scheme};
+use crate::clock::Clock;
 use crate::error::Result;
 
 /// Where [`App::from_env`] looks for the broker's URL.
@@ -76,7 +77,11 @@ impl AppBuilder {
     pub async fn connect(self) -> Result<App> {
         let url: BrokerUrl = self.url.parse()?;
         let broker = broker::connect(&url, &self.settings.name).await?;
-        Ok(App::over(broker, url.prefix, self.settings))
+        let mut settings = self.settings;
+        if url.scheme == Scheme::Memory {
+            settings.clock = Clock::tokio();
+        }
+        Ok(App::over(broker, url.prefix, settings))
     }
 }
 
@@ -127,7 +132,10 @@ impl App {
         Self::over(
             Arc::new(MemoryBroker::new()),
             String::new(),
-            Settings::default(),
+            Settings {
+                clock: Clock::tokio(),
+                ..Settings::default()
+            },
         )
     }
 }

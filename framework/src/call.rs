@@ -150,6 +150,22 @@ impl<T> Call<T> {
         self
     }
 
+    /// Is to be done within this time after being sent, with all its retries and all that its tasks send: the
+    /// whole has one deadline. (A [`timeout`](Self::timeout) is each attempt's own, and what
+    /// [`expires`](Self::expires) may take any time once it is started.)
+    ///
+    /// Past it, the call is not started (it fails with the kind [`Expired`]), an attempt that runs is ended
+    /// ([`TimedOut`]), and a retry that would be due after it is not made: the call fails with the error of its
+    /// last attempt. What a task sends through [`ctx.app()`](crate::Context::app) inherits the deadline, and may
+    /// only have a nearer one of its own.
+    ///
+    /// [`Expired`]: crate::FailureKind::Expired
+    /// [`TimedOut`]: crate::FailureKind::TimedOut
+    pub fn deadline(mut self, after: Duration) -> Self {
+        self.options.deadline = Some(after);
+        self
+    }
+
     /// When the worker acknowledges it.
     pub fn ack(mut self, ack: Ack) -> Self {
         self.options.ack = Some(ack);
@@ -187,7 +203,7 @@ impl<T> Call<T> {
     /// Every [`Error`] of sending says whether the call is stored. Within the app's send timeout (30 s
     /// unless set) there is always an answer.
     pub async fn send(self, app: &App) -> Result<Handle<T>> {
-        let outgoing = self.prepare(SystemTime::now())?;
+        let outgoing = self.prepare(app.now())?;
         let id = outgoing.message.id.clone();
         let task = outgoing.message.text("task").unwrap_or_default().to_owned();
         let waiting = app.send(outgoing).await?;

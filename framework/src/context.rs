@@ -31,6 +31,7 @@ pub struct Context(Arc<Attempt>);
 pub(crate) struct Attempt {
     pub(crate) app: App,
     pub(crate) id: String,
+    pub(crate) root_id: String,
     pub(crate) task: String,
     pub(crate) queue: String,
     pub(crate) number: u32,
@@ -70,13 +71,55 @@ impl Context {
         &self.0.queue
     }
 
-    /// When this attempt's time is up, where it has a time limit.
+    /// The call that began it all: the same for this call and for all that its tasks send, and they in turn.
+    #[must_use]
+    pub fn root_id(&self) -> &str {
+        &self.0.root_id
+    }
+
+    /// The call whose task has sent this one, if a task did.
+    #[must_use]
+    pub fn parent_id(&self) -> Option<&str> {
+        self.header("parent_id")?.as_str()
+    }
+
+    /// When this attempt's time is up: the end of its time limit or the call's
+    /// [deadline](crate::Call::deadline), whichever is nearer, where it has one of them.
     #[must_use]
     pub fn deadline(&self) -> Option<std::time::Instant> {
         self.0.deadline.map(Instant::into_std)
     }
 
-    /// The app, to send further calls from inside the task.
+    /// The app, to send further calls from inside the task: its children, which know their
+    /// [parent](Self::parent_id) and [root](Self::root_id), and inherit the call's
+    /// [deadline](crate::Call::deadline).
+    ///
+    /// ```standalone_crate
+    /// # use garenne::{App, Context, Error, HOUR, Worker, task};
+    /// #[task]
+    /// async fn page(ctx: &Context, url: String) -> String {
+    ///     format!("{url}, found by {}", ctx.parent_id().unwrap_or("hand"))
+    /// }
+    ///
+    /// #[task]
+    /// async fn crawl(ctx: &Context, site: String) -> Result<u32, Error> {
+    ///     let pages = (0..3).map(move |n| page::call(format!("{site}/{n}")).ignore_result());
+    ///     for sent in ctx.app().send_all(pages).await {
+    ///         let _ = sent?;
+    ///     }
+    ///     Ok(3)
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let app = App::in_memory();
+    /// # let worker = Worker::new(&app).queue("default", 1).spawn();
+    /// // All four are to be done within the hour.
+    /// assert_eq!(crawl::call("example.com".into()).deadline(HOUR).send(&app).await?.await?, 3);
+    /// # worker.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn app(&self) -> &App {
         &self.0.app

@@ -347,7 +347,7 @@ impl DeadLetters {
     fn revival(&self, letter: &DeadLetter) -> Publish {
         Publish {
             route: Route::Queue(format!("{}{}", self.app.prefix(), letter.queue)),
-            message: letter.message.revived(SystemTime::now()),
+            message: letter.message.revived(self.app.now()),
             delay: Duration::ZERO,
             deadline: self.app.send_timeout(),
         }

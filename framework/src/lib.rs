@@ -33,6 +33,7 @@
 pub mod app;
 pub mod app_builder;
 pub mod call;
+mod clock;
 pub mod handle;
 pub mod message;
 mod options;

@@ -9,11 +9,13 @@ use serde_json::{Map, Value};
 
 mod arguments;
 mod check;
+mod origin;
 mod past;
 
 pub use arguments::Arguments;
 #[cfg(feature = "amqp")]
 pub(crate) use check::DEPTH_LIMIT;
+pub use origin::Origin;
 pub use past::PastError;
 
 /// A message's header table, as JSON values.
@@ -27,6 +29,8 @@ pub mod header {
     pub const BACKOFF: &str = "garenne-backoff";
     /// `early` or `late`, where the sender says when to acknowledge.
     pub const ACK: &str = "garenne-ack";
+    /// By when the call is to be done, with its retries and all that its tasks send; RFC 3339.
+    pub const DEADLINE: &str = "garenne-deadline";
     /// The errors of earlier attempts, in JSON: an array of objects with `attempt`, `at` and `error`, the
     /// newest last.
     pub const HISTORY: &str = "garenne-history";

@@ -21,6 +21,7 @@ pub(crate) struct CallOptions {
     pub(crate) timeout: Option<Duration>,
     pub(crate) priority: Option<u8>,
     pub(crate) expires: Option<Duration>,
+    pub(crate) deadline: Option<Duration>,
     pub(crate) ack: Option<Ack>,
     pub(crate) due: Due,
     pub(crate) ignore_result: bool,
@@ -46,6 +47,7 @@ impl CallOptions {
             timeout: None,
             priority: None,
             expires: None,
+            deadline: None,
             ack: None,
             due: Due::Now,
             ignore_result: false,
@@ -121,6 +123,9 @@ impl CallOptions {
         }
         if let Some(expires) = self.expires.and_then(|after| now.checked_add(after)) {
             message.set("expires", format_time(expires));
+        }
+        if let Some(deadline) = self.deadline.and_then(|after| now.checked_add(after)) {
+            message.set_deadline(deadline);
         }
         let delay = match self.due {
             Due::Now => Duration::ZERO,

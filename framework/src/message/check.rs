@@ -42,7 +42,7 @@ impl Message {
                 ));
             }
         }
-        for name in ["eta", "expires"] {
+        for name in ["eta", "expires", header::DEADLINE] {
             if let Some(value) = self.headers.get(name).filter(|value| !value.is_null())
                 && value.as_str().and_then(parse_time).is_none()
             {

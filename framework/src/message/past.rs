@@ -83,7 +83,7 @@ impl Message {
     }
 
     /// A dead letter's message for a new life of its call: under the same id and with its history, but as
-    /// a first attempt, that neither is delayed nor has expired `now`.
+    /// a first attempt, that neither is delayed nor has expired `now`, nor missed its deadline.
     #[must_use]
     pub fn revived(&self, now: SystemTime) -> Self {
         let mut alive = self.again();
@@ -100,8 +100,9 @@ impl Message {
         if alive.headers.contains_key("retries") {
             alive.set("retries", 0);
         }
-        if alive.expires().is_some_and(|expires| expires <= now) {
+        if alive.last_start().is_some_and(|last| last <= now) {
             alive.headers.remove("expires");
+            alive.headers.remove(header::DEADLINE);
         }
         alive.set(header::REVIVALS, self.revivals().saturating_add(1));
         alive

@@ -51,10 +51,14 @@ impl Shared {
                 "cancelled before it ran",
             )));
         }
-        let now = SystemTime::now();
-        if let Some(expires) = message.expires().filter(|expires| *expires <= now) {
-            let late = now.duration_since(expires).unwrap_or_default();
-            let text = format!("expired {late:.1?} before a worker took it");
+        let now = self.app.now();
+        if let Some(last) = message.last_start().filter(|last| *last <= now) {
+            let late = now.duration_since(last).unwrap_or_default();
+            let what = match message.deadline() == Some(last) {
+                true => "its deadline passed",
+                false => "expired",
+            };
+            let text = format!("{what} {late:.1?} before a worker took it");
             return Err(Verdict::Dropped(failure(
                 message,
                 FailureKind::Expired,

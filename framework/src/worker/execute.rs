@@ -209,13 +209,19 @@ impl Shared {
         stale: watch::Receiver<Stale>,
     ) -> Verdict {
         let options = &task.definition.options;
+        let left = message
+            .deadline()
+            .map(|deadline| deadline.duration_since(self.app.now()).unwrap_or_default());
         let timeout = message.timeout().or(options.timeout);
+        let is_last = left.is_some_and(|left| timeout.is_none_or(|timeout| left <= timeout));
+        let timeout = if is_last { left } else { timeout };
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut cancelled = self.cancelled.watch(&message.id);
         let (stop, stopped) = watch::channel(false);
         let context = Context::new(Attempt {
-            app: self.app.clone(),
+            app: self.app.inside(message.origin()),
             id: message.id.clone(),
+            root_id: message.root_id().to_owned(),
             task: task.name.to_owned(),
             queue: key
                 .queue
@@ -231,15 +237,18 @@ impl Shared {
         let invocation = Invocation::new(task.arguments, self.state.clone(), context);
         let mut hand_back = self.hand_back.subscribe();
         let timed_out = || {
-            let text = format!(
-                "it took longer than its time limit of {:?}",
-                timeout.unwrap_or_default()
-            );
+            let text = match is_last {
+                true => "the call's deadline passed while it ran".into(),
+                false => format!(
+                    "it took longer than its time limit of {:?}",
+                    timeout.unwrap_or_default()
+                ),
+            };
             let problem = Problem {
                 kind: FailureKind::TimedOut,
                 error: TaskError::from(text),
             };
-            judge(message, options, problem, chance())
+            judge(message, options, problem, self.app.now(), chance())
         };
         let on_thread = matches!(task.definition.run, Run::Blocking(_));
         let verdict = tokio::select! {
@@ -303,6 +312,7 @@ impl Shared {
                     kind: FailureKind::Failed,
                     error,
                 },
+                self.app.now(),
                 chance(),
             ),
             Err(panic) => {
@@ -318,6 +328,7 @@ impl Shared {
                         kind: FailureKind::Panicked,
                         error,
                     },
+                    self.app.now(),
                     chance(),
                 )
             }

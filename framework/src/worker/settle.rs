@@ -67,6 +67,7 @@ pub(super) fn judge(
     message: &Message,
     options: &TaskOptions,
     problem: Problem,
+    now: SystemTime,
     chance: u64,
 ) -> Verdict {
     let Problem { kind, error } = problem;
@@ -76,27 +77,40 @@ pub(super) fn judge(
         .backoff()
         .map_or(options.backoff, |(base, max)| Backoff::new(base, max));
     let (allowed, delay) = match error.then {
-        Then::Snooze(delay) => {
+        Then::Snooze(delay) if is_in_time(message, now, delay) => {
             return Verdict::Postponed {
                 delay: delay.min(LONGEST_DELAY),
             };
         }
+        Then::Snooze(delay) => (attempt, delay),
         Then::GiveUp => (0, Duration::ZERO),
         Then::RetryWithBackoff => (said.unwrap_or(0), backoff.delay(attempt, chance)),
         Then::RetryIn(delay) => (said.unwrap_or(RETRIES_ON_REQUEST), delay),
     };
+    let mut text = error.message;
     if attempt <= allowed {
-        return Verdict::Retry {
-            error: error.message,
-            delay: delay.min(LONGEST_DELAY),
-        };
+        if is_in_time(message, now, delay) {
+            return Verdict::Retry {
+                error: text,
+                delay: delay.min(LONGEST_DELAY),
+            };
+        }
+        text.push_str(" (not run again: it would be due after the call's deadline)");
     }
-    let mut failure = failure(message, kind, error.message);
+    let mut failure = failure(message, kind, text);
     failure.error_type = error.type_name.into();
     Verdict::Dead {
         reason: kind.as_str(),
         failure,
     }
+}
+
+/// Whether the call's deadline leaves time for an attempt after `delay`.
+fn is_in_time(message: &Message, now: SystemTime, delay: Duration) -> bool {
+    let due = now.checked_add(delay);
+    message
+        .deadline()
+        .is_none_or(|deadline| due.is_some_and(|due| due < deadline))
 }
 
 /// A failure of this message's call, after as many attempts as it has had.
@@ -173,13 +187,13 @@ impl Shared {
         let follow = match verdict {
             Verdict::Dead { reason, failure } if lane.queue.dead_letters => {
                 let name = queue.strip_prefix(self.app.prefix()).unwrap_or(queue);
-                let mut dead = message.dead(name, reason, &failure.message, SystemTime::now());
+                let mut dead = message.dead(name, reason, &failure.message, self.app.now());
                 dead.set(header::ATTEMPTS, failure.attempts);
                 Some(self.publish(Route::Queue(dead_letter_name(queue)), dead, Duration::ZERO))
             }
             Verdict::Retry { error, delay } => Some(self.publish(
                 Route::Queue(queue.clone()),
-                message.next_attempt(error, SystemTime::now()),
+                message.next_attempt(error, self.app.now()),
                 *delay,
             )),
             Verdict::Postponed { delay } => {
@@ -245,7 +259,7 @@ impl Shared {
             id: message.id.clone(),
             outcome,
         }
-        .encode(message, SystemTime::now());
+        .encode(message, self.app.now());
         Some(self.publish(Route::Reply(address), reply, Duration::ZERO))
     }
 
@@ -282,6 +296,7 @@ mod tests {
                 kind: FailureKind::Failed,
                 error,
             },
+            SystemTime::UNIX_EPOCH,
             u64::MAX / 2,
         )
     }
@@ -335,8 +350,43 @@ mod tests {
             error: "no".into(),
         };
         assert!(matches!(
-            judge(&message, &TaskOptions::DEFAULT, problem, 0),
+            judge(
+                &message,
+                &TaskOptions::DEFAULT,
+                problem,
+                SystemTime::UNIX_EPOCH,
+                0
+            ),
             Verdict::Retry { .. }
         ));
+    }
+
+    #[test]
+    fn no_retry_is_made_that_would_be_due_after_the_deadline() {
+        let second = Duration::from_secs(1);
+        let now = SystemTime::UNIX_EPOCH;
+        let mut message = message(1);
+        message.set_deadline(now + 10 * second);
+        let judged = |error| {
+            let kind = FailureKind::Failed;
+            let problem = Problem { kind, error };
+            judge(&message, &TaskOptions::DEFAULT, problem, now, 0)
+        };
+        let in_time = [TaskError::retry_in(9 * second), TaskError::snooze(second)];
+        for error in in_time {
+            let verdict = judged(error);
+            assert!(
+                matches!(verdict, Verdict::Retry { .. } | Verdict::Postponed { .. }),
+                "{verdict:?}"
+            );
+        }
+        let late = TaskError::retry_in(10 * second).because("not yet");
+        for error in [late, TaskError::snooze(Duration::MAX)] {
+            let Verdict::Dead { failure, reason } = judged(error) else {
+                panic!("too late");
+            };
+            assert!(failure.message.ends_with("deadline)"), "{failure}");
+            assert_eq!(reason, "failed");
+        }
     }
 }
