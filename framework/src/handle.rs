@@ -6,13 +6,19 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, TryStreamExt};
 use serde::de::DeserializeOwned;
 
 use crate::app::App;
+use crate::awaited::{Awaited, Outcome};
 use crate::broker::BoxFuture;
 use crate::error::Result;
 use crate::failure::{Failure, FailureKind};
+use crate::results::Results;
 use crate::waiters::Waiting;
+
+/// Calls of a workflow that are cancelled at a time.
+const CANCELLED_AT_A_TIME: usize = 64;
 
 /// A call that was sent: await it, or [`result`](Self::result), for what the task returned.
 ///
@@ -40,30 +46,43 @@ use crate::waiters::Waiting;
 pub struct Handle<T> {
     id: String,
     task: String,
+    /// All calls that are cancelled with it, if it is a workflow's; otherwise its own.
+    ids: Arc<[String]>,
     app: App,
-    /// `None` where the call was sent to have no reply.
-    waiting: Option<Arc<Waiting>>,
+    awaited: Awaited,
     result: PhantomData<fn() -> T>,
 }
 
 impl<T> Handle<T> {
     pub(crate) fn new(id: String, task: String, app: App, waiting: Option<Arc<Waiting>>) -> Self {
+        let awaited = waiting.map_or(Awaited::Nothing, Awaited::One);
+        Self::of_workflow(id, task, Vec::new(), app, awaited)
+    }
+
+    pub(crate) fn of_workflow(
+        id: String,
+        task: String,
+        ids: Vec<String>,
+        app: App,
+        awaited: Awaited,
+    ) -> Self {
         Self {
             id,
             task,
+            ids: ids.into(),
             app,
-            waiting,
+            awaited,
             result: PhantomData,
         }
     }
 
-    /// The call's id.
+    /// The call's id; of a workflow its last call's, and of a group an id of its own.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The task's name.
+    /// The task's name; in a workflow, of its last call.
     #[must_use]
     pub fn task(&self) -> &str {
         &self.task
@@ -74,10 +93,21 @@ impl<T> Handle<T> {
     /// failure of the kind [`Cancelled`](FailureKind::Cancelled) when a worker meets the call, unless it was
     /// done already. Brokers remember a cancelled call for a day: one that is due later may run after all.
     ///
+    /// Of a workflow, all calls are cancelled.
+    ///
     /// # Errors
     /// Where the broker could not be told.
     pub async fn cancel(&self) -> Result<()> {
-        self.app.broker().cancel(&self.id).await
+        if self.ids.is_empty() {
+            return self.app.broker().cancel(&self.id).await;
+        }
+        let cancel = |id: String| {
+            let app = self.app.clone();
+            async move { app.broker().cancel(&id).await }
+        };
+        stream::iter(self.ids.iter().cloned().map(Ok))
+            .try_for_each_concurrent(CANCELLED_AT_A_TIME, cancel)
+            .await
     }
 }
 
@@ -95,37 +125,87 @@ impl<T: DeserializeOwned> Handle<T> {
         &self,
         timeout: Duration,
     ) -> impl Future<Output = Result<T, Failure>> + Send + use<T> {
-        let (id, task, waiting) = (self.id.clone(), self.task.clone(), self.waiting.clone());
+        let (id, task, awaited) = (self.id.clone(), self.task.clone(), self.awaited.clone());
         let app = self.app.clone();
         async move {
             // The app is what reads the reply: it lives at least as long as somebody waits.
             let _app = app;
-            let unknown =
-                |message: String| Failure::new(&*task, &*id, FailureKind::Unknown, message);
-            let Some(waiting) = waiting else {
-                return Err(unknown(
-                    "the call was sent with `ignore_result`: it has no reply".into(),
-                ));
-            };
-            let outcome = tokio::time::timeout(timeout, waiting.outcome())
-                .await
-                .map_err(|_| {
-                    unknown(format!(
-                        "no reply within {timeout:?}; the call may be waiting, running or done"
-                    ))
-                })?;
-            let raw = outcome.map_err(|failure| Failure {
-                task: task.clone(),
-                ..failure
-            })?;
-            serde_json::from_str(raw.get()).map_err(|error| {
-                let expected = std::any::type_name::<T>();
-                unknown(format!(
-                    "the task succeeded, but its result is no `{expected}`: {error}"
-                ))
-            })
+            let outcome = tokio::time::timeout(timeout, awaited.outcome(no_reply));
+            let outcome = outcome.await.unwrap_or_else(|_| Err(too_late(timeout)));
+            decode(outcome, &id, &task)
         }
     }
+}
+
+impl<T: DeserializeOwned + 'static> Handle<Vec<T>> {
+    /// The results of a group's members as they come, each with its index in the group.
+    ///
+    /// A member that fails is one of them, whatever the group's policy: the stream goes on. Where the `Vec` is
+    /// one call's result, as that of a body, its elements come together. No result is waited for longer than
+    /// the app's result timeout.
+    ///
+    /// ```standalone_crate
+    /// # use garenne::{App, Worker, group, task};
+    /// # #[task]
+    /// # async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let app = App::in_memory();
+    /// # let worker = Worker::new(&app).queue("default", 4).spawn();
+    /// let sums = group((0..10).map(|n| add::call(n, n))).send(&app).await?;
+    /// let mut results = sums.results();
+    /// while let Some((index, sum)) = results.next().await {
+    ///     println!("{index} + {index} = {}", sum?);
+    /// }
+    /// # worker.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn results(&self) -> Results<T> {
+        let deadline = self.app.result_timeout();
+        Results::new(
+            &self.awaited,
+            &self.id,
+            &self.task,
+            self.app.clone(),
+            deadline,
+        )
+    }
+}
+
+/// What a task returned, as a `T`.
+pub(crate) fn decode<T: DeserializeOwned>(
+    outcome: Outcome,
+    id: &str,
+    task: &str,
+) -> Result<T, Failure> {
+    let raw = outcome.map_err(|failure| complete(failure, id, task))?;
+    serde_json::from_str(raw.get()).map_err(|error| {
+        let expected = std::any::type_name::<T>();
+        let message = format!("the task succeeded, but its result is no `{expected}`: {error}");
+        Failure::new(task, id, FailureKind::Unknown, message)
+    })
+}
+
+/// A reply does not always say whose failure it is.
+fn complete(mut failure: Failure, id: &str, task: &str) -> Failure {
+    if failure.task.is_empty() {
+        failure.task = task.to_owned();
+    }
+    if failure.id.is_empty() {
+        failure.id = id.to_owned();
+    }
+    failure
+}
+
+pub(crate) fn no_reply() -> Failure {
+    let message = "the call was sent with `ignore_result`: it has no reply";
+    Failure::new("", "", FailureKind::Unknown, message)
+}
+
+pub(crate) fn too_late(timeout: Duration) -> Failure {
+    let message = format!("no reply within {timeout:?}; the call may be waiting, running or done");
+    Failure::new("", "", FailureKind::Unknown, message)
 }
 
 impl<T: DeserializeOwned + 'static> IntoFuture for Handle<T> {

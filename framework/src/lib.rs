@@ -32,6 +32,7 @@
 // The way of a call, from the function to the wire …
 pub mod app;
 pub mod app_builder;
+mod awaited;
 pub mod call;
 mod clock;
 pub mod handle;
@@ -39,9 +40,12 @@ pub mod message;
 mod options;
 pub mod registry;
 pub mod reply;
+pub mod results;
 pub mod send_all;
+mod step;
 pub mod task;
 mod waiters;
+pub mod workflow;
 // … what carries it …
 pub mod broker;
 // … and what runs it.
@@ -65,11 +69,13 @@ pub use exit::Exit;
 pub use failure::{Failure, FailureKind};
 pub use garenne_macros::task;
 pub use handle::Handle;
+pub use results::Results;
 pub use retry::Backoff;
 pub use send_all::SendAll;
 pub use task::{Ack, Task};
 pub use time::{DAY, HOUR, MILLISECOND, MINUTE, SECOND};
 pub use worker::{RunningWorker, Worker, shutdown_signal};
+pub use workflow::{Group, Partial, Workflow, group};
 
 /// Durations to multiply: `10 * SECOND`.
 mod time {

@@ -9,14 +9,18 @@ use serde_json::{Map, Value};
 
 mod arguments;
 mod check;
+mod embed;
 mod origin;
 mod past;
+mod signature;
 
 pub use arguments::Arguments;
 #[cfg(feature = "amqp")]
 pub(crate) use check::DEPTH_LIMIT;
+pub use embed::Embed;
 pub use origin::Origin;
 pub use past::PastError;
+pub use signature::{Following, Joined, Part, Signature, SignatureOptions, Signatures};
 
 /// A message's header table, as JSON values.
 pub type Headers = Map<String, Value>;
@@ -58,6 +62,12 @@ pub mod header {
     pub const KIND: &str = "garenne-kind";
     /// How many attempts a failure took, in a reply or a dead letter.
     pub const ATTEMPTS: &str = "garenne-attempts";
+    /// The join that a call is a member of, in JSON.
+    pub const JOIN: &str = "garenne-join";
+    /// What an error callback wants instead of the failed call's id, which Celery gives it: `failure`.
+    pub const INPUT: &str = "garenne-input";
+    /// The call that has failed, in a reply to another one that was to follow it.
+    pub const FAILED_ID: &str = "garenne-failed-id";
 }
 
 /// What a broker carries: metadata and a body it does not look into.

@@ -51,12 +51,22 @@ impl Reply {
     /// The message that carries this reply to who awaits `request`.
     #[must_use]
     pub fn encode(&self, request: &Message, now: SystemTime) -> Message {
+        self.encode_for(request.correlation_id.as_deref(), now)
+    }
+
+    /// The message that carries this reply to who knows the request by `correlation_id`, or by the call's id.
+    #[must_use]
+    pub fn encode_for(&self, correlation_id: Option<&str>, now: SystemTime) -> Message {
         let mut headers = Headers::new();
         let (status, result, traceback) = match &self.outcome {
             Ok(value) => ("SUCCESS", value.clone(), None),
             Err(failure) => {
                 headers.insert(header::KIND.into(), failure.kind.as_str().into());
                 headers.insert(header::ATTEMPTS.into(), failure.attempts.into());
+                if failure.id != self.id {
+                    let id = cut(&failure.id, NAME_LIMIT);
+                    headers.insert(header::FAILED_ID.into(), id.into());
+                }
                 headers.insert("task".into(), cut(&failure.task, NAME_LIMIT).into());
                 (
                     status(failure.kind),
@@ -78,12 +88,7 @@ impl Reply {
             headers,
             content_type: "application/json".into(),
             content_encoding: "utf-8".into(),
-            correlation_id: Some(
-                request
-                    .correlation_id
-                    .clone()
-                    .unwrap_or_else(|| self.id.clone()),
-            ),
+            correlation_id: Some(correlation_id.unwrap_or(&self.id).to_owned()),
             reply_to: None,
             priority: None,
             body: serde_json::to_vec(&body).expect("a reply always serialises"),
@@ -180,7 +185,7 @@ fn failure(message: &Message, body: &ReplyBody) -> Failure {
         traceback: body.traceback.clone(),
         ..Failure::new(
             message.text("task").unwrap_or_default(),
-            body.task_id.clone(),
+            message.text(header::FAILED_ID).unwrap_or(&body.task_id),
             kind,
             said.unwrap_or_else(|| "the worker gave no reason".into()),
         )

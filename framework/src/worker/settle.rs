@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use serde_json::value::RawValue;
 
 use super::Shared;
+use super::continuation::Continuation;
 use super::serve::Lane;
 use crate::broker::{Delivery, Publish, Route, dead_letter_name};
 use crate::error::{Error, TaskError, Then};
 use crate::failure::{Failure, FailureKind};
 use crate::message::{Message, header};
-use crate::reply::Reply;
 use crate::retry::{Backoff, LONGEST_DELAY};
 use crate::task::{Ack, TaskOptions};
 
@@ -43,6 +43,8 @@ pub(super) enum Verdict {
     PutOff { deaths: u32, delay: Duration },
     /// It goes back to its queue as if it had not been taken.
     HandBack,
+    /// It was settled before, all that follows it was sent, and only its acknowledgement was lost.
+    Over,
 }
 
 impl Verdict {
@@ -183,7 +185,12 @@ impl Shared {
             Custody::Held(delivery) => &delivery.queue,
             Custody::Released { queue } => queue,
         };
-        let reply = self.reply(message, verdict);
+        let continuation = Continuation::of(message);
+        let then = self.then(&continuation, queue, verdict);
+        for publish in &then {
+            self.app.declare_route(&publish.route).await?;
+        }
+        let routes: Vec<_> = then.iter().map(|publish| publish.route.clone()).collect();
         let follow = match verdict {
             Verdict::Dead { reason, failure } if lane.queue.dead_letters => {
                 let name = queue.strip_prefix(self.app.prefix()).unwrap_or(queue);
@@ -206,7 +213,7 @@ impl Shared {
             }
             _ => None,
         };
-        match (custody, verdict) {
+        let settled = match (custody, verdict) {
             (Custody::Held(delivery), Verdict::HandBack) => delivery.release().await,
             (
                 Custody::Held(delivery),
@@ -216,19 +223,68 @@ impl Shared {
                 None => delivery.release().await,
             },
             (Custody::Held(delivery), Verdict::Dead { .. }) => match follow {
-                Some(dead) => delivery.reject(dead, reply).await,
-                None => delivery.ack(reply).await,
+                Some(dead) => delivery.reject(dead, then).await,
+                None => delivery.ack(then).await,
             },
-            (Custody::Held(delivery), Verdict::Done(_) | Verdict::Dropped(_)) => {
-                delivery.ack(reply).await
+            (Custody::Held(delivery), Verdict::Done(_) | Verdict::Dropped(_) | Verdict::Over) => {
+                delivery.ack(then).await
             }
-            (Custody::Released { .. }, _) => {
-                for publish in follow.into_iter().chain(reply) {
-                    self.publish_surely(publish).await?;
+            (Custody::Released { .. }, _) => self.publish_all(follow.into_iter().chain(then)).await,
+        };
+        match &settled {
+            Ok(()) => self.close_join(&continuation, verdict).await,
+            Err(Error::Unroutable { .. }) => {
+                // Somebody deleted the queue of a call that follows.
+                for route in &routes {
+                    self.app.declare_anew(route).await?;
                 }
-                Ok(())
             }
+            Err(_) => {}
         }
+        settled
+    }
+
+    /// What the outcome leads to, in the order in which it is to be sent.
+    fn then(
+        &self,
+        continuation: &Continuation<'_>,
+        queue: &str,
+        verdict: &Verdict,
+    ) -> Vec<Publish> {
+        let outcome = match verdict {
+            Verdict::Done(value) => Ok(value.clone()),
+            Verdict::Dead { failure, .. } | Verdict::Dropped(failure) => Err((**failure).clone()),
+            _ => return Vec::new(),
+        };
+        // A Python caller may leave the queue to the worker's own configuration.
+        let home = |task: &str| {
+            let registered = self.tasks.get(task).map(|task| task.options.queue);
+            let prefix = self.app.prefix();
+            Route::Queue(
+                registered.map_or_else(|| queue.to_owned(), |queue| format!("{prefix}{queue}")),
+            )
+        };
+        let next = continuation
+            .next(&outcome, self.app.now(), &home)
+            .into_iter();
+        next.map(|next| self.publish(next.route, next.message, next.delay))
+            .collect()
+    }
+
+    /// Forgets the join of a body that is settled for good. A dead letter may be run again, and needs it then.
+    async fn close_join(&self, continuation: &Continuation<'_>, verdict: &Verdict) {
+        if let (Some(join), Verdict::Done(_) | Verdict::Dropped(_)) = (continuation.join(), verdict)
+            && let Err(error) = self.app.broker().close_join(join).await
+        {
+            tracing::warn!(join, "not closed, so it is kept until it expires: {error}");
+        }
+    }
+
+    async fn publish_all(&self, publishes: impl Iterator<Item = Publish>) -> Result<(), Error> {
+        for publish in publishes {
+            self.publish_surely(publish).await?;
+        }
+        Ok(())
     }
 
     /// Publishes what no delivery stands for any more, so that nothing but this attempt can repeat it.
@@ -243,24 +299,6 @@ impl Shared {
             }
         }
         self.app.broker().publish(publish).await
-    }
-
-    fn reply(&self, message: &Message, verdict: &Verdict) -> Option<Publish> {
-        let outcome = match verdict {
-            Verdict::Done(value) => Ok(value.clone()),
-            Verdict::Dead { failure, .. } | Verdict::Dropped(failure) => Err((**failure).clone()),
-            _ => return None,
-        };
-        let address = message
-            .reply_to
-            .clone()
-            .filter(|_| !message.ignores_result())?;
-        let reply = Reply {
-            id: message.id.clone(),
-            outcome,
-        }
-        .encode(message, self.app.now());
-        Some(self.publish(Route::Reply(address), reply, Duration::ZERO))
     }
 
     fn publish(&self, route: Route, message: Message, delay: Duration) -> Publish {
