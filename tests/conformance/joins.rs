@@ -362,18 +362,16 @@ pub(crate) async fn a_member_that_comes_again_fires_nothing_twice(f: &Fixture) {
     let (members, bodies) = (f.declared("members").await, f.declared("bodies").await);
     let mut consumer = f.consume(&bodies, 5).await;
     let join = open(f, "j", 2, &bodies).await;
-    f.send(&members, &["a", "b"]).await;
     let mut member = f.consume(&members, 1).await;
-    for _ in 0..2 {
+    for id in ["a", "b"] {
         nothing(&mut consumer).await;
+        f.send(&members, &[id]).await;
         let delivery = next(&mut member).await;
-        let id = delivery.message.id.clone();
         // It dies behind its part.
-        bring(f, &join, &[&id], 2).await;
+        bring(f, &join, &[id], 2).await;
         drop(delivery);
         let again = next(&mut member).await;
-        assert_eq!(again.message.id, id);
-        within(again.ack([part(&join, &id, 2)]))
+        within(again.ack([part(&join, id, 2)]))
             .await
             .expect("an ack");
     }

@@ -12,6 +12,8 @@ pub(crate) const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What the name of a join contains, behind the prefix of its app.
 const MARK: &str = "garenne.join.";
+/// The most parts of a join: a consumer of RabbitMQ's holds no more at once, and some may come twice.
+const MOST_PARTS: u32 = 50_000;
 
 /// A meeting point: when as many parts as it waits for have come, its body is published.
 ///
@@ -22,7 +24,7 @@ const MARK: &str = "garenne.join.";
 pub struct Join {
     /// A name of its own, with `garenne.join.` behind the app's prefix.
     pub name: String,
-    /// How many parts it waits for.
+    /// How many parts it waits for, at most 50,000.
     pub parts: u32,
     /// What is published when they are there, to a [`Route::Queue`]. Its delay counts from then on; if its
     /// queue has been deleted by then, it is declared again.
@@ -37,6 +39,14 @@ impl Join {
             let reason = format!("it does not contain `{MARK}`");
             return Err(Error::invalid("join name", &self.name, reason));
         }
+        if self.parts > MOST_PARTS {
+            let reason = format!("more than {MOST_PARTS} results cannot meet");
+            return Err(Error::invalid(
+                "number of parts",
+                self.parts.to_string(),
+                reason,
+            ));
+        }
         match &self.body.route {
             Route::Queue(queue) => Ok(queue),
             route => Err(Error::Refused {
@@ -49,7 +59,7 @@ impl Join {
 
 /// Whether a join may have this name. What a hostile message names is not meant otherwise.
 pub(crate) fn is_join(name: &str) -> bool {
-    name.contains(MARK)
+    name.contains(MARK) && super::queue::validate_name("join name", name).is_ok()
 }
 
 /// Says that a message has named something for a join that is none.
@@ -93,6 +103,9 @@ mod tests {
         ] {
             assert!(join(name, queue()).queue().is_err(), "{name:?}");
         }
+        let mut large = join("garenne.join.1", queue());
+        large.parts = MOST_PARTS + 1;
+        assert!(large.queue().is_err());
         let reply = Route::Reply("garenne.reply.1".into());
         assert!(join("garenne.join.1", reply).queue().is_err());
     }

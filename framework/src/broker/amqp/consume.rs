@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::backoff::Backoff;
 use super::connection::closed;
 use super::delay;
+use super::joins;
 use super::live::{Live, Trouble, rpc};
 use super::send::Core;
 use super::server;
@@ -361,7 +362,8 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
     let mut message = wire::message(&raw.properties, raw.data.clone());
     let (exchange, routing_key) = origin(&message, &queue, &raw);
     message.headers.retain(|name, _| {
-        !delay::is_ours(name) && name != header::EXCHANGE && name != header::ROUTING_KEY
+        let is_ours = delay::is_ours(name) || joins::is_ours(name);
+        !is_ours && name != header::EXCHANGE && name != header::ROUTING_KEY
     });
     let settler = Settler {
         session: session.clone(),

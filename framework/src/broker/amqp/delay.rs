@@ -17,6 +17,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
 use super::live::{Trouble, rpc};
+use super::server::Server;
 use super::topology::{Topology, declare_exchange};
 use super::wire::{own, table, text};
 use crate::error::{Error, Result};
@@ -61,6 +62,14 @@ pub(super) enum Which {
 }
 
 impl Which {
+    /// The ladder of messages with a high priority.
+    pub(super) fn of_urgent(server: Server) -> Self {
+        match server.expires_each_priority() {
+            true => Self::Usual,
+            false => Self::Urgent,
+        }
+    }
+
     fn level(self, level: u32) -> String {
         format!("{}.{level}", self.name())
     }

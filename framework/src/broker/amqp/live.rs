@@ -45,10 +45,20 @@ impl Trouble {
         matches!(self.code, Some(320 | 506 | 541)) || self.text.contains("down or inaccessible")
     }
 
+    /// Whether asking again would be answered in the same way.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.code.is_some() && !self.passes()
+    }
+
+    /// Whether there is no such queue or exchange.
+    pub(super) fn is_missing(&self) -> bool {
+        self.code == Some(404) && !self.passes()
+    }
+
     /// The server's refusal of `what`.
     pub(super) fn refused(self, what: impl Into<String>) -> Error {
         match self.code {
-            Some(_) if !self.passes() => Error::Refused {
+            Some(_) if self.is_lasting() => Error::Refused {
                 what: what.into(),
                 reason: self.text,
             },

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::url::BrokerUrl;
 use super::{
     BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Publish, Queue,
-    QueueType, Replies,
+    QueueType, Replies, is_join,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -20,6 +20,7 @@ mod arguments;
 mod backoff;
 mod browse;
 mod cancel;
+mod collect;
 mod confirms;
 mod connection;
 mod consume;
@@ -43,6 +44,7 @@ mod wire;
 mod fuzz_tests;
 
 use connection::closed;
+use joins::Joins;
 use publish::Publisher;
 use send::{Core, Outgoing};
 use topology::Topology;
@@ -76,7 +78,8 @@ impl AmqpBroker {
             1 => QueueType::Classic,
             _ => url.queue_type,
         };
-        let core = Arc::new(Core::new(transport, topology, publisher, reply_type));
+        let joins = Joins::new(transport.clone(), topology.clone(), url.queue_type);
+        let core = Arc::new(Core::new(transport, topology, publisher, joins, reply_type));
         Ok(Self { core })
     }
 
@@ -158,7 +161,10 @@ impl Broker for AmqpBroker {
     }
 
     fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(joins::close(&self.core, join))
+        match is_join(join) {
+            true => self.delete(join),
+            false => Box::pin(async { Ok(()) }),
+        }
     }
 
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {

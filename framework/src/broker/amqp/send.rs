@@ -9,13 +9,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::backoff::Backoff;
 use super::delay;
+use super::joins::{self, Joins};
 use super::publish::{Publisher, Request, Verdict};
 use super::server::UPPER_CLASS;
 use super::settle::Session;
-use super::topology::{EXCHANGE, Topology};
+use super::topology::{EXCHANGE, Known, Topology};
 use super::transport::Transport;
 use super::wire::{self, own, short};
-use crate::broker::{Publish, QueueType, Route, is_reply_queue};
+use crate::broker::{Publish, QueueType, Route, is_join, is_reply_queue};
 use crate::error::{Error, Result};
 
 /// What all parts of the broker share.
@@ -23,6 +24,7 @@ pub(super) struct Core {
     pub(super) transport: Arc<Transport>,
     pub(super) topology: Arc<Topology>,
     pub(super) publisher: Publisher,
+    pub(super) joins: Arc<Joins>,
     /// What the reply queue becomes.
     pub(super) reply_type: QueueType,
     /// Those whose deliveries become void when the broker is closed.
@@ -40,7 +42,14 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(publish: Publish) -> Result<Self> {
+    pub(super) fn new(mut publish: Publish) -> Result<Self> {
+        if let Route::Join { .. } = publish.route {
+            // A part that looks like a body would leave its join.
+            publish
+                .message
+                .headers
+                .retain(|name, _| !joins::is_ours(name));
+        }
         let properties = wire::properties(&publish.message)?;
         let delay = match publish.route {
             Route::Reply(_) | Route::Join { .. } => Duration::ZERO,
@@ -64,7 +73,8 @@ impl Outgoing {
     ) -> Result<Self> {
         let key = match &route {
             Route::Queue(name) | Route::Reply(name) => short("queue name", name)?,
-            Route::Join { join, .. } => short("join name", join)?,
+            // What is too long is no join, and so not sent.
+            Route::Join { join, .. } => own(join),
             Route::Exchange {
                 routing_key,
                 exchange,
@@ -92,6 +102,11 @@ impl Outgoing {
         })
     }
 
+    /// How long to try.
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
     fn aim(&mut self, exchange: &str, extra: Option<FieldTable>) -> Result<()> {
         let exchange = short("exchange name", exchange)?;
         let request = Arc::make_mut(&mut self.request);
@@ -112,9 +127,11 @@ impl Core {
         transport: Arc<Transport>,
         topology: Arc<Topology>,
         publisher: Publisher,
+        joins: Arc<Joins>,
         reply_type: QueueType,
     ) -> Self {
         Self {
+            joins,
             transport,
             topology,
             publisher,
@@ -139,6 +156,14 @@ impl Core {
 
     /// Publishes a message; resolves when it is confirmed.
     pub(super) async fn send(&self, outgoing: &mut Outgoing) -> Result<()> {
+        match outgoing.route {
+            Route::Join { .. } => Box::pin(joins::put(self, outgoing)).await,
+            _ => self.store(outgoing).await,
+        }
+    }
+
+    /// Brings a message to its queue, and no further.
+    pub(super) async fn store(&self, outgoing: &mut Outgoing) -> Result<()> {
         if let Route::Reply(name) = &outgoing.route
             && !self.takes_replies(name)
         {
@@ -210,7 +235,8 @@ impl Core {
                     };
                     Box::pin(self.within(deadline, outgoing, work)).await?;
                 }
-                Route::Reply(_) | Route::Join { .. } => {}
+                Route::Join { .. } => return outgoing.request.conclude(verdict),
+                Route::Reply(_) => {}
             }
         }
     }
@@ -231,7 +257,8 @@ impl Core {
         match route {
             Route::Queue(name) => {
                 let known = self.topology.known(name);
-                known.is_some_and(|known| known.queue_type == Some(QueueType::Quorum))
+                let is_quorum = |known: Known| known.queue_type == Some(QueueType::Quorum);
+                is_join(name) || known.is_some_and(is_quorum)
             }
             Route::Exchange { .. } => true,
             Route::Reply(name) => is_reply_queue(name),
@@ -268,6 +295,8 @@ impl Core {
     /// Decides where a message without a delay is published.
     fn aim_straight(&self, outgoing: &mut Outgoing) -> Result<()> {
         let exchange = match &outgoing.route {
+            // Its own queue is bound nowhere.
+            Route::Queue(name) if is_join(name) => String::new(),
             Route::Queue(name) => self.topology.exchange_of(name).to_owned(),
             Route::Exchange { exchange, .. } => exchange.clone(),
             Route::Reply(_) | Route::Join { .. } => String::new(),
@@ -322,10 +351,7 @@ impl Core {
                 self.within(deadline, outgoing, ask).await?
             }
         };
-        Ok(match server.expires_each_priority() {
-            true => delay::Which::Usual,
-            false => delay::Which::Urgent,
-        })
+        Ok(delay::Which::of_urgent(server))
     }
 
     /// Runs `work` on the transport, but not beyond the message's deadline.

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::backoff::Backoff;
 use super::delay;
+use super::joins;
 use super::live::{Live, rpc};
 use super::send::{Core, Outgoing};
 use super::server::Server;
@@ -219,7 +220,9 @@ impl Settler {
         let mut copy = FieldTable::default();
         for (name, value) in headers {
             let name_str = name.as_str();
-            let dropped = wire::is_brokers_own(name_str) || delay::is_ours(name_str);
+            let dropped = wire::is_brokers_own(name_str)
+                || delay::is_ours(name_str)
+                || joins::is_ours(name_str);
             if !dropped && name_str != header::DELIVERIES {
                 copy.insert(name.clone(), value.clone());
             }

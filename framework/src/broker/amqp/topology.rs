@@ -131,7 +131,7 @@ impl Topology {
     }
 
     /// Our own exchanges.
-    async fn base(&self) -> Result<()> {
+    pub(super) async fn base(&self) -> Result<()> {
         if self.memory().base {
             return Ok(());
         }
@@ -281,7 +281,8 @@ impl Topology {
         Ok(None)
     }
 
-    async fn find(&self, name: &str) -> Result<Result<lapin::Queue, Trouble>> {
+    /// Looks whether there is a queue.
+    pub(super) async fn find(&self, name: &str) -> Result<Result<lapin::Queue, Trouble>> {
         let name = short("queue name", name)?;
         self.on_channel(|channel| {
             let name = name.clone();

@@ -158,7 +158,7 @@ pub(super) enum Request {
         print: u64,
         first: Arc<[Outgoing]>,
     },
-    OpenJoin(Parking),
+    OpenJoin(Box<Parking>),
     CheckJoin {
         join: String,
         parts: u32,

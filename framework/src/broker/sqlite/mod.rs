@@ -231,7 +231,12 @@ impl Broker for SqliteBroker {
 
     fn open_join(&self, join: Join) -> BoxFuture<'static, Result<()>> {
         let (handle, parking) = (self.handle.clone(), Parking::new(join));
-        Box::pin(async move { handle.call(Request::OpenJoin(parking?)).await.map(drop) })
+        Box::pin(async move {
+            handle
+                .call(Request::OpenJoin(Box::new(parking?)))
+                .await
+                .map(drop)
+        })
     }
 
     fn check_join<'a>(
