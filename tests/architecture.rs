@@ -96,13 +96,17 @@ fn a_broker_never_knows_what_a_task_is() {
 }
 
 #[test]
-fn lapin_and_sql_are_named_in_one_folder_each() {
+fn lapin_sql_and_redis_are_named_in_one_place_each() {
     assert_eq!(
         offenders("lapin", |name| !name.starts_with("broker/amqp/")),
         Vec::<String>::new()
     );
     assert_eq!(
         offenders("rusqlite", |name| !name.starts_with("broker/sqlite/")),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        offenders("redis::", |name| name != "result_store.rs"),
         Vec::<String>::new()
     );
 }

@@ -38,6 +38,8 @@ struct Inner {
     prefix: String,
     waiters: Arc<Waiters>,
     reply_address: OnceCell<String>,
+    #[cfg(feature = "redis")]
+    results: OnceCell<crate::result_store::ResultStore>,
     /// Names of queues and exchanges that are known to be declared.
     declared: Mutex<HashSet<String>>,
 }
@@ -49,6 +51,10 @@ pub(crate) struct Settings {
     pub(crate) send_timeout: Duration,
     pub(crate) result_timeout: Duration,
     pub(crate) max_message_size: usize,
+    #[cfg(feature = "redis")]
+    pub(crate) result_backend: Option<String>,
+    #[cfg(feature = "redis")]
+    pub(crate) result_expires: Duration,
     pub(crate) clock: Clock,
 }
 
@@ -64,6 +70,10 @@ impl Default for Settings {
             send_timeout: Duration::from_secs(30),
             result_timeout: crate::DAY,
             max_message_size: 8 * 1024 * 1024,
+            #[cfg(feature = "redis")]
+            result_backend: None,
+            #[cfg(feature = "redis")]
+            result_expires: crate::DAY,
             clock: Clock::default(),
         }
     }
@@ -91,6 +101,8 @@ impl App {
             prefix,
             waiters: Arc::default(),
             reply_address: OnceCell::new(),
+            #[cfg(feature = "redis")]
+            results: OnceCell::new(),
             declared: Mutex::default(),
         });
         Self {
@@ -135,6 +147,22 @@ impl App {
 
     pub(crate) fn max_message_size(&self) -> usize {
         self.inner.settings.max_message_size
+    }
+
+    /// Where results are kept, once [`connect_results`](Self::connect_results) has connected to it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn result_cell(&self) -> &OnceCell<crate::result_store::ResultStore> {
+        &self.inner.results
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn waiters(&self) -> &Arc<Waiters> {
+        &self.inner.waiters
     }
 
     /// How many replies are awaited at this moment.
@@ -234,6 +262,8 @@ impl App {
                     .await?
             }
         }
+        #[cfg(feature = "redis")]
+        self.follow(waiting.as_deref()).await;
         Ok(waiting)
     }
 

@@ -70,6 +70,22 @@ impl AppBuilder {
         self
     }
 
+    /// Keeps results in the Redis at `url`, as Celery's Redis backend does: they can be read any number of
+    /// times, by any process, with [`Handle::from_id`](crate::Handle::from_id) or Python's
+    /// `AsyncResult(id)`. Workers and readers need it alike. Redis 6 or newer.
+    #[cfg(feature = "redis")]
+    pub fn result_backend(mut self, url: impl Into<String>) -> Self {
+        self.settings.result_backend = Some(url.into());
+        self
+    }
+
+    /// How long a [result backend](Self::result_backend) keeps a result; a day unless set.
+    #[cfg(feature = "redis")]
+    pub fn result_expires(mut self, after: Duration) -> Self {
+        self.settings.result_expires = after;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -81,7 +97,10 @@ impl AppBuilder {
         if url.scheme == Scheme::Memory {
             settings.clock = Clock::tokio();
         }
-        Ok(App::over(broker, url.prefix, settings))
+        let app = App::over(broker, url.prefix, settings);
+        #[cfg(feature = "redis")]
+        app.connect_results().await?;
+        Ok(app)
     }
 }
 

@@ -94,7 +94,7 @@ pub(crate) fn json() -> impl Strategy<Value = Value> {
 
 /// Headers, often under names that are read.
 pub(crate) fn headers() -> impl Strategy<Value = Map<String, Value>> {
-    const READ: [&str; 19] = [
+    const READ: [&str; 18] = [
         "task",
         "id",
         "eta",
@@ -110,7 +110,6 @@ pub(crate) fn headers() -> impl Strategy<Value = Map<String, Value>> {
         "garenne-history",
         "garenne-deliveries",
         "garenne-malformed",
-        "garenne-kind",
         "garenne-attempts",
         "x-death",
         "BCC",

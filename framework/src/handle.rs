@@ -76,6 +76,21 @@ impl<T> Handle<T> {
         }
     }
 
+    /// The handle of a call that was sent before, here or elsewhere, by Rust or Python: its result is read
+    /// from the app's [result backend](crate::AppBuilder::result_backend).
+    ///
+    /// Whether there ever was such a call, nobody knows: a handle of one that was not waits, as Celery's
+    /// `AsyncResult` does.
+    ///
+    /// # Errors
+    /// Where the app has no result backend, or it cannot be reached.
+    #[cfg(feature = "redis")]
+    pub async fn from_id(app: &App, id: impl Into<String>) -> Result<Self> {
+        let id = id.into();
+        let waiting = app.await_kept(&id).await?;
+        Ok(Self::new(id, String::new(), app.clone(), Some(waiting)))
+    }
+
     /// The call's id; of a workflow its last call's, and of a group an id of its own.
     #[must_use]
     pub fn id(&self) -> &str {

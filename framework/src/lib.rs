@@ -34,12 +34,15 @@ pub mod app;
 pub mod app_builder;
 mod awaited;
 pub mod call;
+pub mod celery;
 mod clock;
 pub mod handle;
 pub mod message;
 mod options;
 pub mod registry;
 pub mod reply;
+#[cfg(feature = "redis")]
+mod result_store;
 pub mod results;
 pub mod send_all;
 mod step;

@@ -58,16 +58,12 @@ pub mod header {
     pub const MALFORMED: &str = "garenne-malformed";
     /// Names of headers that a dead letter lost because they were too large.
     pub const LEFT_OUT: &str = "garenne-left-out";
-    /// The kind of a reply's failure.
-    pub const KIND: &str = "garenne-kind";
-    /// How many attempts a failure took, in a reply or a dead letter.
+    /// How many attempts a dead letter took.
     pub const ATTEMPTS: &str = "garenne-attempts";
     /// The join that a call is a member of, in JSON.
     pub const JOIN: &str = "garenne-join";
     /// What an error callback wants instead of the failed call's id, which Celery gives it: `failure`.
     pub const INPUT: &str = "garenne-input";
-    /// The call that has failed, in a reply to another one that was to follow it.
-    pub const FAILED_ID: &str = "garenne-failed-id";
 }
 
 /// What a broker carries: metadata and a body it does not look into.

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, FailureKind};
-use crate::message::{Headers, Message, Unreadable, cut, format_time, header};
+use crate::message::{Headers, Message, Unreadable, cut, format_time};
 
 /// Longest name in bytes that AMQP carries.
 const NAME_LIMIT: usize = 255;
@@ -35,6 +35,23 @@ struct ReplyBody {
     #[serde(default, skip_deserializing)]
     date_done: Option<String>,
     task_id: String,
+    /// What Celery's form has no place for, and its readers pass over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    garenne: Option<Note>,
+}
+
+/// What we say of a failure beside Celery's description of an exception.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    attempts: u32,
+    #[serde(default)]
+    task: String,
+    /// The call that has failed, in a reply to another one that was to follow it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
 }
 
 /// A failure's `result`, as Celery describes an exception.
@@ -57,23 +74,19 @@ impl Reply {
     /// The message that carries this reply to who knows the request by `correlation_id`, or by the call's id.
     #[must_use]
     pub fn encode_for(&self, correlation_id: Option<&str>, now: SystemTime) -> Message {
-        let mut headers = Headers::new();
         let (status, result, traceback) = match &self.outcome {
             Ok(value) => ("SUCCESS", value.clone(), None),
-            Err(failure) => {
-                headers.insert(header::KIND.into(), failure.kind.as_str().into());
-                headers.insert(header::ATTEMPTS.into(), failure.attempts.into());
-                if failure.id != self.id {
-                    let id = cut(&failure.id, NAME_LIMIT);
-                    headers.insert(header::FAILED_ID.into(), id.into());
-                }
-                headers.insert("task".into(), cut(&failure.task, NAME_LIMIT).into());
-                (
-                    status(failure.kind),
-                    exception(failure),
-                    failure.traceback.clone(),
-                )
-            }
+            Err(failure) => (
+                status(failure.kind),
+                exception(failure),
+                failure.traceback.clone(),
+            ),
+        };
+        let note = |failure: &Failure| Note {
+            kind: failure.kind.as_str().into(),
+            attempts: failure.attempts,
+            task: cut(&failure.task, NAME_LIMIT).into(),
+            id: (failure.id != self.id).then(|| cut(&failure.id, NAME_LIMIT).into()),
         };
         let body = ReplyBody {
             status: status.into(),
@@ -82,10 +95,11 @@ impl Reply {
             children: Vec::new(),
             date_done: Some(format_time(now)),
             task_id: self.id.clone(),
+            garenne: self.outcome.as_ref().err().map(note),
         };
         Message {
             id: cut(&self.id, NAME_LIMIT).to_owned(),
-            headers,
+            headers: Headers::new(),
             content_type: "application/json".into(),
             content_encoding: "utf-8".into(),
             correlation_id: Some(correlation_id.unwrap_or(&self.id).to_owned()),
@@ -104,7 +118,7 @@ impl Reply {
             .map_err(|e| Unreadable(format!("the reply cannot be read: {e}")))?;
         let outcome = match body.status.as_str() {
             "SUCCESS" => Ok(body.result.unwrap_or_else(null)),
-            "FAILURE" | "REVOKED" => Err(failure(message, &body)),
+            "FAILURE" | "REVOKED" => Err(failure(&body)),
             _ => return Ok(None),
         };
         Ok(Some(Self {
@@ -159,7 +173,7 @@ fn split_path(path: &str) -> (&str, &str) {
     }
 }
 
-fn failure(message: &Message, body: &ReplyBody) -> Failure {
+fn failure(body: &ReplyBody) -> Failure {
     let exception = body
         .result
         .as_ref()
@@ -168,9 +182,11 @@ fn failure(message: &Message, body: &ReplyBody) -> Failure {
         Value::Array(parts) => parts.iter().map(plain).collect::<Vec<_>>().join(", "),
         other => plain(other),
     });
-    let kind = FailureKind::ALL
-        .into_iter()
-        .find(|kind| message.text(header::KIND) == Some(kind.as_str()));
+    let note = body.garenne.as_ref();
+    let kind = note.and_then(|note| {
+        let mut kinds = FailureKind::ALL.into_iter();
+        kinds.find(|kind| kind.as_str() == note.kind)
+    });
     let from_rust = kind.is_some();
     let kind = kind.unwrap_or_else(|| python_kind(body, exception.as_ref(), said.as_deref()));
     let error_type = exception.map(|e| match e.exc_module {
@@ -179,13 +195,14 @@ fn failure(message: &Message, body: &ReplyBody) -> Failure {
         }
         _ => e.exc_type,
     });
+    let id = note.and_then(|note| note.id.clone());
     Failure {
         error_type: error_type.unwrap_or_default().into(),
-        attempts: message.count(header::ATTEMPTS).unwrap_or(0),
+        attempts: note.map_or(0, |note| note.attempts),
         traceback: body.traceback.clone(),
         ..Failure::new(
-            message.text("task").unwrap_or_default(),
-            message.text(header::FAILED_ID).unwrap_or(&body.task_id),
+            note.map_or("", |note| &*note.task),
+            id.unwrap_or_else(|| body.task_id.clone()),
             kind,
             said.unwrap_or_else(|| "the worker gave no reason".into()),
         )

@@ -19,6 +19,11 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
+    #[cfg(feature = "redis")]
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     pub(crate) async fn outcome(&self) -> Result<Box<RawValue>, Failure> {
         loop {
             // Registered before looking, so that a reply between the two is not missed.
@@ -132,6 +137,13 @@ impl Waiters {
                 message,
             )));
         }
+    }
+
+    /// Whether somebody awaits the reply to `id`, and it has not come yet.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_awaited(&self, id: &str) -> bool {
+        let waiting = self.table().waiting.get(id).and_then(Weak::upgrade);
+        waiting.is_some_and(|waiting| waiting.outcome.get().is_none())
     }
 
     /// How many replies are awaited.

@@ -12,6 +12,8 @@ use crate::broker::{Delivery, Publish, Route, dead_letter_name};
 use crate::error::{Error, TaskError, Then};
 use crate::failure::{Failure, FailureKind};
 use crate::message::{Message, header};
+#[cfg(feature = "redis")]
+use crate::reply::Reply;
 use crate::retry::{Backoff, LONGEST_DELAY};
 use crate::task::{Ack, TaskOptions};
 
@@ -48,6 +50,15 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
+    /// What the call came to, if it is over.
+    fn outcome(&self) -> Option<Result<Box<RawValue>, Failure>> {
+        match self {
+            Self::Done(value) => Some(Ok(value.clone())),
+            Self::Dead { failure, .. } | Self::Dropped(failure) => Some(Err((**failure).clone())),
+            _ => None,
+        }
+    }
+
     /// Bytes of the result it carries.
     pub(super) fn size(&self) -> usize {
         match self {
@@ -132,6 +143,20 @@ pub(super) fn failure(
     })
 }
 
+/// Whether settling fails in a moment, so that the attempt has no say.
+#[cfg(feature = "redis")]
+fn is_void(custody: &Custody) -> bool {
+    matches!(custody, Custody::Held(delivery) if delivery.stale().is_stale())
+}
+
+/// What the caller is told, if the call is over.
+#[cfg(feature = "redis")]
+fn encode_reply(message: &Message, verdict: &Verdict, now: SystemTime) -> Option<Message> {
+    let outcome = verdict.outcome()?;
+    let id = message.id.clone();
+    Some(Reply { id, outcome }.encode(message, now))
+}
+
 /// Who has the message while its task runs.
 #[allow(
     clippy::large_enum_variant,
@@ -191,6 +216,10 @@ impl Shared {
             self.app.declare_route(&publish.route).await?;
         }
         let routes: Vec<_> = then.iter().map(|publish| publish.route.clone()).collect();
+        #[cfg(feature = "redis")]
+        if !is_void(&custody) {
+            self.keep_result(message, verdict).await?;
+        }
         let follow = match verdict {
             Verdict::Dead { reason, failure } if lane.queue.dead_letters => {
                 let name = queue.strip_prefix(self.app.prefix()).unwrap_or(queue);
@@ -251,10 +280,8 @@ impl Shared {
         queue: &str,
         verdict: &Verdict,
     ) -> Vec<Publish> {
-        let outcome = match verdict {
-            Verdict::Done(value) => Ok(value.clone()),
-            Verdict::Dead { failure, .. } | Verdict::Dropped(failure) => Err((**failure).clone()),
-            _ => return Vec::new(),
+        let Some(outcome) = verdict.outcome() else {
+            return Vec::new();
         };
         // A Python caller may leave the queue to the worker's own configuration.
         let home = |task: &str| {
@@ -299,6 +326,18 @@ impl Shared {
             }
         }
         self.app.broker().publish(publish).await
+    }
+
+    /// Keeps the result where the app keeps results. Before the acknowledgement, so that none is missing.
+    #[cfg(feature = "redis")]
+    async fn keep_result(&self, message: &Message, verdict: &Verdict) -> Result<(), Error> {
+        let wanted = message.headers.get("ignore_result") != Some(&true.into());
+        if let Some(results) = self.app.results().filter(|_| wanted)
+            && let Some(reply) = encode_reply(message, verdict, self.app.now())
+        {
+            results.keep(message, &reply).await?;
+        }
+        Ok(())
     }
 
     fn publish(&self, route: Route, message: Message, delay: Duration) -> Publish {

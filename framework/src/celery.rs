@@ -1,0 +1,461 @@
+//! Values that Python has and JSON has not, in the form in which Celery's JSON carries them:
+//! `{"__type__": "datetime", "__value__": "2026-01-31T08:00:00+00:00"}`.
+//!
+//! Each kind is a module for serde's `with`, for the fields of your own types, and a wrapper, for the parameters
+//! and results of tasks. Python gets its own type (`datetime`, `Decimal`, `UUID`, `bytes`, …), whichever side
+//! sent it. Read are also plain strings, as those send who know nothing of this.
+//!
+//! ```
+//! use std::time::SystemTime;
+//! use garenne::celery::{self, Bytes, Decimal};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Order {
+//!     #[serde(with = "celery::uuid")]
+//!     number: uuid::Uuid,
+//!     #[serde(with = "celery::datetime")]
+//!     placed: SystemTime,
+//! }
+//!
+//! #[garenne::task(name = "shop.bill")]
+//! async fn bill(order: Order, price: Decimal) -> Bytes {
+//!     Bytes(format!("{}: {}", order.number, price.0).into_bytes())
+//! }
+//! ```
+//!
+//! Source: `kombu.utils.json` of kombu 5.3 to 5.7.
+
+use std::fmt::Display;
+use std::time::SystemTime;
+
+use serde::de::Error as _;
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+
+use crate::message::{format_time, parse_time};
+
+/// Writes a tagged value.
+fn write<S: Serializer, V: Serialize>(
+    serializer: S,
+    kind: &'static str,
+    value: V,
+) -> Result<S::Ok, S::Error> {
+    let mut tagged = serializer.serialize_struct("Tagged", 2)?;
+    tagged.serialize_field("__type__", kind)?;
+    tagged.serialize_field("__value__", &value)?;
+    tagged.end()
+}
+
+/// Reads a value tagged with one of `kinds`, or a plain one: the tag's place among the kinds, and the value.
+fn read<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    kinds: &[&str],
+) -> Result<(Option<usize>, Value), D::Error> {
+    let mut value = Value::deserialize(deserializer)?;
+    let Some(tag) = value.get_mut("__type__").map(Value::take) else {
+        return Ok((None, value));
+    };
+    let place = kinds.iter().position(|kind| tag == *kind);
+    match (place, value.get_mut("__value__").map(Value::take)) {
+        (Some(place), Some(inner)) => Ok((Some(place), inner)),
+        _ => Err(D::Error::custom(format_args!(
+            "expected a value of Python's type `{}`, found one of type {tag}",
+            kinds[0]
+        ))),
+    }
+}
+
+/// Reads a tagged or a plain string.
+fn read_text<'de, D: Deserializer<'de>>(deserializer: D, kind: &str) -> Result<String, D::Error> {
+    match read(deserializer, &[kind])? {
+        (_, Value::String(text)) => Ok(text),
+        (_, other) => Err(D::Error::custom(format_args!(
+            "expected a `{kind}` as a string, found {other}"
+        ))),
+    }
+}
+
+fn wrong<E: serde::de::Error>(kind: &str, text: &str, why: impl Display) -> E {
+    E::custom(format_args!("`{text}` is no {kind}: {why}"))
+}
+
+/// Python's `datetime`: a moment, to the microsecond. One without an offset means UTC.
+pub mod datetime {
+    use super::*;
+
+    /// Writes a moment as Python's `datetime` in UTC.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        write(serializer, "datetime", format_time(*time))
+    }
+
+    /// Reads a `datetime`, or a string in RFC 3339.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        let text = read_text(deserializer, "datetime")?;
+        parse_time(&text).ok_or_else(|| wrong("datetime", &text, "RFC 3339 is wanted"))
+    }
+}
+
+/// Python's `uuid.UUID`.
+pub mod uuid {
+    use super::*;
+
+    /// Writes Python's `UUID`.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(id: &::uuid::Uuid, serializer: S) -> Result<S::Ok, S::Error> {
+        write(
+            serializer,
+            "uuid",
+            serde_json::json!({"hex": id.simple().to_string()}),
+        )
+    }
+
+    /// Reads a `UUID`, or a string in one of its usual forms.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<::uuid::Uuid, D::Error> {
+        let (_, value) = read(deserializer, &["uuid"])?;
+        let text = value
+            .get("hex")
+            .unwrap_or(&value)
+            .as_str()
+            .unwrap_or_default();
+        ::uuid::Uuid::try_parse(text).map_err(|e| wrong("UUID", &value.to_string(), e))
+    }
+}
+
+/// Python's `decimal.Decimal`, as its digits: nothing is rounded.
+pub mod decimal {
+    use super::*;
+
+    /// Writes Python's `Decimal`.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(digits: &str, serializer: S) -> Result<S::Ok, S::Error> {
+        write(serializer, "decimal", digits)
+    }
+
+    /// Reads a `Decimal`, a string, or a number.
+    ///
+    /// # Errors
+    /// Where it is none of these.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+        match read(deserializer, &["decimal"])? {
+            (_, Value::String(digits)) => Ok(digits),
+            (_, Value::Number(number)) => Ok(number.to_string()),
+            (_, other) => Err(wrong("decimal", &other.to_string(), "digits are wanted")),
+        }
+    }
+}
+
+/// Python's `datetime.date`, as `YYYY-MM-DD`.
+pub mod date {
+    use super::*;
+
+    /// Writes Python's `date`.
+    ///
+    /// # Errors
+    /// Where the text is no date, since it would make Python drop the whole message.
+    pub fn serialize<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::Error as _;
+        check::<jiff::civil::Date>("date", text).map_err(S::Error::custom)?;
+        write(serializer, "date", text)
+    }
+
+    /// Reads a `date`, or a string.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+        let text = read_text(deserializer, "date")?;
+        check::<jiff::civil::Date>("date", &text).map_err(D::Error::custom)?;
+        Ok(text)
+    }
+}
+
+/// Python's `datetime.time`, as `HH:MM:SS` with an optional fraction.
+pub mod time {
+    use super::*;
+
+    /// Writes Python's `time`.
+    ///
+    /// # Errors
+    /// Where the text is no time, since it would make Python drop the whole message.
+    pub fn serialize<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::Error as _;
+        check::<jiff::civil::Time>("time", text).map_err(S::Error::custom)?;
+        write(serializer, "time", text)
+    }
+
+    /// Reads a `time`, or a string.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+        let text = read_text(deserializer, "time")?;
+        check::<jiff::civil::Time>("time", &text).map_err(D::Error::custom)?;
+        Ok(text)
+    }
+}
+
+fn check<T: std::str::FromStr<Err: Display>>(kind: &str, text: &str) -> Result<(), String> {
+    let wrong = |error| format!("`{text}` is no {kind}: {error}");
+    text.parse::<T>().map(drop).map_err(wrong)
+}
+
+/// Python's `bytes`.
+pub mod bytes {
+    use super::*;
+
+    /// Writes Python's `bytes`: as text where they are UTF-8, otherwise in base 64.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => write(serializer, "bytes", text),
+            Err(_) => write(serializer, "base64", base64::encode(bytes)),
+        }
+    }
+
+    /// Reads `bytes`, a string (its UTF-8), or a list of numbers (Rust's own form).
+    ///
+    /// # Errors
+    /// Where it is none of these.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        const BASE64: usize = 1;
+        match read(deserializer, &["bytes", "base64"])? {
+            (Some(BASE64), Value::String(text)) => base64::decode(&text)
+                .ok_or_else(|| D::Error::custom("the bytes are no valid base 64")),
+            (_, Value::String(text)) => Ok(text.into_bytes()),
+            (None, list @ Value::Array(_)) => Vec::deserialize(list).map_err(D::Error::custom),
+            (_, other) => Err(wrong("bytes", &other.to_string(), "a string is wanted")),
+        }
+    }
+}
+
+/// RFC 4648, section 4, with padding.
+mod base64 {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+    pub(super) fn encode(bytes: &[u8]) -> String {
+        let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+        for group in bytes.chunks(3) {
+            let mut bits = [0; 4];
+            bits[1..=group.len()].copy_from_slice(group);
+            let bits = u32::from_be_bytes(bits);
+            for place in 0..4 {
+                let sextet = (bits >> (18 - 6 * place)) & 63;
+                let padding = place > group.len();
+                text.push(if padding {
+                    '='
+                } else {
+                    char::from(ALPHABET[sextet as usize])
+                });
+            }
+        }
+        text
+    }
+
+    pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+        // Python's encoder breaks lines.
+        let text: Vec<u8> = text
+            .bytes()
+            .filter(|byte| !byte.is_ascii_whitespace())
+            .collect();
+        let digits = text
+            .strip_suffix(b"==")
+            .or(text.strip_suffix(b"="))
+            .unwrap_or(&text);
+        if !text.len().is_multiple_of(4) {
+            return None;
+        }
+        let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+        for group in digits.chunks(4) {
+            let mut bits = 0;
+            for place in 0..4 {
+                let sextet = match group.get(place) {
+                    Some(digit) => ALPHABET.iter().position(|known| known == digit)?,
+                    None => 0,
+                };
+                bits = bits << 6 | sextet as u32;
+            }
+            bytes.extend_from_slice(&bits.to_be_bytes()[1..group.len()]);
+        }
+        Some(bytes)
+    }
+}
+
+/// A wrapper for values of one kind, as a parameter or a result of a task.
+macro_rules! wrapper {
+    ($name:ident($inner:ty), $with:literal, $doc:literal) => {
+        #[doc = $doc]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(
+            /// The value.
+            #[serde(with = $with)]
+            pub $inner,
+        );
+
+        impl From<$inner> for $name {
+            fn from(value: $inner) -> Self {
+                Self(value)
+            }
+        }
+    };
+}
+
+wrapper!(
+    DateTime(SystemTime),
+    "datetime",
+    "Python's `datetime`: a moment, to the microsecond."
+);
+wrapper!(
+    Date(String),
+    "date",
+    "Python's `datetime.date`, as `YYYY-MM-DD`."
+);
+wrapper!(
+    Time(String),
+    "time",
+    "Python's `datetime.time`, as `HH:MM:SS`."
+);
+wrapper!(
+    Decimal(String),
+    "decimal",
+    "Python's `decimal.Decimal`, as its digits."
+);
+wrapper!(Uuid(::uuid::Uuid), "uuid", "Python's `uuid.UUID`.");
+wrapper!(Bytes(Vec<u8>), "bytes", "Python's `bytes`.");
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn there_and_back<T: Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(
+        value: T,
+        json: Value,
+    ) {
+        assert_eq!(serde_json::to_value(&value).expect("it serialises"), json);
+        assert_eq!(
+            serde_json::from_value::<T>(json).expect("it is read"),
+            value
+        );
+    }
+
+    #[test]
+    fn each_kind_has_pythons_form() {
+        let moment = SystemTime::UNIX_EPOCH + Duration::from_micros(1_704_164_645_678_901);
+        there_and_back(
+            DateTime(moment),
+            json!({"__type__": "datetime", "__value__": "2024-01-02T03:04:05.678901+00:00"}),
+        );
+        there_and_back(
+            Date("2024-01-02".into()),
+            json!({"__type__": "date", "__value__": "2024-01-02"}),
+        );
+        there_and_back(
+            Time("03:04:05".into()),
+            json!({"__type__": "time", "__value__": "03:04:05"}),
+        );
+        there_and_back(
+            Decimal("1.50".into()),
+            json!({"__type__": "decimal", "__value__": "1.50"}),
+        );
+        there_and_back(
+            Uuid(::uuid::Uuid::from_u128(1)),
+            json!({"__type__": "uuid", "__value__": {"hex": "00000000000000000000000000000001"}}),
+        );
+        there_and_back(
+            Bytes(b"hi".to_vec()),
+            json!({"__type__": "bytes", "__value__": "hi"}),
+        );
+        there_and_back(
+            Bytes(vec![0xff, 0]),
+            json!({"__type__": "base64", "__value__": "/wA="}),
+        );
+    }
+
+    #[test]
+    fn plain_forms_are_read_too() {
+        fn read<T: serde::de::DeserializeOwned>(json: Value) -> T {
+            serde_json::from_value(json).expect("it is read")
+        }
+        let epoch = DateTime(SystemTime::UNIX_EPOCH);
+        assert_eq!(read::<DateTime>(json!("1970-01-01T00:00:00Z")), epoch);
+        assert_eq!(read::<DateTime>(json!("1970-01-01T01:00:00+01:00")), epoch);
+        assert_eq!(read::<Decimal>(json!(1.5)), Decimal("1.5".into()));
+        assert_eq!(
+            read::<Uuid>(json!("00000000-0000-0000-0000-000000000001")),
+            Uuid(::uuid::Uuid::from_u128(1))
+        );
+        assert_eq!(read::<Bytes>(json!("hi")), Bytes(b"hi".to_vec()));
+        assert_eq!(read::<Bytes>(json!([104, 105])), Bytes(b"hi".to_vec()));
+    }
+
+    #[test]
+    fn what_is_none_is_an_error_that_says_so() {
+        fn refused<T: serde::de::DeserializeOwned + std::fmt::Debug>(json: Value) -> String {
+            serde_json::from_value::<T>(json)
+                .expect_err("it is none")
+                .to_string()
+        }
+        let date = json!({"__type__": "date", "__value__": "2024-01-02"});
+        let text = refused::<DateTime>(date);
+        assert!(
+            text.contains("`datetime`") && text.contains("\"date\""),
+            "{text}"
+        );
+        for bad in [
+            json!("soon"),
+            json!(1),
+            json!({"__type__": "datetime"}),
+            json!(null),
+        ] {
+            refused::<DateTime>(bad);
+        }
+        for bad in [json!("/w"), json!("====A"), json!("A==="), json!("#AAA")] {
+            let tagged = json!({"__type__": "base64", "__value__": bad});
+            assert!(refused::<Bytes>(tagged).contains("base 64"), "{bad}");
+        }
+        refused::<Uuid>(json!({"__type__": "uuid", "__value__": {"hex": "no"}}));
+        refused::<Date>(json!("2024-13-01"));
+        assert!(serde_json::to_value(Date("tomorrow".into())).is_err());
+    }
+
+    #[test]
+    fn base_64_is_rfc_4648s() {
+        let pairs = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ];
+        for (plain, encoded) in pairs {
+            assert_eq!(base64::encode(plain.as_bytes()), encoded);
+            assert_eq!(base64::decode(encoded).expect("valid"), plain.as_bytes());
+        }
+        assert_eq!(base64::decode("Zm9v\nYmFy\n").expect("lines"), b"foobar");
+        let all: Vec<u8> = (0..=255).collect();
+        assert_eq!(base64::decode(&base64::encode(&all)).expect("valid"), all);
+    }
+}
