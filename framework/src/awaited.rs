@@ -21,14 +21,14 @@ pub(crate) enum Awaited {
     One(Arc<Waiting>),
     /// A list of what each member comes to.
     Many {
-        members: Vec<Awaited>,
+        members: Vec<Self>,
         /// 0 where the first failure is the whole's; how often each outcome is wrapped otherwise.
         collected: u32,
     },
     /// `then`, unless one of `gates` fails before.
     Gated {
         gates: Vec<Arc<Waiting>>,
-        then: Box<Awaited>,
+        then: Box<Self>,
     },
 }
 

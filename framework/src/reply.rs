@@ -169,7 +169,8 @@ fn split_path(path: &str) -> (&str, &str) {
         }
         Some(("alloc::string", _)) => ("builtins", "Exception"),
         Some((module, name)) => (module, name),
-        None => ("builtins", "Exception"),
+        // A Python worker's, that fails what was to follow.
+        None => path.rsplit_once('.').unwrap_or(("builtins", "Exception")),
     }
 }
 

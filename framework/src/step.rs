@@ -117,7 +117,7 @@ impl Step {
             options,
             problem,
             takes_input,
-            ..
+            is_ours,
         } = self;
         if let Some(problem) = problem {
             return Err(problem);
@@ -155,13 +155,12 @@ impl Step {
         let id = options
             .id
             .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-        Ok(Signature {
+        let mut signature = Signature {
             task,
             args: arguments.args,
             kwargs: arguments.kwargs,
             options: SignatureOptions {
                 task_id: Some(id),
-                queue: Some(format!("{prefix}{}", options.queue.name())),
                 priority: options.priority,
                 countdown,
                 eta,
@@ -173,7 +172,13 @@ impl Step {
             },
             subtask_type: None,
             immutable: !takes_input,
-        })
+        };
+        let queue = format!("{prefix}{}", options.queue.name());
+        match is_ours {
+            true => signature.options.go_to_ours(queue),
+            false => signature.options.queue = Some(queue),
+        }
+        Ok(signature)
     }
 }
 

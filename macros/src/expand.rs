@@ -68,9 +68,10 @@ pub(crate) fn fallback(task: &Task) -> TokenStream {
         .collect();
     let (generics, body) = (quote!(#generics), quote!(::core::unreachable!()));
     let call = call(task, &parameters, &generics, &body);
-    let partial = types
-        .first()
-        .map(|input| partial(task, input, &parameters[1..], &generics, &body));
+    // What its input is may be just what is wrong with it.
+    let input = Ident::new("__GarenneInput", Span::call_site());
+    let partial = (task.signature.generics.params.is_empty() && !types.is_empty())
+        .then(|| partial(task, &input, &parameters[1..], &quote!(<#input>), &body));
     head(task, &quote!(#call #partial))
 }
 

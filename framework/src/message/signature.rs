@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 use super::{Arguments, Embed, Headers, Message, format_time, header, parse_time};
 
+/// The exchange that leads to the queues which we declare, by their names.
+const QUEUES: &str = "garenne";
+
 /// A call that is not sent yet, on the wire.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Signature {
@@ -96,6 +99,27 @@ pub struct SignatureOptions {
     /// Ours: the join whose body it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub garenne_join: Option<Joined>,
+}
+
+impl SignatureOptions {
+    /// The queue that it goes to, by its name on the broker; `None` where it goes through an exchange, or
+    /// where it does not say.
+    #[must_use]
+    pub fn queue_name(&self) -> Option<&str> {
+        let exchange = self.exchange.as_deref().unwrap_or_default();
+        match &self.queue {
+            Some(queue) => Some(queue),
+            None if exchange.is_empty() || exchange == QUEUES => self.routing_key.as_deref(),
+            None => None,
+        }
+    }
+
+    /// Has it go to a queue that workers of ours declare. Under the name of a queue alone, Python would
+    /// declare it, too, in its own way, and be refused.
+    pub fn go_to_ours(&mut self, queue: String) {
+        self.exchange = Some(QUEUES.into());
+        self.routing_key = Some(queue);
+    }
 }
 
 /// Signatures that are not read before their turn comes, so that nothing of them is lost on the way.

@@ -193,23 +193,14 @@ fn sent(
     now: SystemTime,
     home: &dyn Fn(&str) -> Route,
 ) -> Next {
-    let route = match &signature.options {
-        SignatureOptions {
-            exchange: Some(exchange),
-            routing_key,
-            ..
-        } if !exchange.is_empty() => Route::Exchange {
+    let options = &signature.options;
+    let route = match (options.queue_name(), &options.exchange) {
+        (Some(queue), _) => Route::Queue(queue.to_owned()),
+        (None, Some(exchange)) => Route::Exchange {
             exchange: exchange.clone(),
-            routing_key: routing_key.clone().unwrap_or_default(),
+            routing_key: options.routing_key.clone().unwrap_or_default(),
         },
-        SignatureOptions {
-            queue: Some(queue), ..
-        } => Route::Queue(queue.clone()),
-        SignatureOptions {
-            routing_key: Some(queue),
-            ..
-        } => Route::Queue(queue.clone()),
-        _ => home(&signature.task),
+        (None, None) => home(&signature.task),
     };
     let Following { mut message, delay } = signature.message(input, rest.to_vec(), now);
     message.descend_from(origin);

@@ -42,10 +42,7 @@ pub(super) enum Expected {
     /// One call's.
     One(String),
     /// Those of a group's members.
-    Many {
-        members: Vec<Expected>,
-        collected: u32,
-    },
+    Many { members: Vec<Self>, collected: u32 },
 }
 
 /// What a part of a workflow does at its end.
@@ -71,7 +68,8 @@ pub(super) fn freeze(
         prefix,
         reply_to,
         now,
-        coordinator: coordinator.or_else(|| node.queue_of_ours().cloned()),
+        anywhere: node.queue_of_ours().cloned(),
+        coordinator,
         nearest: Vec::new(),
         ids: Vec::new(),
         gates: Vec::new(),
@@ -96,9 +94,12 @@ struct Freezer<'a> {
     prefix: &'a str,
     reply_to: &'a str,
     now: SystemTime,
+    /// Where the user wants that to be done which is between the calls.
     coordinator: Option<Queue>,
     /// Queues of tasks of ours, for the groups that are being frozen, the innermost last.
     nearest: Vec<Queue>,
+    /// The queue of any task of ours in the whole workflow.
+    anywhere: Option<Queue>,
     ids: Vec<String>,
     gates: Vec<String>,
     queues: BTreeMap<String, Queue>,
@@ -149,7 +150,7 @@ impl Freezer<'_> {
             let headers = first.options.headers.get_or_insert_default();
             headers.insert(header::INPUT.into(), "failure".into());
         }
-        first.options.chain = reversed(chain);
+        first.options.chain = reversed(&chain);
         self.ids.truncate(known);
         self.callbacks.push(first.encode());
         Ok(self.callbacks.len() - 1)
@@ -174,7 +175,7 @@ impl Freezer<'_> {
                 let links = first.into_iter().chain(links).collect();
                 let (mut chain, expected) = self.chain(links, finish)?;
                 let mut first = chain.remove(0);
-                first.options.chain = reversed(chain);
+                first.options.chain = reversed(&chain);
                 plan.calls.push(first);
                 Ok(expected)
             }
@@ -277,7 +278,7 @@ impl Freezer<'_> {
             }
             let (mut chain, expected) = self.chain(rest, finish)?;
             let mut body = chain.remove(0);
-            body.options.chain = reversed(chain);
+            body.options.chain = reversed(&chain);
             body.options.garenne_join = Some(Joined {
                 join: part.join.clone(),
                 members,
@@ -312,8 +313,8 @@ impl Freezer<'_> {
 
     /// Where workers of ours take calls from.
     fn coordinator(&self, task: &str) -> Result<Queue> {
-        let queue = self.nearest.last().or(self.coordinator.as_ref());
-        queue.cloned().ok_or_else(|| {
+        let nearest = self.nearest.last().or(self.anywhere.as_ref());
+        self.coordinator.as_ref().or(nearest).cloned().ok_or_else(|| {
             let reason = "none of its tasks is this binary's, so it is not known where workers are that \
                           know how to go on between its calls: name their queue with `.coordinate_on(…)`";
             Error::invalid("workflow", task, reason)
@@ -378,7 +379,7 @@ fn id_of(signature: &Signature) -> String {
     signature.options.task_id.clone().unwrap_or_default()
 }
 
-fn reversed(chain: Vec<Signature>) -> Signatures {
+fn reversed(chain: &[Signature]) -> Signatures {
     Signatures(chain.iter().rev().map(Signature::encode).collect())
 }
 

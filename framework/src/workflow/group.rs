@@ -120,6 +120,11 @@ impl<T> From<Group<T>> for Workflow<Vec<T>> {
 }
 
 /// What can be a member of a [`group`]: calls, workflows, groups and partials.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a member of a group",
+    label = "members are calls, workflows, other groups, or partials of them",
+    note = "make a call of a task: `my_task::call(…)`"
+)]
 pub trait Member: sealed::Sealed {
     /// What a group of them is.
     type Group;
@@ -140,6 +145,7 @@ mod sealed {
 macro_rules! members {
     ($($member:ty => $group:ty, $into:expr;)+) => {
         $(impl<T> sealed::Sealed for $member {}
+        #[diagnostic::do_not_recommend]
         impl<T> Member for $member {
             type Group = $group;
 
@@ -163,6 +169,7 @@ members! {
 }
 
 impl<In, Out, S: Shape> sealed::Sealed for Partial<In, Out, S> {}
+#[diagnostic::do_not_recommend]
 impl<In, Out, S: Shape> Member for Partial<In, Out, S> {
     type Group = Partial<In, Vec<Out>, Grouped>;
 

@@ -106,7 +106,11 @@ impl App {
         input: Option<&RawValue>,
         root: Option<&str>,
     ) -> Result<Publish> {
-        let queue = signature.options.queue.clone().unwrap_or_default();
+        let queue = signature
+            .options
+            .queue_name()
+            .unwrap_or_default()
+            .to_owned();
         let Following { mut message, delay } = signature.message(input, Vec::new(), self.now());
         if let Some(root) = root {
             message.set("root_id", root);

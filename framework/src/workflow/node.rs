@@ -8,13 +8,13 @@ pub(crate) enum Node {
     /// One call.
     Call(Box<Step>),
     /// One after the other, each with the result of the one before.
-    Chain(Vec<Node>),
+    Chain(Vec<Self>),
     /// Side by side.
     Group(Members),
     /// `node`, and what is sent if it fails.
     Watched {
-        node: Box<Node>,
-        callback: Box<Node>,
+        node: Box<Self>,
+        callback: Box<Self>,
     },
 }
 

@@ -96,7 +96,7 @@ fn a_chain_is_its_first_call_with_the_others() {
     let last = &followers(first)[2];
     assert_eq!(last.options.reply_to.as_deref(), Some("garenne.reply.1"));
     assert_eq!(
-        (last.options.queue.as_deref(), last.immutable),
+        (last.options.queue_name(), last.immutable),
         (Some("app.q"), false)
     );
 }
@@ -186,7 +186,7 @@ fn a_group_in_the_middle_is_sent_by_a_task_of_ours() {
     } = frozen(call("a").then(middle).then(partial("d")));
     assert_eq!(tasks(&plan.calls[0]), ["a", EXPAND]);
     let expand = &followers(&plan.calls[0])[0];
-    assert_eq!(expand.options.queue.as_deref(), Some("app.q"));
+    assert_eq!(expand.options.queue_name(), Some("app.q"));
     assert_eq!(gates, [expand.options.task_id.clone().expect("an id")]);
     assert_eq!((expected, ids.len()), (Expected::One("d".into()), 5));
     let inner = plan_of(expand);
@@ -305,7 +305,7 @@ fn foreign_tasks_have_ours_beside_them() {
     let last = &followers(member)[0];
     assert_eq!(last.options.reply_to.as_deref(), Some(&*plan.joins[0].name));
     assert_eq!(
-        last.options.queue.as_deref(),
+        last.options.queue_name(),
         Some("app.q"),
         "where workers of ours are"
     );
