@@ -7,7 +7,7 @@ mod workflows;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use garenne::{App, Call, FailureKind, SECOND, Worker, task};
+use garenne::{App, Call, Context, FailureKind, SECOND, Worker, task};
 use support::{eventually, unique, within};
 
 #[task(name = "rust.add")]
@@ -18,6 +18,14 @@ pub(crate) async fn add(a: i64, b: i64) -> i64 {
 #[task(name = "rust.fail")]
 async fn fail(text: String) -> Result<(), String> {
     Err(text)
+}
+
+#[task(name = "rust.tells")]
+async fn tells(ctx: &Context) -> u32 {
+    ctx.progress(&serde_json::json!({"done": 3})).await;
+    // Time enough to be looked at, and much more than that on a quick machine.
+    tokio::time::sleep(2 * SECOND).await;
+    4
 }
 
 /// Where Celery is, the broker's URL for both sides, and a queue of this test's own.
@@ -127,6 +135,12 @@ async fn rust_calls_python() {
         Ok(1)
     );
 
+    let telling = call("python.tells").send(&app).await.expect("sent");
+    let mut progress = telling.progress();
+    let told = within("progress", progress.next()).await;
+    assert_eq!(told, Some(serde_json::json!({"done": 1})));
+    assert_eq!(within("a result", telling).await, Ok(2));
+
     let failing = call("python.fail").arg("no luck").expect("JSON");
     let failure = within("a failure", failing.send(&app).await.expect("sent"))
         .await
@@ -183,13 +197,14 @@ async fn python_calls_rust() {
     assert_eq!(outcome["sum"], 5);
     assert_eq!(outcome["named"], 42);
     assert_eq!(outcome["delayed"], 2);
+    let progress = serde_json::json!(["PROGRESS", {"done": 3}, 4]);
+    assert_eq!(outcome["progress"], progress);
     assert_eq!(
         outcome["rust.fail1"],
         serde_json::json!(["Exception", "no luck"])
     );
-    for refused in ["rust.missing0", "rust.add2"] {
-        assert_eq!(outcome[refused][0], "Rejected", "{outcome}");
-    }
+    assert_eq!(outcome["rust.missing0"][0], "NotRegistered", "{outcome}");
+    assert_eq!(outcome["rust.add2"][0], "Rejected", "{outcome}");
     worker.stop().await.expect("stopped");
     app.delete(&interop.queue).await.expect("deleted");
     app.close().await;

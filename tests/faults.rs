@@ -21,6 +21,7 @@ mod faults {
     mod crowded;
     mod dead_letters;
     mod frames;
+    mod joins;
     mod killed;
     mod load;
     mod long;

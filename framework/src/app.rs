@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::dead_letters::DeadLetters;
 use crate::error::{Error, Result};
 use crate::message::{Message, Origin, format_time};
-use crate::reply::Reply;
+use crate::reply::{Progress, Reply};
 use crate::waiters::{Waiters, Waiting};
 
 /// Declared names remembered; more are forgotten, which costs no more than declaring again.
@@ -51,6 +51,7 @@ pub(crate) struct Settings {
     pub(crate) send_timeout: Duration,
     pub(crate) result_timeout: Duration,
     pub(crate) max_message_size: usize,
+    pub(crate) accept_msgpack: bool,
     #[cfg(feature = "redis")]
     pub(crate) result_backend: Option<String>,
     #[cfg(feature = "redis")]
@@ -70,6 +71,7 @@ impl Default for Settings {
             send_timeout: Duration::from_secs(30),
             result_timeout: crate::DAY,
             max_message_size: 8 * 1024 * 1024,
+            accept_msgpack: false,
             #[cfg(feature = "redis")]
             result_backend: None,
             #[cfg(feature = "redis")]
@@ -147,6 +149,10 @@ impl App {
 
     pub(crate) fn max_message_size(&self) -> usize {
         self.inner.settings.max_message_size
+    }
+
+    pub(crate) fn accepts_msgpack(&self) -> bool {
+        self.inner.settings.accept_msgpack
     }
 
     /// Where results are kept, once [`connect_results`](Self::connect_results) has connected to it.
@@ -389,7 +395,12 @@ impl App {
                             let id = message.correlation_id.as_deref().unwrap_or(&reply.id);
                             waiters.0.complete(id, reply.outcome);
                         }
-                        Ok(None) => {}
+                        Ok(None) => {
+                            if let Some(Progress { id, value }) = Progress::decode(&message) {
+                                let id = message.correlation_id.as_deref().unwrap_or(&id);
+                                waiters.0.tell(id, value);
+                            }
+                        }
                         Err(unreadable) => {
                             tracing::warn!(id = message.id, %unreadable, "ignored a reply")
                         }

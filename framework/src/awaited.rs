@@ -33,6 +33,15 @@ pub(crate) enum Awaited {
 }
 
 impl Awaited {
+    /// The reply, if it is one.
+    pub(crate) fn one(&self) -> Option<&Arc<Waiting>> {
+        match self {
+            Self::One(waiting) => Some(waiting),
+            Self::Gated { then, .. } => then.one(),
+            Self::Nothing | Self::Many { .. } => None,
+        }
+    }
+
     /// The result, or the first failure. `nothing` says what to make of a reply that will not come.
     pub(crate) fn outcome(self, nothing: fn() -> Failure) -> BoxFuture<'static, Outcome> {
         match self {

@@ -291,7 +291,8 @@ impl DeadLetters {
     ///
     /// # Errors
     /// Where a letter could not be sent: it stays. All others were tried nevertheless, unless the broker is
-    /// away or blocked. The error says how many were done.
+    /// away or blocked. The error says how many were done for certain, and how many perhaps: those that were
+    /// settled when the connection was lost, before the broker had said that it knows.
     pub async fn retry(&self, which: Dead) -> Result<u64> {
         self.settle("retrying", which, true).await
     }
@@ -306,13 +307,21 @@ impl DeadLetters {
 
     async fn settle(&self, what: &str, which: Dead, again: bool) -> Result<u64> {
         let mut walk = Walk::start(self, which).await?;
-        let (mut done, mut failed) = (0, None);
+        // What was settled is certain when the look has got on, or was closed.
+        let (mut done, mut perhaps, mut failed) = (0, 0, None);
+        let mut lost = false;
         let stopped = loop {
             let page = match walk.page().await {
-                Ok(page) if page.is_empty() => break None,
                 Ok(page) => page,
-                Err(error) => break Some(error),
+                Err(error) => {
+                    lost = true;
+                    break Some(error);
+                }
             };
+            done += std::mem::take(&mut perhaps);
+            if page.is_empty() {
+                break None;
+            }
             let settled = page.into_iter().map(|(letter, delivery)| async move {
                 match again {
                     true => delivery.retry(self.revival(&letter)).await,
@@ -321,7 +330,7 @@ impl DeadLetters {
             });
             for outcome in join_all(settled).await {
                 match outcome {
-                    Ok(()) => done += 1,
+                    Ok(()) => perhaps += 1,
                     // Somebody else has settled it, or its connection is gone, which closing tells.
                     Err(Error::Stale { .. }) => {}
                     Err(error) => failed = Some(error),
@@ -332,12 +341,20 @@ impl DeadLetters {
             }
         };
         let closed = walk.close().await.err();
+        if !lost && closed.is_none() {
+            done += std::mem::take(&mut perhaps);
+        }
         match stopped.or(failed).or(closed) {
             None => Ok(done),
             Some(error) => {
                 let queue = &self.queue;
-                let what =
-                    format!("{what} dead letters of queue `{queue}` ({done} done, others stay)");
+                let perhaps = match perhaps {
+                    0 => String::new(),
+                    count => format!(", {count} perhaps"),
+                };
+                let what = format!(
+                    "{what} dead letters of queue `{queue}` ({done} done{perhaps}, others stay)"
+                );
                 Err(Error::broker(what, error))
             }
         }

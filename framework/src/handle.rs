@@ -14,6 +14,7 @@ use crate::awaited::{Awaited, Outcome};
 use crate::broker::BoxFuture;
 use crate::error::Result;
 use crate::failure::{Failure, FailureKind};
+use crate::progress::Progress;
 use crate::results::Results;
 use crate::waiters::Waiting;
 
@@ -123,6 +124,50 @@ impl<T> Handle<T> {
         stream::iter(self.ids.iter().cloned().map(Ok))
             .try_for_each_concurrent(CANCELLED_AT_A_TIME, cancel)
             .await
+    }
+}
+
+impl<T> Handle<T> {
+    /// What the task tells of its progress while it runs ([`Context::progress`](crate::Context::progress); in
+    /// Python, `update_state` with a state of one's own): a stream that ends when the call is done.
+    ///
+    /// It is news, not a record: who is slow gets the newest, and nothing is told to calls that were sent with
+    /// [`ignore_result`](crate::Call::ignore_result).
+    ///
+    /// In a workflow it is the last call that is heard; of a group, none.
+    ///
+    /// ```standalone_crate
+    /// # use garenne::{App, Context, Worker, task};
+    /// #[task]
+    /// async fn copy(ctx: &Context, files: u32) -> u32 {
+    ///     for file in 1..=files {
+    ///         // … and after each one:
+    ///         ctx.progress(&file).await;
+    ///     }
+    ///     files
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let app = App::in_memory();
+    /// # let worker = Worker::new(&app).queue("default", 1).spawn();
+    /// let handle = copy::call(3).send(&app).await?;
+    /// let mut progress = handle.progress_as::<u32>();
+    /// while let Some(file) = progress.next().await {
+    ///     println!("{file} of 3"); // always the last one, and perhaps others before
+    /// }
+    /// assert_eq!(handle.await?, 3);
+    /// # worker.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn progress(&self) -> Progress<serde_json::Value> {
+        self.progress_as()
+    }
+
+    /// As [`progress`](Self::progress), typed. What is no `P` is skipped, with a warning in the log.
+    pub fn progress_as<P: DeserializeOwned + Send + 'static>(&self) -> Progress<P> {
+        Progress::of(self.app.clone(), self.awaited.one().cloned())
     }
 }
 

@@ -39,6 +39,7 @@ mod clock;
 pub mod handle;
 pub mod message;
 mod options;
+pub mod progress;
 pub mod registry;
 pub mod reply;
 #[cfg(feature = "redis")]
@@ -72,6 +73,7 @@ pub use exit::Exit;
 pub use failure::{Failure, FailureKind};
 pub use garenne_macros::task;
 pub use handle::Handle;
+pub use progress::Progress;
 pub use results::Results;
 pub use retry::Backoff;
 pub use send_all::SendAll;

@@ -13,6 +13,7 @@ mod embed;
 mod origin;
 mod past;
 mod signature;
+mod unpack;
 
 pub use arguments::Arguments;
 #[cfg(feature = "amqp")]

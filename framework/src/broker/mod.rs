@@ -89,7 +89,8 @@ pub trait Broker: Send + Sync + 'static {
     /// more).
     fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>>;
 
-    /// Forgets a join with its parts, and its body if that has not gone; one that is gone is no error.
+    /// Forgets a join with its parts, and its body, unless that has been delivered; one that is gone is no
+    /// error.
     fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>>;
 
     /// How much waits in a queue.

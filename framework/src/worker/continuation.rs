@@ -73,6 +73,7 @@ impl<'a> Continuation<'a> {
                 Part::of(headers),
                 address,
                 correlation_id.as_deref(),
+                self.message,
                 now,
             ));
         }
@@ -145,7 +146,14 @@ impl<'a> Continuation<'a> {
             };
             let part = headers.as_ref().and_then(Part::of);
             let correlation = correlation_id.as_deref();
-            next.extend(told(reply, part, reply_to.as_deref(), correlation, now));
+            next.extend(told(
+                reply,
+                part,
+                reply_to.as_deref(),
+                correlation,
+                self.message,
+                now,
+            ));
         }
         next
     }
@@ -217,6 +225,7 @@ fn told(
     part: Option<Part>,
     reply_to: Option<&str>,
     correlation_id: Option<&str>,
+    request: &Message,
     now: SystemTime,
 ) -> Option<Next> {
     let failed = |reply: &Reply| reply.outcome.is_err();
@@ -235,7 +244,7 @@ fn told(
     };
     Some(Next {
         route,
-        message: reply.encode_for(correlation_id, now),
+        message: reply.encode_for(correlation_id, request, now),
         delay: Duration::ZERO,
     })
 }

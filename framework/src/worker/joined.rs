@@ -117,7 +117,7 @@ mod tests {
             .map(|json| RawValue::from_string(json.into()).expect("JSON"))
             .map_err(|text| Failure::new("task", "deep", FailureKind::Panicked, text));
         let id = member.to_owned();
-        Reply { id, outcome }.encode_for(None, SystemTime::UNIX_EPOCH)
+        Reply { id, outcome }.encode_for(None, &Message::default(), SystemTime::UNIX_EPOCH)
     }
 
     fn joined(collected: u32) -> Joined {

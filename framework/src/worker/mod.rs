@@ -9,6 +9,7 @@ mod execute;
 mod health;
 mod joined;
 mod memory;
+mod progress;
 mod serve;
 mod settle;
 mod signal;

@@ -9,7 +9,7 @@ use crate::broker::{Publish, Route};
 use crate::context::Context;
 use crate::error::{Error, TaskError};
 use crate::failure::{Failure, FailureKind};
-use crate::message::Part;
+use crate::message::{Message, Part};
 use crate::reply::Reply;
 use crate::retry::Backoff;
 use crate::task::{Definition, Invocation, Outcome, Parameter, Run, RunError, TaskOptions, encode};
@@ -109,7 +109,7 @@ async fn member_failed(mut invocation: Invocation) -> Outcome {
             id: member,
             outcome,
         }
-        .encode_for(None, app.now());
+        .encode_for(None, &Message::default(), app.now());
         let publish = Publish {
             route: Route::Join {
                 join: part.join,

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 
 from celery import Celery, chain
 
@@ -40,6 +41,13 @@ def rust(task, *arguments, **options):
     return app.signature(task, arguments, exchange="garenne", routing_key=RUST_QUEUE, **options)
 
 
+@app.task(name="python.tells", bind=True)
+def tells(self):
+    self.update_state(state="UPLOADING", meta={"done": 1})
+    time.sleep(0.3)
+    return 2
+
+
 def declare():
     """Makes the queue as a Python app would, before anybody else does."""
     with app.connection_for_write() as connection:
@@ -49,7 +57,14 @@ def declare():
 def call():
     """Calls Rust's tasks and prints what came of it, a JSON object."""
     send = app.send_task
+    # First, since a state can be looked up only as long as no `get` has begun to consume the replies.
+    running = send("rust.tells")
+    for _ in range(1000):
+        if running.state != "PENDING":
+            break
+        time.sleep(0.02)
     outcome = {
+        "progress": [running.state, running.info, running.get(timeout=20)],
         "sum": send("rust.add", (2, 3)).get(timeout=20),
         "named": send("rust.add", (2,), {"b": 40}).get(timeout=20),
         "delayed": send("rust.add", (1, 1), countdown=0.3).get(timeout=20),

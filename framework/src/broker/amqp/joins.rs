@@ -124,8 +124,7 @@ impl Joins {
         if !live.is_up() {
             return None;
         }
-        // A refusal has closed it.
-        if channel.status().connected() {
+        if found.is_ok() {
             let mut spare = spare();
             if spare.len() < SPARE_CHANNELS {
                 spare.push((Arc::downgrade(&live), channel));
@@ -219,10 +218,11 @@ pub(super) async fn open(core: Arc<Core>, join: Join) -> Result<()> {
             });
         }
     };
-    let Some(mut headers) = way else {
+    let Some(way) = way else {
         return Ok(());
     };
-    for (name, value) in properties.headers().iter().flatten() {
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    for (name, value) in &way {
         headers.insert(name.clone(), value.clone());
     }
     headers.insert(own(PARTS), AMQPValue::LongLongInt(parts.into()));

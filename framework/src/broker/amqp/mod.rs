@@ -26,6 +26,7 @@ mod connection;
 mod consume;
 mod delay;
 mod dial;
+mod gate;
 mod joins;
 mod live;
 mod publish;

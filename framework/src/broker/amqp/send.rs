@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::backoff::Backoff;
 use super::delay;
 use super::joins::{self, Joins};
-use super::publish::{Publisher, Request, Verdict};
+use super::publish::{Late, Publisher, Request, Verdict};
 use super::server::UPPER_CLASS;
 use super::settle::Session;
 use super::topology::{EXCHANGE, Known, Topology};
@@ -18,6 +18,9 @@ use super::transport::Transport;
 use super::wire::{self, own, short};
 use crate::broker::{Publish, QueueType, Route, is_join, is_reply_queue};
 use crate::error::{Error, Result};
+
+/// How long a confirm is awaited at most that nothing can go on without.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What all parts of the broker share.
 pub(super) struct Core {
@@ -102,6 +105,13 @@ impl Outgoing {
         })
     }
 
+    /// Gives the broker twice as long to confirm it, before it is published another time: where a queue has
+    /// lost its majority, each of them may be stored when that is back.
+    pub(super) fn be_patient(&mut self) {
+        self.deadline = (2 * self.deadline).min(PATIENCE.max(self.deadline));
+        Arc::make_mut(&mut self.request).limit = self.deadline;
+    }
+
     /// How long to try.
     pub(super) fn deadline(&self) -> Duration {
         self.deadline
@@ -174,7 +184,7 @@ impl Core {
             return Ok(());
         }
         let deadline = Instant::now() + outgoing.deadline;
-        let mut mended = false;
+        let (mut mended, mut nacked) = (false, false);
         let mut backoff = Backoff::default();
         loop {
             // What few messages need is boxed: it would make the future of every message larger.
@@ -187,6 +197,7 @@ impl Core {
             match verdict {
                 Verdict::Unroutable | Verdict::NoExchange(_) => {}
                 Verdict::Nacked if self.may_pass(&outgoing.route) => {
+                    nacked = true;
                     if timeout_at(deadline, Box::pin(backoff.wait()))
                         .await
                         .is_err()
@@ -198,6 +209,10 @@ impl Core {
                         });
                     }
                     continue;
+                }
+                // A queue whose node goes down refuses what it has in its log, and may store it on its return.
+                Verdict::Late(_) if nacked => {
+                    return outgoing.request.conclude(Verdict::Late(Late::Unconfirmed));
                 }
                 // Who may not use our exchange may be allowed the default one.
                 Verdict::Refused(_) => return self.last_resort(outgoing, verdict, deadline).await,

@@ -140,6 +140,9 @@ impl Settler {
             match sent {
                 Err(error) if error.is_transient() && !matches!(error, Error::Stale { .. }) => {
                     tracing::warn!(queue = self.session.queue.name(), %error, "trying again");
+                    if matches!(error, Error::Unconfirmed { .. }) {
+                        outgoing.be_patient();
+                    }
                 }
                 Err(Error::Unroutable { .. }) if !mended && self.is_for_our_dead(outgoing) => {
                     mended = true;

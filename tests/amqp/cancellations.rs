@@ -1,0 +1,37 @@
+//! Cancelled calls, told through a stream.
+
+use garenne::broker::Broker;
+use tokio::time::Instant;
+
+use super::fixture::{connect, proxied, recv, unique, url};
+
+#[tokio::test]
+async fn cancellations_are_known_to_those_who_come_later() {
+    let Some(url) = url() else { return };
+    let (proxy, through) = proxied(&url).await;
+    let broker = connect(&url).await;
+    let (before, after, late) = (unique("before"), unique("after"), unique("late"));
+    broker.cancel(&before).await.expect("cancelled");
+    let reader = connect(&through).await;
+    let start = Instant::now();
+    let mut known = reader.cancellations().await.expect("history");
+    println!("{} known in {:?}", known.known.len(), start.elapsed());
+    assert!(known.known.contains(&before));
+    broker.cancel(&after).await.expect("cancelled");
+    assert_eq!(next_of(&mut known.later, &[&after, &late]).await, after);
+    proxy.cut();
+    broker.cancel(&late).await.expect("cancelled");
+    assert_eq!(next_of(&mut known.later, &[&after, &late]).await, late);
+    broker.close().await;
+    reader.close().await;
+}
+
+/// The next of `ids`: other tests cancel, too.
+async fn next_of(later: &mut tokio::sync::mpsc::Receiver<String>, ids: &[&str]) -> String {
+    loop {
+        let id = recv(later).await;
+        if ids.contains(&id.as_str()) {
+            return id;
+        }
+    }
+}
