@@ -15,6 +15,7 @@ mod faults {
     mod addresses;
     mod alarms;
     mod child;
+    mod chords;
     mod clients;
     mod cluster;
     mod connections;

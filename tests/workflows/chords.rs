@@ -89,6 +89,23 @@ on_every_broker! {
         assert!(said.try_recv().is_err());
     }
 
+    async fn members_of_a_dead_worker_count_once(app: App) {
+        let (dying, mut holds) = worker_that(&app, Ends(false));
+        let dying = dying.spawn();
+        let members: Vec<Workflow<i64>> = (0..10).map(|n| held::call(n).into()).chain((10..20).map(|n| add::call(n, 0).into())).collect();
+        let handle = group(members).then(count::partial()).send(&app).await.expect("sent");
+        for _ in 0..10 {
+            assert!(within("a member", holds.recv()).await.expect("a member").starts_with("holds"));
+        }
+        dying.abort().await;
+        let (worker, mut said) = worker(&app);
+        let worker = worker.spawn();
+        assert_eq!(within("a count", handle.result()).await, Ok(20));
+        worker.stop().await.expect("stopped");
+        assert_eq!(said.recv().await, Some(format!("counted by {}", handle.id())));
+        assert!(said.try_recv().is_err());
+    }
+
     async fn a_thousand_members_have_one_body(app: App) {
         let (worker, _) = worker(&app);
         let worker = worker.spawn();

@@ -18,10 +18,15 @@ impl Log {
 
 /// A worker for the queues `default` and `other`, and what its tasks say.
 pub(crate) fn worker(app: &App) -> (Worker, Said) {
+    worker_that(app, Ends(true))
+}
+
+pub(crate) fn worker_that(app: &App, ends: Ends) -> (Worker, Said) {
     let (send, said) = mpsc::unbounded_channel();
     let worker = Worker::new(app)
         .queue("default", 16)
         .queue("other", 4)
+        .state(ends)
         .state(Log(send));
     (worker, said)
 }
@@ -154,4 +159,16 @@ pub(crate) async fn second_life(values: Vec<i64>, ctx: &Context, log: &Log) -> R
     let sum = values.iter().sum();
     log.say(format!("{sum} at last"));
     Ok(sum)
+}
+
+/// Whether the worker's tasks come to an end.
+pub(crate) struct Ends(pub(crate) bool);
+
+#[task]
+pub(crate) async fn held(input: i64, ends: &Ends, log: &Log) -> i64 {
+    if !ends.0 {
+        log.say(format!("holds {input}"));
+        std::future::pending::<()>().await;
+    }
+    input
 }
