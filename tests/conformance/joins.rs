@@ -306,8 +306,10 @@ pub(crate) async fn a_body_arrives_as_it_was_parked(f: &Fixture) {
         );
         let join = f.join(name);
         try_open(f, &join, 2, body).await.expect("an open join");
-        // Looked at before it goes.
-        assert_eq!(parts(f, &join).await, ids([]));
+        // Looks at it are none of its own deliveries.
+        for _ in 0..6 {
+            assert_eq!(parts(f, &join).await, ids([]));
+        }
         bring(f, &join, &["a", "b"], 2).await;
         let mut delivery = next(&mut consumer).await;
         let headers = &mut delivery.message.headers;
@@ -316,7 +318,7 @@ pub(crate) async fn a_body_arrives_as_it_was_parked(f: &Fixture) {
         assert_eq!(delivery.queue, queue.name());
         assert_eq!(delivery.exchange, "");
         assert_eq!(delivery.routing_key, queue.name());
-        assert_eq!((delivery.deliveries, delivery.redelivered), (1, false));
+        assert_eq!(delivery.deliveries, 1);
         within(delivery.ack(None)).await.expect("an ack");
     }
 }

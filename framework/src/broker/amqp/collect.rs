@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -16,11 +17,12 @@ use tokio::time::{Instant, timeout};
 
 use super::joins::{PARTS, QUEUE};
 use super::live::{Trouble, rpc};
+use super::publish::{Publisher, Request};
 use super::topology::Topology;
 use super::wire::{self, own};
 use crate::broker::Queue;
 use crate::broker::join::part_key;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::Message;
 
 /// How long nothing may come before the queue is asked whether it still has something.
@@ -60,18 +62,20 @@ impl Collection {
     /// Collects about `expected` messages, and does what is wished with them if that is possible.
     pub(super) async fn fetch(
         topology: &Topology,
+        publisher: &Publisher,
         join: &str,
         wish: Wish,
         expected: u64,
     ) -> Result<Result<Self, Trouble>> {
         topology
             .on_channel(|channel| async move {
-                let mut held = Held::default();
-                held.fill(&channel, join, wish, expected).await?;
-                if held.may_go(wish) {
-                    held.let_go(topology, &channel).await?;
+                let mut held = Held::start(channel, join, wish).await?;
+                held.fill(|held| held.count < expected && !held.may_go())
+                    .await?;
+                if held.may_go() {
+                    held.let_go(topology, publisher).await?;
                 }
-                held.drop_doubles(&channel).await?;
+                held.drop_doubles().await?;
                 Ok(Self {
                     left: held.count,
                     parts: held.parts.into_values().collect(),
@@ -81,41 +85,48 @@ impl Collection {
     }
 }
 
-/// What is held.
-#[derive(Default)]
-struct Held {
+/// What is held on a channel.
+struct Held<'a> {
+    channel: Channel,
+    deliveries: lapin::Consumer,
+    join: &'a str,
+    wish: Wish,
     count: u64,
-    /// Several, if it was published again on another connection.
-    bodies: Vec<u64>,
-    /// How many parts the body waits for.
-    wanted: u32,
-    queue: Option<String>,
+    /// Several, if it was published again.
+    bodies: Vec<Raw>,
     parts: HashMap<String, Message>,
     /// Parts that came again.
     doubles: Vec<u64>,
 }
 
-impl Held {
-    async fn fill(
-        &mut self,
-        channel: &Channel,
-        join: &str,
-        wish: Wish,
-        expected: u64,
-    ) -> Result<(), Trouble> {
+impl<'a> Held<'a> {
+    async fn start(channel: Channel, join: &'a str, wish: Wish) -> Result<Self, Trouble> {
         // Said aloud: for no limit quorum queues have one of their own.
         let options = BasicQosOptions { global: false };
         rpc(channel.basic_qos(u16::MAX, options)).await?;
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
         let consume = channel.basic_consume(own(join), own(""), options, none);
-        let mut deliveries = rpc(consume).await?;
+        Ok(Self {
+            deliveries: rpc(consume).await?,
+            channel,
+            join,
+            wish,
+            count: 0,
+            bodies: Vec::new(),
+            parts: HashMap::new(),
+            doubles: Vec::new(),
+        })
+    }
+
+    /// Takes what comes, as long as `more` is wanted and there is something.
+    async fn fill(&mut self, more: impl Fn(&Self) -> bool) -> Result<(), Trouble> {
         let end = Instant::now() + PATIENCE;
-        while self.count < expected && !self.may_go(wish) {
-            match timeout(IDLE, deliveries.next()).await {
-                Ok(Some(raw)) => self.take(raw?, wish),
+        while more(self) {
+            match timeout(IDLE, self.deliveries.next()).await {
+                Ok(Some(raw)) => self.take(raw?),
                 Ok(None) => return Err(Trouble::new("the server cancelled the consumer")),
                 // Somebody else was faster.
-                Err(_) if ready(channel, join).await? == 0 => break,
+                Err(_) if self.ready().await? == 0 => break,
                 Err(_) if Instant::now() >= end => {
                     return Err(Trouble::new(format!("nothing came within {PATIENCE:?}")));
                 }
@@ -125,20 +136,14 @@ impl Held {
         Ok(())
     }
 
-    fn take(&mut self, raw: Raw, wish: Wish) {
+    fn take(&mut self, raw: Raw) {
         self.count += 1;
-        if let Some(wanted) = wire::count(&raw.properties, PARTS) {
-            self.wanted = wanted;
-            let headers = raw.properties.headers().as_ref();
-            self.queue = match headers.and_then(|headers| headers.inner().get(QUEUE)) {
-                Some(AMQPValue::LongString(queue)) => Some(queue.to_string()),
-                _ => None,
-            };
-            self.bodies.push(raw.delivery_tag);
+        if wire::count(&raw.properties, PARTS).is_some() {
+            self.bodies.push(raw);
             return;
         }
         let (tag, properties) = (raw.delivery_tag, raw.properties);
-        let data = match wish {
+        let data = match self.wish {
             Wish::Read => raw.data,
             Wish::Fire { .. } => Vec::new(),
         };
@@ -149,46 +154,99 @@ impl Held {
         }
     }
 
+    /// How many messages are ready.
+    async fn ready(&self) -> Result<u32, Trouble> {
+        let options = QueueDeclareOptions::durable().passive();
+        let name = own(self.join);
+        let declare = self
+            .channel
+            .queue_declare(name, options, FieldTable::default());
+        rpc(declare).await.map(|queue| queue.message_count())
+    }
+
     /// Whether the body is here and has all that it waits for.
-    fn may_go(&self, wish: Wish) -> bool {
-        let Wish::Fire { parts, fire } = wish else {
+    fn may_go(&self) -> bool {
+        let (Wish::Fire { parts, fire }, Some(body)) = (self.wish, self.bodies.first()) else {
             return false;
         };
-        let complete = self.parts.len() >= self.wanted.max(parts) as usize;
-        !self.bodies.is_empty() && (fire || complete)
+        let wanted = wire::count(&body.properties, PARTS).unwrap_or(0);
+        fire || self.parts.len() >= wanted.max(parts) as usize
     }
 
     /// Has the server move the body to its queue.
-    async fn let_go(&mut self, topology: &Topology, channel: &Channel) -> Result<(), Trouble> {
-        if let Some(queue) = &self.queue {
-            declare_anew(topology, queue).await?;
+    async fn let_go(&mut self, topology: &Topology, publisher: &Publisher) -> Result<(), Trouble> {
+        if let Some(body) = self.bodies.first()
+            && let Some(headers) = body.properties.headers()
+            && let Some(AMQPValue::LongString(queue)) = headers.inner().get(QUEUE)
+        {
+            declare_anew(topology, &queue.to_string()).await?;
         }
-        while let Some(body) = self.bodies.pop() {
+        if let Some(body) = self.bodies.first()
+            && self.bodies.iter().all(is_counted)
+        {
+            self.store_copy(body, publisher).await?;
+            self.fill(|held| held.bodies.iter().all(is_counted)).await?;
+        }
+        let fresh = self.bodies.iter().position(|body| !is_counted(body));
+        let fresh = fresh.ok_or_else(|| Trouble::new("the body's copy did not come"))?;
+        let fresh = self.bodies.swap_remove(fresh).delivery_tag;
+        // First, or one of them would go by the next collector.
+        for old in self.bodies.drain(..) {
+            let ack = self
+                .channel
+                .basic_ack(old.delivery_tag, BasicAckOptions::default());
+            rpc(ack).await?;
             self.count -= 1;
-            match self.bodies.is_empty() {
-                true => {
-                    let options = BasicRejectOptions { requeue: false };
-                    rpc(channel.basic_reject(body, options)).await?;
-                }
-                false => rpc(channel.basic_ack(body, BasicAckOptions::default())).await?,
-            }
         }
+        let options = BasicRejectOptions { requeue: false };
+        rpc(self.channel.basic_reject(fresh, options)).await?;
+        self.count -= 1;
         Ok(())
     }
 
+    /// Puts a copy of a body into the queue whose deliveries have not been counted: RabbitMQ 4 moves the
+    /// count with the message, and after a few looks its workers would take it for what has killed others.
+    async fn store_copy(&self, body: &Raw, publisher: &Publisher) -> Result<(), Trouble> {
+        let mut headers = FieldTable::default();
+        for (name, value) in body.properties.headers().iter().flat_map(FieldTable::inner) {
+            if !wire::is_brokers_own(name.as_str()) {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+        let request = Arc::new(Request {
+            route: format!("join `{}`", self.join),
+            exchange: own(""),
+            routing_key: own(self.join),
+            properties: body.properties.clone().with_headers(headers),
+            body: body.data.clone(),
+            limit: PATIENCE,
+        });
+        let trouble = |error: Error| Trouble::new(error.to_string());
+        let sent = publisher.submit(&request, Instant::now() + PATIENCE);
+        let verdict = sent.await.map_err(trouble)?;
+        request.conclude(verdict).map_err(trouble)
+    }
+
     /// Takes off what came again, so that the queue's count tells how many parts there are.
-    async fn drop_doubles(&mut self, channel: &Channel) -> Result<(), Trouble> {
+    async fn drop_doubles(&mut self) -> Result<(), Trouble> {
         for double in self.doubles.drain(..) {
+            let options = BasicAckOptions::default();
+            rpc(self.channel.basic_ack(double, options)).await?;
             self.count -= 1;
-            rpc(channel.basic_ack(double, BasicAckOptions::default())).await?;
         }
         Ok(())
     }
 }
 
+/// Whether the queue has counted deliveries of a message.
+fn is_counted(raw: &Raw) -> bool {
+    let counted = |name| wire::count(&raw.properties, name).is_some_and(|count| count > 0);
+    counted("x-delivery-count") || counted("x-acquired-count")
+}
+
 /// Makes sure that a body's queue exists: a classic queue would lose the body without it.
 async fn declare_anew(topology: &Topology, queue: &str) -> Result<(), Trouble> {
-    let trouble = |error: crate::error::Error| Trouble::new(error.to_string());
+    let trouble = |error: Error| Trouble::new(error.to_string());
     let found = topology.find(queue).await.map_err(trouble)?;
     if found.is_err_and(|trouble| trouble.is_missing()) {
         let known = topology.known(queue);
@@ -196,11 +254,4 @@ async fn declare_anew(topology: &Topology, queue: &str) -> Result<(), Trouble> {
         topology.declare(&queue).await.map_err(trouble)?;
     }
     Ok(())
-}
-
-/// How many messages are ready.
-async fn ready(channel: &Channel, join: &str) -> Result<u32, Trouble> {
-    let options = QueueDeclareOptions::durable().passive();
-    let declare = channel.queue_declare(own(join), options, FieldTable::default());
-    rpc(declare).await.map(|queue| queue.message_count())
 }

@@ -347,7 +347,8 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
     let queue = session.queue.name().to_owned();
     // A sender may have written it, too: on a first delivery, or to a queue that counts nothing.
     let broker_counted = wire::count(&raw.properties, "x-delivery-count")
-        .filter(|_| raw.redelivered && session.queue_type != Some(QueueType::Classic));
+        .filter(|_| raw.redelivered && session.queue_type != Some(QueueType::Classic))
+        .map(|count| count.saturating_sub(joins::count_of_move(&raw.properties)));
     let counts = match session.queue_type {
         Some(queue_type) => queue_type == QueueType::Quorum,
         None => {

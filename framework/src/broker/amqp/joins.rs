@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use lapin::Channel;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::REQUEST_LIMIT;
@@ -20,6 +20,7 @@ use super::collect::{Collection, Wish};
 use super::connection::closed;
 use super::delay::{self, Which};
 use super::live::{Live, Trouble, rpc};
+use super::publish::Publisher;
 use super::send::{Core, Outgoing};
 use super::server::UPPER_CLASS;
 use super::topology::{EXCHANGE, Topology};
@@ -37,6 +38,9 @@ pub(super) const QUEUE: &str = "garenne-join-queue";
 /// How often to look whether another collector is done.
 const TICK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
+/// How often a queue must be found empty to be held for that: the server says so of a quorum queue, too,
+/// whose leader does not answer within 250 ms.
+const EMPTY: u32 = 3;
 /// Channels that are kept to look on.
 const SPARE_CHANNELS: usize = 16;
 
@@ -45,12 +49,21 @@ pub(super) fn is_ours(name: &str) -> bool {
     name == PARTS || name == QUEUE
 }
 
+/// How many of a body's deliveries its own queue has not made: RabbitMQ 4 (which can be told by what it writes
+/// of deaths) counts the rejection, and the count goes with the message.
+pub(super) fn count_of_move(properties: &BasicProperties) -> u32 {
+    let headers = properties.headers().as_ref().map(FieldTable::inner);
+    let has = |name| headers.is_some_and(|headers| headers.contains_key(name));
+    u32::from(has(PARTS) && has("x-last-death-queue"))
+}
+
 type Spare = (Weak<Live>, Channel);
 
 /// What it takes to look at joins.
 pub(super) struct Joins {
     transport: Arc<Transport>,
     topology: Arc<Topology>,
+    publisher: Arc<Publisher>,
     queue_type: QueueType,
     /// One collector of each join in this process; the others find out that there is nothing left to do.
     collecting: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
@@ -61,11 +74,13 @@ impl Joins {
     pub(super) fn new(
         transport: Arc<Transport>,
         topology: Arc<Topology>,
+        publisher: Arc<Publisher>,
         queue_type: QueueType,
     ) -> Arc<Self> {
         Arc::new(Self {
             transport,
             topology,
+            publisher,
             queue_type,
             collecting: Mutex::default(),
             spare: Mutex::default(),
@@ -135,15 +150,17 @@ impl Joins {
 
     /// Grants `wish`; the parts, `None` if there is no such join.
     async fn collect(&self, join: &str, wish: Wish) -> Result<Option<Vec<Message>>> {
+        let may_be_granted = |depth: Depth| depth.ready == 0 || wish.may_be_granted(depth.ready);
         if let Some(depth) = self.look(join).await?
             && depth.consumers == 0
-            && !wish.may_be_granted(depth.ready)
+            && !may_be_granted(depth)
         {
             return Ok(Some(Vec::new()));
         }
         let turn = self.turn(join);
         let _turn = turn.lock().await;
         let mut last = Collection::default();
+        let mut empty = 0;
         let mut tick = TICK.0;
         loop {
             let Some(depth) = self.look(join).await? else {
@@ -155,10 +172,19 @@ impl Joins {
                 tick = TICK.1.min(tick * 2);
                 continue;
             }
-            if depth.ready <= last.left || !wish.may_be_granted(depth.ready) {
+            let is_known = depth.ready > 0 || empty == EMPTY;
+            if is_known && (depth.ready <= last.left || !may_be_granted(depth)) {
                 return Ok(Some(last.parts));
             }
-            let fetched = Collection::fetch(&self.topology, join, wish, depth.ready).await?;
+            empty = if depth.ready == 0 { empty + 1 } else { 0 };
+            let fetched = Collection::fetch(
+                &self.topology,
+                &self.publisher,
+                join,
+                wish,
+                depth.ready.max(1),
+            )
+            .await?;
             last = match fetched {
                 Ok(collection) => collection,
                 Err(trouble) if trouble.is_lasting() && !trouble.is_missing() => {

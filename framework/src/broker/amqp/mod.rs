@@ -72,14 +72,19 @@ impl AmqpBroker {
     pub async fn connect(url: &BrokerUrl, name: &str) -> Result<Self> {
         let transport = Transport::start(url, name).await?;
         let topology = Arc::new(Topology::new(transport.clone(), url.queue_type));
-        let publisher = Publisher::start(&transport).await?;
+        let publisher = Arc::new(Publisher::start(&transport).await?);
         // Who names several nodes has a cluster, in which a node may be lost. On a single one replication
         // costs a sync for each reply, and RabbitMQ 3.10 forgets young quorum queues when it is killed.
         let reply_type = match url.addresses.len() {
             1 => QueueType::Classic,
             _ => url.queue_type,
         };
-        let joins = Joins::new(transport.clone(), topology.clone(), url.queue_type);
+        let joins = Joins::new(
+            transport.clone(),
+            topology.clone(),
+            publisher.clone(),
+            url.queue_type,
+        );
         let core = Arc::new(Core::new(transport, topology, publisher, joins, reply_type));
         Ok(Self { core })
     }

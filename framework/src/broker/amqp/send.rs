@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub(super) struct Core {
     pub(super) transport: Arc<Transport>,
     pub(super) topology: Arc<Topology>,
-    pub(super) publisher: Publisher,
+    pub(super) publisher: Arc<Publisher>,
     pub(super) joins: Arc<Joins>,
     /// What the reply queue becomes.
     pub(super) reply_type: QueueType,
@@ -136,7 +136,7 @@ impl Core {
     pub(super) fn new(
         transport: Arc<Transport>,
         topology: Arc<Topology>,
-        publisher: Publisher,
+        publisher: Arc<Publisher>,
         joins: Arc<Joins>,
         reply_type: QueueType,
     ) -> Self {
