@@ -26,10 +26,9 @@ fn chords() -> u64 {
 
 async fn each_body_runs_with_its_members_results(place: Place) {
     let (app, start) = (place.app().await, Instant::now());
-    let mut workers = [
-        Spawn::at(&place).slots(SLOTS).start(),
-        Spawn::at(&place).slots(SLOTS).start(),
-    ];
+    // Calls that die with a worker every second are no poison.
+    let worker = || Spawn::at(&place).slots(SLOTS).deliveries(100).start();
+    let mut workers = [worker(), worker()];
     let mut killed = BTreeSet::new();
     let mut storm = tokio::time::interval(Duration::from_secs(1));
     let (mut running, mut ids) = (JoinSet::new(), BTreeMap::new());
@@ -50,10 +49,10 @@ async fn each_body_runs_with_its_members_results(place: Place) {
                 }
             },
             _ = storm.tick() => {
-                let worker = &mut workers[killed.len() % 2];
-                worker.kill();
-                killed.insert(worker.id());
-                *worker = Spawn::at(&place).slots(SLOTS).start();
+                let struck = &mut workers[killed.len() % 2];
+                struck.kill();
+                killed.insert(struck.id());
+                *struck = worker();
             }
         }
     }

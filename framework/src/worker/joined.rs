@@ -12,6 +12,9 @@ use crate::failure::{Failure, FailureKind};
 use crate::message::{Joined, Message};
 use crate::reply::Reply;
 
+/// How often the results of a join that has fired are read until all are there.
+const READS: u32 = 10;
+
 impl Shared {
     /// Puts the results of the join whose body the call is before its arguments. `came_back` says whether it
     /// was delivered before.
@@ -28,26 +31,37 @@ impl Shared {
             reason,
             failure: failure(message, FailureKind::Rejected, text),
         };
-        let parts = match self.app.broker().parts(&joined.join).await {
-            Ok(Some(parts)) => parts,
-            // It is closed when its body is settled.
-            Ok(None) if came_back => return Err(Verdict::Over),
-            Ok(None) => {
-                let join = &joined.join;
-                let text =
-                    format!("the results that it is to get are gone, with the join `{join}`");
-                return Err(rejected("join", text));
+        let mut reads = 0;
+        let results = loop {
+            reads += 1;
+            let parts = match self.app.broker().parts(&joined.join).await {
+                Ok(Some(parts)) => parts,
+                // It is closed when its body is settled.
+                Ok(None) if came_back => return Err(Verdict::Over),
+                Ok(None) => {
+                    let join = &joined.join;
+                    let text =
+                        format!("the results that it is to get are gone, with the join `{join}`");
+                    return Err(rejected("join", text));
+                }
+                Err(error) => {
+                    tracing::warn!(id = message.id, "its results cannot be read yet: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                    return Err(Verdict::HandBack);
+                }
+            };
+            match results(&joined, &parts) {
+                Ok(results) => break results,
+                Err(Missing::Failed(failure)) => return Err(Verdict::Dropped(failure)),
+                Err(Missing::Absent(text)) if reads == READS => {
+                    return Err(rejected("join", text));
+                }
+                // A busy broker may not show all of them at once.
+                Err(Missing::Absent(text)) => {
+                    tracing::warn!(id = message.id, "looking again: {text}");
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
-            Err(error) => {
-                tracing::warn!(id = message.id, "its results cannot be read yet: {error}");
-                tokio::time::sleep(PAUSE).await;
-                return Err(Verdict::HandBack);
-            }
-        };
-        let results = match results(&joined, &parts) {
-            Ok(results) => results,
-            Err(Missing::Failed(failure)) => return Err(Verdict::Dropped(failure)),
-            Err(Missing::Absent(text)) => return Err(rejected("join", text)),
         };
         let (size, limit) = (results.get().len(), self.app.max_message_size());
         if size > limit {
