@@ -10,13 +10,11 @@ use serde_json::Value as Json;
 use crate::app::App;
 use crate::broker::{Exchange, Queue};
 use crate::error::{Error, Result};
-use crate::failure::Failure;
 use crate::handle::Handle;
 use crate::options::{CallOptions, Due};
 use crate::retry::Backoff;
 use crate::step::{Step, option_setters};
 use crate::task::{Ack, Definition, Parameter};
-use crate::workflow::{Partial, Shape, Workflow};
 
 /// A task with arguments and options, not yet sent; `T` is what the task returns.
 ///
@@ -114,38 +112,13 @@ impl<T> Call<T> {
         let waiting = app.send(outgoing).await?;
         Ok(Handle::new(id, task, app.clone(), waiting))
     }
-
-    /// Goes on with `next`, which gets this call's result as its first argument.
-    ///
-    /// ```
-    /// # use garenne::task;
-    /// # #[task]
-    /// # async fn add(a: i64, b: i64) -> i64 { a + b }
-    /// # #[task]
-    /// # async fn multiply(a: i64, b: i64) -> i64 { a * b }
-    /// let fifty = add::call(2, 3).then(multiply::partial(10));
-    /// # drop(fifty);
-    /// ```
-    pub fn then<U, S: Shape>(self, next: Partial<T, U, S>) -> Workflow<U> {
-        Workflow::from(self).then(next)
-    }
-
-    /// The same call as a step that goes without the result of the one before: Celery's immutable signature.
-    pub fn ignoring_input<In>(self) -> Partial<In, T> {
-        Partial::single(self.step)
-    }
-
-    /// Sends `callback` with the failure if the call fails for good. See [`Workflow::on_error`].
-    pub fn on_error<U, S: Shape>(self, callback: Partial<Failure, U, S>) -> Workflow<T> {
-        Workflow::from(self).on_error(callback)
-    }
 }
 
 /// Builds the call of a registered task. Used by `#[task]`.
 #[doc(hidden)]
 pub struct CallBuilder {
     definition: &'static Definition,
-    step: Step,
+    pub(crate) step: Step,
 }
 
 impl CallBuilder {
@@ -185,12 +158,6 @@ impl CallBuilder {
     /// The call.
     pub fn call<T>(self) -> Call<T> {
         Call::of(self.step)
-    }
-
-    /// The call without its first argument.
-    pub fn partial<In, T>(mut self) -> Partial<In, T> {
-        self.step.takes_input = true;
-        Partial::single(self.step)
     }
 }
 

@@ -15,7 +15,6 @@ use crate::broker::BoxFuture;
 use crate::error::Result;
 use crate::failure::{Failure, FailureKind};
 use crate::progress::Progress;
-use crate::results::Results;
 use crate::waiters::Waiting;
 
 /// Calls of a workflow that are cancelled at a time.
@@ -49,8 +48,8 @@ pub struct Handle<T> {
     task: String,
     /// All calls that are cancelled with it, if it is a workflow's; otherwise its own.
     ids: Arc<[String]>,
-    app: App,
-    awaited: Awaited,
+    pub(crate) app: App,
+    pub(crate) awaited: Awaited,
     result: PhantomData<fn() -> T>,
 }
 
@@ -194,42 +193,6 @@ impl<T: DeserializeOwned> Handle<T> {
             let outcome = outcome.await.unwrap_or_else(|_| Err(too_late(timeout)));
             decode(outcome, &id, &task)
         }
-    }
-}
-
-impl<T: DeserializeOwned + 'static> Handle<Vec<T>> {
-    /// The results of a group's members as they come, each with its index in the group.
-    ///
-    /// A member that fails is one of them, whatever the group's policy: the stream goes on. Where the `Vec` is
-    /// one call's result, as that of a body, its elements come together. No result is waited for longer than
-    /// the app's result timeout.
-    ///
-    /// ```standalone_crate
-    /// # use garenne::{App, Worker, group, task};
-    /// # #[task]
-    /// # async fn add(a: i64, b: i64) -> i64 { a + b }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let app = App::in_memory();
-    /// # let worker = Worker::new(&app).queue("default", 4).spawn();
-    /// let sums = group((0..10).map(|n| add::call(n, n))).send(&app).await?;
-    /// let mut results = sums.results();
-    /// while let Some((index, sum)) = results.next().await {
-    ///     println!("{index} + {index} = {}", sum?);
-    /// }
-    /// # worker.stop().await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn results(&self) -> Results<T> {
-        let deadline = self.app.result_timeout();
-        Results::new(
-            &self.awaited,
-            &self.id,
-            &self.task,
-            self.app.clone(),
-            deadline,
-        )
     }
 }
 

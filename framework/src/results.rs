@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::awaited::{Awaited, Outcome, first_failure, wrap};
 use crate::broker::BoxFuture;
 use crate::failure::Failure;
-use crate::handle::{decode, no_reply, too_late};
+use crate::handle::{Handle, decode, no_reply, too_late};
 
 /// The results of a group's members as they come, each with its index. Made by
 /// [`Handle::results`](crate::Handle::results).
@@ -29,6 +29,42 @@ pub struct Results<T> {
     /// The app is what reads the replies: it lives at least as long as somebody waits.
     _app: App,
     result: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned + 'static> Handle<Vec<T>> {
+    /// The results of a group's members as they come, each with its index in the group.
+    ///
+    /// A member that fails is one of them, whatever the group's policy: the stream goes on. Where the `Vec` is
+    /// one call's result, as that of a body, its elements come together. No result is waited for longer than
+    /// the app's result timeout.
+    ///
+    /// ```standalone_crate
+    /// # use garenne::{App, Worker, group, task};
+    /// # #[task]
+    /// # async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let app = App::in_memory();
+    /// # let worker = Worker::new(&app).queue("default", 4).spawn();
+    /// let sums = group((0..10).map(|n| add::call(n, n))).send(&app).await?;
+    /// let mut results = sums.results();
+    /// while let Some((index, sum)) = results.next().await {
+    ///     println!("{index} + {index} = {}", sum?);
+    /// }
+    /// # worker.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn results(&self) -> Results<T> {
+        let deadline = self.app.result_timeout();
+        Results::new(
+            &self.awaited,
+            self.id(),
+            self.task(),
+            self.app.clone(),
+            deadline,
+        )
+    }
 }
 
 enum Arrival {

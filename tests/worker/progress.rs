@@ -100,7 +100,7 @@ on_every_broker! {
             message.reply_to = Some(replies.address.clone());
             message.set("ignore_result", ignored);
             let route = Route::Queue(queue.name().to_owned());
-            let publish = Publish { route, message, delay: SECOND * 0, deadline: 10 * SECOND };
+            let publish = Publish { route, message, delay: std::time::Duration::ZERO, deadline: 10 * SECOND };
             app.broker().publish(publish).await.expect("published");
         }
         let mut states = Vec::new();

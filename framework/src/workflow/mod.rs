@@ -137,6 +137,33 @@ impl<T> Workflow<T> {
     }
 }
 
+impl<T> Call<T> {
+    /// Goes on with `next`, which gets this call's result as its first argument.
+    ///
+    /// ```
+    /// # use garenne::task;
+    /// # #[task]
+    /// # async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[task]
+    /// # async fn multiply(a: i64, b: i64) -> i64 { a * b }
+    /// let fifty = add::call(2, 3).then(multiply::partial(10));
+    /// # drop(fifty);
+    /// ```
+    pub fn then<U, S: Shape>(self, next: Partial<T, U, S>) -> Workflow<U> {
+        Workflow::from(self).then(next)
+    }
+
+    /// The same call as a step that goes without the result of the one before: Celery's immutable signature.
+    pub fn ignoring_input<In>(self) -> Partial<In, T> {
+        Partial::single(self.step)
+    }
+
+    /// Sends `callback` with the failure if the call fails for good. See [`Workflow::on_error`].
+    pub fn on_error<U, S: Shape>(self, callback: Partial<Failure, U, S>) -> Workflow<T> {
+        Workflow::from(self).on_error(callback)
+    }
+}
+
 impl<T> From<Call<T>> for Workflow<T> {
     fn from(call: Call<T>) -> Self {
         Self::of(Node::call(call.step))

@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use super::node::Node;
 use super::{Group, Workflow};
 use crate::broker::Queue;
+use crate::call::CallBuilder;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::options::{CallOptions, Due};
@@ -182,6 +183,14 @@ impl<In, Out> Partial<In, Vec<Out>, Grouped> {
     /// [`Group::collect_results`].
     pub fn collect_results(self) -> Partial<In, Vec<Result<Out, Failure>>, Grouped> {
         Partial::of(Grouped(self.shape.0.collected()))
+    }
+}
+
+impl CallBuilder {
+    /// The call without its first argument.
+    pub fn partial<In, T>(mut self) -> Partial<In, T> {
+        self.step.takes_input = true;
+        Partial::single(self.step)
     }
 }
 
