@@ -143,7 +143,7 @@ fn shapes() -> Vec<Case> {
             "a join that cannot be read",
             "add",
             r#"[[3], {}, {"garenne_join": {"join": 7}}]"#,
-            UNREADABLE,
+            Dead("unreadable", "what is to follow the call cannot be read"),
         ),
         body("embed that is null", "add", "[[2, 3], {}, null]", Runs),
         body(

@@ -323,8 +323,7 @@ fn foreign_tasks_have_ours_beside_them() {
         coordinated.expect("frozen").plan.joins[0]
             .body
             .options
-            .queue
-            .as_deref(),
+            .queue_name(),
         Some("c")
     );
     let chain_alone = frozen(foreign("py").then(foreign("py2")));
