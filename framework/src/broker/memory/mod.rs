@@ -2,6 +2,7 @@
 //! the others, and nothing that outlives the process. All its waits follow tokio's clock, so that with
 //! paused time an hour's delay is over at once.
 
+mod audience;
 mod browse;
 mod consumer;
 mod queue;
@@ -15,7 +16,8 @@ use tokio::time::Instant;
 
 use self::state::State;
 use crate::broker::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Publish, Queue, Replies,
+    Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth,
+    Exchange, Listener, Publish, Queue, Replies,
 };
 use crate::error::{Error, Result};
 
@@ -136,6 +138,31 @@ impl Broker for MemoryBroker {
             });
             Ok(Cancellations { known, later })
         })
+    }
+
+    fn listen<'a>(
+        &'a self,
+        channel: &'a Channel,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Listener>> {
+        Box::pin(async move {
+            let (sender, messages) = mpsc::channel(BACKLOG);
+            let mut state = self.shared.lock();
+            state.open()?.audience.join(channel, name, sender)?;
+            Ok(Listener::new(messages))
+        })
+    }
+
+    fn announce(&self, announcement: Announcement) -> BoxFuture<'static, Result<()>> {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            shared.lock().open()?.audience.tell(&announcement);
+            Ok(())
+        })
+    }
+
+    fn may_be_heard(&self, channel: &Channel) -> bool {
+        self.shared.lock().audience.may_hear(channel)
     }
 
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::audience::Audience;
 use super::queue::{MemoryQueue, Stored};
 use crate::broker::{
     Binding, Delivery, Exchange, ExchangeKind, Publish, Queue, Route, is_reply_queue, routing,
@@ -42,6 +43,7 @@ pub(super) struct State {
     pub(super) subscribers: HashMap<u64, Subscriber>,
     cancelled: VecDeque<(Instant, String)>,
     watchers: Vec<mpsc::UnboundedSender<String>>,
+    pub(super) audience: Audience,
     numbers: u64,
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::liveness::DeadProcess;
-use crate::broker::{Delivery, Exchange, Publish, Queue, Route, validate_routing_key};
+use crate::broker::{Channel, Delivery, Exchange, Publish, Queue, Route, validate_routing_key};
 use crate::error::{Error, Result};
 use crate::message::{Headers, Message};
 
@@ -132,6 +132,20 @@ pub(super) enum Request {
     },
     /// Answered with the ids known.
     Cancellations(mpsc::Sender<String>),
+    Listen {
+        number: u64,
+        channel: Channel,
+        name: String,
+        sender: mpsc::Sender<Message>,
+    },
+    Unlisten(u64),
+    Announce {
+        channel: String,
+        key: String,
+        /// The message without its body, in JSON.
+        envelope: String,
+        body: Vec<u8>,
+    },
     /// Takes back what a dead process held.
     Rescue(DeadProcess),
     /// Takes part again after this process's own row was taken for a dead one's.
@@ -157,6 +171,11 @@ impl Request {
             Self::Delete(queue) => format!("deleting queue `{queue}`"),
             Self::Replies { .. } => "opening the reply queue".into(),
             Self::Cancellations(_) => "reading the cancelled calls".into(),
+            Self::Listen { channel, name, .. } => {
+                format!("listening to `{}` as `{name}`", channel.name())
+            }
+            Self::Unlisten(_) => "ending a listener".into(),
+            Self::Announce { .. } => "a broadcast".into(),
             Self::Rescue(_) => "rescuing a dead process's deliveries".into(),
             Self::Rejoin => "registering this process".into(),
             Self::Prune => "forgetting old dead letters".into(),

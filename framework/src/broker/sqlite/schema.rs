@@ -12,7 +12,7 @@ use super::fault::{BUSY_LIMIT, Fault};
 /// Marks a database as ours, so that another program's is never written to ("gar1").
 const APPLICATION_ID: i64 = 0x6761_7231;
 /// The version of the tables below.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// Older ones can corrupt a file whose log is reset by two processes at once.
 const OLDEST_SQLITE: i32 = 3_051_003;
 /// Statements kept prepared by each connection: more than there are in `store.rs`.
@@ -81,6 +81,25 @@ CREATE TABLE cancelled (
     at INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX cancelled_at ON cancelled (at);
+";
+
+/// What version 2 added: who listens to broadcasts, and the latest of them.
+const BROADCASTS: &str = "
+CREATE TABLE listener (
+    process INTEGER NOT NULL REFERENCES process ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    channel TEXT NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (process, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE announcement (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    channel TEXT NOT NULL,
+    key TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    envelope TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
 ";
 
 /// Opens the file for the writer thread, creating it and its tables where they are missing.
@@ -199,6 +218,12 @@ fn migrate(db: &Connection) -> rusqlite::Result<Result<(), String>> {
     if application == APPLICATION_ID {
         return Ok(match version {
             VERSION => Ok(()),
+            1 => {
+                tx.execute_batch(BROADCASTS)?;
+                tx.pragma_update(None, "user_version", VERSION)?;
+                tx.commit()?;
+                Ok(())
+            }
             _ => Err(format!(
                 "was made by another version of garenne (its tables have version {version}, this one's {VERSION})"
             )),
@@ -211,6 +236,7 @@ fn migrate(db: &Connection) -> rusqlite::Result<Result<(), String>> {
         ));
     }
     tx.execute_batch(TABLES)?;
+    tx.execute_batch(BROADCASTS)?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     tx.commit()?;
