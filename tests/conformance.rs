@@ -9,6 +9,7 @@ mod version;
 
 /// The cases.
 mod conformance {
+    pub(crate) mod broadcasts;
     pub(crate) mod browsing;
     pub(crate) mod carrying;
     pub(crate) mod delays;
@@ -136,6 +137,17 @@ macro_rules! suite {
                 a_cancellation_reaches_every_worker
                 a_cancellation_is_known_to_workers_that_start_later
                 what_is_not_cancelled_is_not_reported
+            }
+            broadcasts {
+                an_announcement_reaches_all_who_listen
+                a_reply_reaches_only_its_listener
+                that_nobody_listens_is_no_error
+                what_was_announced_before_is_not_heard
+                a_name_to_be_controlled_by_is_given_once
+                another_prefix_is_another_channel
+                who_listens_may_be_heard
+                a_slow_listener_holds_up_nobody
+                listeners_end_with_their_broker
             }
             load {
                 two_thousand_publishes_at_once_are_all_stored

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::OnceCell;
 
+use crate::broker::url::BrokerUrl;
 use crate::broker::{self, Broker, Exchange, Publish, Queue, Replies, Route};
 use crate::clock::Clock;
 use crate::dead_letters::DeadLetters;
@@ -56,6 +57,8 @@ pub(crate) struct Settings {
     #[cfg(feature = "redis")]
     pub(crate) result_expires: Duration,
     pub(crate) clock: Clock,
+    /// Where the broker is.
+    pub(crate) broker_url: BrokerUrl,
 }
 
 impl Default for Settings {
@@ -75,6 +78,7 @@ impl Default for Settings {
             #[cfg(feature = "redis")]
             result_expires: crate::DAY,
             clock: Clock::default(),
+            broker_url: BrokerUrl::memory(),
         }
     }
 }
@@ -135,6 +139,10 @@ impl App {
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.inner.prefix
+    }
+
+    pub(crate) fn broker_url(&self) -> &BrokerUrl {
+        &self.inner.settings.broker_url
     }
 
     pub(crate) fn send_timeout(&self) -> Duration {

@@ -97,7 +97,9 @@ impl AppBuilder {
         if url.scheme == Scheme::Memory {
             settings.clock = Clock::tokio();
         }
-        let app = App::over(broker, url.prefix, settings);
+        let prefix = url.prefix.clone();
+        settings.broker_url = url;
+        let app = App::over(broker, prefix, settings);
         #[cfg(feature = "redis")]
         app.connect_results().await?;
         Ok(app)

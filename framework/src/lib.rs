@@ -49,7 +49,9 @@ mod waiters;
 pub mod broker;
 // … and what runs it.
 pub mod context;
+pub mod control;
 pub mod dead_letters;
+pub mod event;
 pub mod retry;
 pub mod worker;
 
@@ -62,8 +64,10 @@ pub use app_builder::AppBuilder;
 pub use broker::{Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub use call::Call;
 pub use context::Context;
+pub use control::{Control, Rate};
 pub use dead_letters::{Dead, DeadLetter, DeadLetters};
 pub use error::{Error, TaskError};
+pub use event::{Event, EventKind};
 pub use exit::Exit;
 pub use failure::{Failure, FailureKind};
 pub use garenne_macros::task;

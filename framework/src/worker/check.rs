@@ -86,6 +86,9 @@ impl Shared {
                 format!("other calls are to follow (`{follows}`), which this worker cannot send");
             return Err(dead("unsupported", text));
         }
+        if let Some(delay) = self.limits.wait(definition.name, message.is_postponed()) {
+            return Err(Verdict::Postponed { delay });
+        }
         Ok(Checked {
             arguments,
             definition,

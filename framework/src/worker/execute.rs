@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::Shared;
+use super::activity::Taken;
 use super::body::Ended;
 use super::check::Checked;
 use super::memory::Key;
@@ -42,12 +43,15 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
     let Some(delivery) = worker.running.adopt(&key, task, delivery) else {
         return;
     };
+    let message = Arc::new(message);
+    let taken = worker.activity.take(&message, &lane, delivery.came_back());
     // Free at once, but after a lost connection, while attempts of void deliveries go on.
     let _slot = tokio::select! {
         slot = lane.slots.acquire() => slot,
         // It is delivered again, here or elsewhere.
         () = delivery.stale().stale() => return,
     };
+    worker.tell_taken(&message);
     let known = if delivery.came_back() {
         worker.outcomes.of(&key)
     } else {
@@ -90,7 +94,7 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
                 attempt = key.attempt
             );
             worker
-                .attempt(task, &lane, delivery, message, key)
+                .attempt(task, &lane, delivery, &message, key, &taken)
                 .instrument(span)
                 .await;
         }
@@ -99,7 +103,7 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
                 .settle(Custody::Held(delivery), &message, &verdict, &lane)
                 .await;
             worker
-                .conclude(&lane, &message, &verdict, settled.err())
+                .conclude(&lane, &message, &verdict, settled.err(), &taken)
                 .await;
         }
     }
@@ -112,18 +116,21 @@ impl Shared {
         task: Checked,
         lane: &Lane,
         delivery: Delivery,
-        message: Message,
+        message: &Message,
         key: Key,
+        taken: &Taken<'_>,
     ) {
         let current = self.running.begin(&key, &delivery);
         let can_adopt = current.is_some();
+        taken.begin(task.name);
         let stale = current.unwrap_or_else(|| watch::channel(delivery.stale().clone()).1);
         let ended = match self
-            .take_custody(delivery, &message, &task.definition.options)
+            .take_custody(delivery, message, &task.definition.options)
             .await
         {
             Ok(custody) => {
-                self.run_and_settle(task, lane, custody, &message, &key, stale)
+                self.tell_begun(message);
+                self.run_and_settle(task, lane, custody, message, &key, stale)
                     .await
             }
             Err(error) => (Verdict::HandBack, Some(error)),
@@ -131,11 +138,11 @@ impl Shared {
         let (verdict, mut error) = ended;
         if can_adopt && let Some(late) = self.running.end(&key) {
             error = self
-                .settle(Custody::Held(late), &message, &verdict, lane)
+                .settle(Custody::Held(late), message, &verdict, lane)
                 .await
                 .err();
         }
-        self.conclude(lane, &message, &verdict, error).await;
+        self.conclude(lane, message, &verdict, error, taken).await;
     }
 
     async fn run_and_settle(
@@ -179,7 +186,11 @@ impl Shared {
         message: &Message,
         verdict: &Verdict,
         error: Option<Error>,
+        taken: &Taken<'_>,
     ) {
+        if error.is_none() {
+            self.tell_end(message, verdict, taken);
+        }
         let failed = error
             .as_ref()
             .is_some_and(|error| !matches!(error, Error::Stale { .. }));
@@ -212,7 +223,8 @@ impl Shared {
         let left = message
             .deadline()
             .map(|deadline| deadline.duration_since(self.app.now()).unwrap_or_default());
-        let timeout = message.timeout().or(options.timeout);
+        let said = self.limits.timeout(task.name).or(options.timeout);
+        let timeout = message.timeout().or(said);
         let is_last = left.is_some_and(|left| timeout.is_none_or(|timeout| left <= timeout));
         let timeout = if is_last { left } else { timeout };
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
