@@ -14,6 +14,8 @@ mod conformance {
     pub(crate) mod carrying;
     pub(crate) mod delays;
     pub(crate) mod fixture;
+    pub(crate) mod joins;
+    pub(crate) mod leases;
     pub(crate) mod load;
     pub(crate) mod queues;
     pub(crate) mod replies;
@@ -83,6 +85,7 @@ macro_rules! suite {
                 a_waiting_consumer_is_woken_by_a_shorter_delay
                 a_delayed_message_is_not_ready
                 a_delayed_message_is_ready_once_it_is_due_without_a_consumer
+                delayed_messages_are_counted
                 a_delayed_message_arrives_as_it_was_sent
                 a_delayed_message_to_an_exchange_reaches_its_queues
                 a_hundred_mixed_delays_are_all_kept
@@ -137,6 +140,44 @@ macro_rules! suite {
                 a_cancellation_reaches_every_worker
                 a_cancellation_is_known_to_workers_that_start_later
                 what_is_not_cancelled_is_not_reported
+                a_far_call_that_is_cancelled_is_told_of_at_once_too
+            }
+            joins {
+                a_body_goes_out_with_the_last_part
+                a_body_is_in_its_queue_when_the_last_part_is_confirmed
+                the_same_part_counts_once
+                a_part_without_a_correlation_is_known_by_its_id
+                parts_arrive_as_they_were_sent
+                a_part_after_the_firing_fires_nothing
+                a_join_fires_early_when_asked
+                a_check_fires_nothing_that_is_not_complete
+                a_join_knows_how_many_parts_it_waits_for
+                parts_stay_until_the_join_is_closed
+                many_parts_are_all_there
+                a_join_that_is_gone_is_no_error
+                opening_twice_changes_nothing
+                a_closed_join_can_be_opened_anew
+                a_body_arrives_as_it_was_parked
+                a_delay_counts_from_the_firing
+                an_acknowledgement_brings_the_last_part
+                a_member_that_comes_again_fires_nothing_twice
+                names_of_no_join_are_ignored
+                a_body_must_have_a_queue
+                a_body_whose_queue_was_deleted_gets_a_new_one
+                two_hundred_joins_each_fire_once
+            }
+            leases {
+                a_lease_is_held_by_one_at_a_time
+                a_lease_keeps_its_value
+                a_lease_without_a_value_has_none
+                a_value_of_a_mebibyte_is_kept_whole
+                a_dropped_lease_goes_to_the_next
+                who_gives_up_leaves_the_queue
+                who_gives_up_at_once_holds_nothing
+                leases_have_names_of_their_own
+                increments_of_many_holders_are_all_counted
+                the_lease_of_a_closed_connection_goes_to_the_next
+                a_closed_broker_has_lost_its_leases
             }
             broadcasts {
                 an_announcement_reaches_all_who_listen

@@ -163,6 +163,21 @@ fn state(broker: &str) {
     );
 }
 
+fn steering(broker: &str) {
+    prints(
+        "steering",
+        broker,
+        r#"Ok("task events enabled")
+         task-received
+         task-started
+         task-succeeded
+         Ok("pool will grow")
+         Ok("new rate limit set successfully")
+         true
+         Err(Cancelled)"#,
+    );
+}
+
 fn supervised(broker: &str) {
     prints(
         "supervised",
@@ -171,6 +186,20 @@ fn supervised(broker: &str) {
          /ready: HTTP/1.1 200 OK
          /consuming: HTTP/1.1 200 OK
          hello Ann",
+    );
+}
+
+fn schedule(broker: &str) {
+    prints(
+        "schedule",
+        broker,
+        "heart: boom\nheart: boom
+         the first is active: true
+         the second takes its place: true
+         once: launch
+         feed: beat every 3600s (paused)
+         heart: beat every 200ms
+         nightly: beat cron 0 3 * * * Europe/Paris",
     );
 }
 
@@ -291,7 +320,7 @@ macro_rules! on_every_broker {
 }
 
 on_every_broker! {
-    hello work_queue publish_subscribe routing topics rpc game state supervised retries dead_letters
+    hello work_queue publish_subscribe routing topics rpc game state steering supervised retries schedule dead_letters
     options web
 }
 

@@ -9,6 +9,8 @@ mod support;
 
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "support/script.rs"]
+mod script;
 
 /// The tests, and what they share.
 mod faults {
@@ -21,6 +23,7 @@ mod faults {
     mod crowded;
     mod dead_letters;
     mod frames;
+    mod joins;
     mod killed;
     mod load;
     mod long;
@@ -34,6 +37,7 @@ mod faults {
     mod restart;
     mod rolling;
     mod scale;
+    mod schedulers;
     mod starved;
     mod stopped;
     mod stopping;

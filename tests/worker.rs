@@ -12,6 +12,8 @@ mod dead_letters;
 mod failing;
 #[path = "worker/health.rs"]
 mod health;
+#[path = "worker/progress.rs"]
+mod progress;
 #[path = "worker/routing.rs"]
 mod routing;
 mod support;

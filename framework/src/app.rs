@@ -13,7 +13,8 @@ use crate::clock::Clock;
 use crate::dead_letters::DeadLetters;
 use crate::error::{Error, Result};
 use crate::message::{Message, Origin, format_time};
-use crate::reply::Reply;
+use crate::reply::{Progress, Reply};
+use crate::retry::LONGEST_DELAY;
 use crate::waiters::{Waiters, Waiting};
 
 /// Declared names remembered; more are forgotten, which costs no more than declaring again.
@@ -52,6 +53,7 @@ pub(crate) struct Settings {
     pub(crate) send_timeout: Duration,
     pub(crate) result_timeout: Duration,
     pub(crate) max_message_size: usize,
+    pub(crate) accept_msgpack: bool,
     #[cfg(feature = "redis")]
     pub(crate) result_backend: Option<String>,
     #[cfg(feature = "redis")]
@@ -73,6 +75,7 @@ impl Default for Settings {
             send_timeout: Duration::from_secs(30),
             result_timeout: crate::DAY,
             max_message_size: 8 * 1024 * 1024,
+            accept_msgpack: false,
             #[cfg(feature = "redis")]
             result_backend: None,
             #[cfg(feature = "redis")]
@@ -157,6 +160,10 @@ impl App {
         self.inner.settings.max_message_size
     }
 
+    pub(crate) fn accepts_msgpack(&self) -> bool {
+        self.inner.settings.accept_msgpack
+    }
+
     /// Where results are kept, once [`connect_results`](Self::connect_results) has connected to it.
     #[cfg(feature = "redis")]
     pub(crate) fn result_cell(&self) -> &OnceCell<crate::result_store::ResultStore> {
@@ -199,6 +206,40 @@ impl App {
             .broker
             .depth(&format!("{}{queue}", self.prefix()))
             .await
+    }
+
+    /// How many calls wait for their time: those with a countdown or an eta, and retries. It is the number of the
+    /// whole broker, whatever the app's prefix; where the broker knows it for each queue, it is in
+    /// [`depth`](Self::depth).
+    ///
+    /// On RabbitMQ, the news that a call was cancelled which is due in more than 23 hours waits beside the call,
+    /// and counts, too.
+    ///
+    /// # Errors
+    /// Where the broker cannot be asked.
+    pub async fn delayed(&self) -> Result<u64> {
+        self.inner.broker.delayed().await
+    }
+
+    /// Asks all workers not to run the call `id`, which is due now or within a day; see
+    /// [`Handle::cancel`](crate::Handle::cancel), which knows when its call is due. Of a call that is due later,
+    /// say when: [`cancel_delayed`](Self::cancel_delayed).
+    ///
+    /// # Errors
+    /// Where the broker could not be told.
+    pub async fn cancel(&self, id: &str) -> Result<()> {
+        self.inner.broker.cancel(id).await
+    }
+
+    /// As [`cancel`](Self::cancel), of a call that is due at `eta`: brokers remember a cancelled call for a day
+    /// from then on.
+    ///
+    /// # Errors
+    /// As for [`cancel`](Self::cancel).
+    pub async fn cancel_delayed(&self, id: &str, eta: SystemTime) -> Result<()> {
+        let due_in = eta.duration_since(self.now()).unwrap_or_default();
+        let due_in = due_in.min(LONGEST_DELAY);
+        self.inner.broker.cancel_delayed(id, due_in).await
     }
 
     /// Deletes a queue with all that waits in it. Its dead letters stay.
@@ -309,7 +350,8 @@ impl App {
                 exchange: format!("{}{exchange}", self.prefix()),
                 routing_key,
             },
-            reply @ Route::Reply(_) => reply,
+            // Their names are the wire's already.
+            route @ (Route::Reply(_) | Route::Join { .. }) => route,
         }
     }
 
@@ -370,7 +412,12 @@ impl App {
                             let id = message.correlation_id.as_deref().unwrap_or(&reply.id);
                             waiters.0.complete(id, reply.outcome);
                         }
-                        Ok(None) => {}
+                        Ok(None) => {
+                            if let Some(Progress { id, value }) = Progress::decode(&message) {
+                                let id = message.correlation_id.as_deref().unwrap_or(&id);
+                                waiters.0.tell(id, value);
+                            }
+                        }
                         Err(unreadable) => {
                             tracing::warn!(id = message.id, %unreadable, "ignored a reply")
                         }

@@ -70,6 +70,14 @@ impl AppBuilder {
         self
     }
 
+    /// Accepts calls in MessagePack (`application/x-msgpack`), too; otherwise they are refused, with their
+    /// caller told, as by Celery unless its `accept_content` names it.
+    #[cfg(feature = "msgpack")]
+    pub fn accept_msgpack(mut self) -> Self {
+        self.settings.accept_msgpack = true;
+        self
+    }
+
     /// Keeps results in the Redis at `url`, as Celery's Redis backend does: they can be read any number of
     /// times, by any process, with [`Handle::from_id`](crate::Handle::from_id) or Python's
     /// `AsyncResult(id)`. Workers and readers need it alike. Redis 6 or newer.

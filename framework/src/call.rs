@@ -206,45 +206,55 @@ impl<T> Call<T> {
         let outgoing = self.prepare(app.now())?;
         let id = outgoing.message.id.clone();
         let task = outgoing.message.text("task").unwrap_or_default().to_owned();
+        let due = outgoing.message.eta();
         let waiting = app.send(outgoing).await?;
-        Ok(Handle::new(id, task, app.clone(), waiting))
+        Ok(Handle::new(id, task, app.clone(), waiting).due(due))
     }
 
     /// What goes to the broker if it is sent at `now`.
     fn prepare(self, now: SystemTime) -> Result<Outgoing> {
-        let Self {
-            task,
-            arguments,
-            options,
-            problem,
-            ..
-        } = self;
-        if let Some(problem) = problem {
-            return Err(problem);
-        }
-        options.validate(&task, now)?;
-        let id = options
-            .id
-            .clone()
-            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-        let mut message = Message::new(id, &task, &arguments);
-        let delay = options.write_to(&mut message, now);
-        let route = match &options.exchange {
-            Some((exchange, key)) => Route::Exchange {
-                exchange: exchange.name().to_owned(),
-                routing_key: key.clone(),
-            },
-            None => Route::Queue(options.queue.name().to_owned()),
-        };
-        Ok(Outgoing {
-            message,
-            route,
-            queue: options.queue,
-            exchange: options.exchange.map(|(exchange, _)| exchange),
-            delay,
-            wants_reply: !options.ignore_result,
-        })
+        let (task, arguments, options) = self.into_parts()?;
+        outgoing(&task, &arguments, options, now)
     }
+
+    /// The task's name, the arguments and the options.
+    pub(crate) fn into_parts(self) -> Result<(String, Arguments, CallOptions)> {
+        match self.problem {
+            Some(problem) => Err(problem),
+            None => Ok((self.task, self.arguments, self.options)),
+        }
+    }
+}
+
+/// What goes to the broker if a call of `task` is sent at `now`.
+pub(crate) fn outgoing(
+    task: &str,
+    arguments: &Arguments,
+    options: CallOptions,
+    now: SystemTime,
+) -> Result<Outgoing> {
+    options.validate(task, now)?;
+    let id = options
+        .id
+        .clone()
+        .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let mut message = Message::new(id, task, arguments);
+    let delay = options.write_to(&mut message, now);
+    let route = match &options.exchange {
+        Some((exchange, key)) => Route::Exchange {
+            exchange: exchange.name().to_owned(),
+            routing_key: key.clone(),
+        },
+        None => Route::Queue(options.queue.name().to_owned()),
+    };
+    Ok(Outgoing {
+        message,
+        route,
+        queue: options.queue,
+        exchange: options.exchange.map(|(exchange, _)| exchange),
+        delay,
+        wants_reply: !options.ignore_result,
+    })
 }
 
 fn encode<A: Serialize>(

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::broker::Stale;
+use crate::broker::{BoxFuture, Stale};
 use crate::message::Headers;
 
 /// What a task can know of the attempt that runs it: add a parameter `ctx: &Context`.
@@ -37,6 +39,8 @@ pub(crate) struct Attempt {
     pub(crate) number: u32,
     pub(crate) deadline: Option<Instant>,
     pub(crate) headers: Headers,
+    /// Where the task tells its progress; `None` where nobody waits for it.
+    pub(crate) progress: Option<watch::Sender<Option<Box<RawValue>>>>,
     pub(crate) cancelled: watch::Receiver<bool>,
     /// Of the delivery that the attempt stands on now.
     pub(crate) stale: watch::Receiver<Stale>,
@@ -125,6 +129,29 @@ impl Context {
         &self.0.app
     }
 
+    /// Tells who awaits the call how far it has come: it reaches [`Handle::progress`](crate::Handle::progress),
+    /// and in Python the state `PROGRESS` with `value` as its `info`.
+    ///
+    /// It costs the task hardly more than encoding `value`, however often it is called: at most ten values a
+    /// second go out, always the newest, and the last one before the call's reply. Nothing is sent where nobody
+    /// waits, and a value that cannot be stored, or is no JSON, is left out. It is told when this returns: a
+    /// plain task need not await it.
+    pub fn progress<P: Serialize + ?Sized>(&self, value: &P) -> Told {
+        if let Some(progress) = &self.0.progress {
+            match serde_json::value::to_raw_value(value) {
+                Ok(raw) if raw.get().len() <= self.0.app.max_message_size() => {
+                    progress.send_replace(Some(raw));
+                }
+                Ok(raw) => {
+                    let size = raw.get().len();
+                    tracing::warn!(id = self.id(), size, "progress is too large to be told");
+                }
+                Err(error) => tracing::warn!(id = self.id(), %error, "progress is no JSON"),
+            }
+        }
+        Told
+    }
+
     /// A header of the call.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&Value> {
@@ -164,6 +191,19 @@ impl Context {
                 return;
             }
         }
+    }
+}
+
+/// Progress was [told](Context::progress). Awaited, it lets other tasks of the runtime go on.
+#[derive(Debug, Clone, Copy)]
+pub struct Told;
+
+impl IntoFuture for Told {
+    type Output = ();
+    type IntoFuture = BoxFuture<'static, ()>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(tokio::task::yield_now())
     }
 }
 

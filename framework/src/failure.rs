@@ -71,7 +71,7 @@ pub struct Failure {
     /// How many attempts failed or were under way; 0 when the task was never started. An attempt that ended
     /// with its worker's death is not counted.
     pub attempts: u32,
-    /// Where it happened, in words, where the worker says so: a Python worker does.
+    /// How it came about: Python's traceback, or the errors of all attempts of a task in Rust.
     pub traceback: Option<String>,
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 
@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::broker::BoxFuture;
 use crate::error::Result;
 use crate::failure::{Failure, FailureKind};
+use crate::progress::Progress;
 use crate::waiters::Waiting;
 
 /// A call that was sent: await it, or [`result`](Self::result), for what the task returned.
@@ -43,6 +44,8 @@ pub struct Handle<T> {
     app: App,
     /// `None` where the call was sent to have no reply.
     waiting: Option<Arc<Waiting>>,
+    /// When the call is due, where it was not at once.
+    due: Option<SystemTime>,
     result: PhantomData<fn() -> T>,
 }
 
@@ -53,8 +56,14 @@ impl<T> Handle<T> {
             task,
             app,
             waiting,
+            due: None,
             result: PhantomData,
         }
+    }
+
+    /// The handle of a call that is due at this time.
+    pub(crate) fn due(self, due: Option<SystemTime>) -> Self {
+        Self { due, ..self }
     }
 
     /// The handle of a call that was sent before, here or elsewhere, by Rust or Python: its result is read
@@ -87,12 +96,60 @@ impl<T> Handle<T> {
     /// Asks all workers not to run the call. One that runs it drops it, if the task is `async`; a plain
     /// one finds [`Context::is_cancelled`](crate::Context::is_cancelled) true. Who awaits the call gets a
     /// failure of the kind [`Cancelled`](FailureKind::Cancelled) when a worker meets the call, unless it was
-    /// done already. Brokers remember a cancelled call for a day: one that is due later may run after all.
+    /// done already.
+    ///
+    /// Brokers remember a cancelled call for a day from the time on at which it was sent to be due. (So one that
+    /// waits for longer in its queue, or for its next attempt, may run after all.)
     ///
     /// # Errors
     /// Where the broker could not be told.
     pub async fn cancel(&self) -> Result<()> {
-        self.app.broker().cancel(&self.id).await
+        match self.due {
+            Some(due) => self.app.cancel_delayed(&self.id, due).await,
+            None => self.app.cancel(&self.id).await,
+        }
+    }
+}
+
+impl<T> Handle<T> {
+    /// What the task tells of its progress while it runs ([`Context::progress`](crate::Context::progress); in
+    /// Python, `update_state` with a state of one's own): a stream that ends when the call is done.
+    ///
+    /// It is news, not a record: who is slow gets the newest, and nothing is told to calls that were sent with
+    /// [`ignore_result`](crate::Call::ignore_result).
+    ///
+    /// ```standalone_crate
+    /// # use garenne::{App, Context, Worker, task};
+    /// #[task]
+    /// async fn copy(ctx: &Context, files: u32) -> u32 {
+    ///     for file in 1..=files {
+    ///         // … and after each one:
+    ///         ctx.progress(&file).await;
+    ///     }
+    ///     files
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let app = App::in_memory();
+    /// # let worker = Worker::new(&app).queue("default", 1).spawn();
+    /// let handle = copy::call(3).send(&app).await?;
+    /// let mut progress = handle.progress_as::<u32>();
+    /// while let Some(file) = progress.next().await {
+    ///     println!("{file} of 3"); // always the last one, and perhaps others before
+    /// }
+    /// assert_eq!(handle.await?, 3);
+    /// # worker.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn progress(&self) -> Progress<serde_json::Value> {
+        self.progress_as()
+    }
+
+    /// As [`progress`](Self::progress), typed. What is no `P` is skipped, with a warning in the log.
+    pub fn progress_as<P: DeserializeOwned + Send + 'static>(&self) -> Progress<P> {
+        Progress::of(self.app.clone(), self.waiting.clone())
     }
 }
 

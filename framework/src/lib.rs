@@ -38,6 +38,7 @@ mod clock;
 pub mod handle;
 pub mod message;
 mod options;
+pub mod progress;
 pub mod registry;
 pub mod reply;
 #[cfg(feature = "redis")]
@@ -53,6 +54,7 @@ pub mod control;
 pub mod dead_letters;
 pub mod event;
 pub mod retry;
+pub mod scheduler;
 pub mod worker;
 
 pub mod error;
@@ -72,7 +74,13 @@ pub use exit::Exit;
 pub use failure::{Failure, FailureKind};
 pub use garenne_macros::task;
 pub use handle::Handle;
+pub use progress::Progress;
 pub use retry::Backoff;
+#[cfg(feature = "cron")]
+pub use scheduler::cron;
+pub use scheduler::{
+    Missed, RunningScheduler, Schedule, ScheduleEntry, Scheduler, Schedules, at, every,
+};
 pub use send_all::SendAll;
 pub use task::{Ack, Task};
 pub use time::{DAY, HOUR, MILLISECOND, MINUTE, SECOND};

@@ -11,6 +11,7 @@ mod arguments;
 mod check;
 mod origin;
 mod past;
+mod unpack;
 
 pub use arguments::Arguments;
 #[cfg(feature = "amqp")]

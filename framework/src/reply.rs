@@ -3,11 +3,17 @@
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use crate::failure::{Failure, FailureKind};
 use crate::message::{Headers, Message, Unreadable, cut, format_time};
+
+mod exception;
+mod progress;
+
+use exception::{ExceptionBody, exception, traceback};
+pub use progress::Progress;
 
 /// Longest name in bytes that AMQP carries.
 const NAME_LIMIT: usize = 255;
@@ -49,16 +55,22 @@ struct Note {
     attempts: u32,
     #[serde(default)]
     task: String,
+    #[serde(default)]
+    error_type: String,
 }
 
-/// A failure's `result`, as Celery describes an exception.
-#[derive(Serialize, Deserialize)]
-struct ExceptionBody {
-    exc_type: String,
-    #[serde(default)]
-    exc_message: Value,
-    #[serde(default)]
-    exc_module: Option<String>,
+impl ReplyBody {
+    fn new(status: &str, result: Box<RawValue>, task_id: String) -> Self {
+        Self {
+            status: status.into(),
+            result: Some(result),
+            traceback: None,
+            children: Vec::new(),
+            date_done: None,
+            task_id,
+            garenne: None,
+        }
+    }
 }
 
 impl Reply {
@@ -70,37 +82,39 @@ impl Reply {
             Err(failure) => (
                 status(failure.kind),
                 exception(failure),
-                failure.traceback.clone(),
+                Some(
+                    failure
+                        .traceback
+                        .clone()
+                        .unwrap_or_else(|| traceback(failure, request)),
+                ),
             ),
         };
         let note = |failure: &Failure| Note {
             kind: failure.kind.as_str().into(),
             attempts: failure.attempts,
             task: cut(&failure.task, NAME_LIMIT).into(),
+            error_type: cut(&failure.error_type, NAME_LIMIT).into(),
         };
-        let body = ReplyBody {
-            status: status.into(),
-            result: Some(result),
-            traceback,
-            children: Vec::new(),
-            date_done: Some(format_time(now)),
-            task_id: self.id.clone(),
-            garenne: self.outcome.as_ref().err().map(note),
-        };
+        let mut body = ReplyBody::new(status, result, self.id.clone());
+        body.traceback = traceback;
+        body.date_done = Some(format_time(now));
+        body.garenne = self.outcome.as_ref().err().map(note);
+        Self::message(request, &body)
+    }
+
+    /// The message that carries `body` to who awaits `request`.
+    fn message(request: &Message, body: &ReplyBody) -> Message {
+        let id = &body.task_id;
         Message {
-            id: cut(&self.id, NAME_LIMIT).to_owned(),
+            id: cut(id, NAME_LIMIT).to_owned(),
             headers: Headers::new(),
             content_type: "application/json".into(),
             content_encoding: "utf-8".into(),
-            correlation_id: Some(
-                request
-                    .correlation_id
-                    .clone()
-                    .unwrap_or_else(|| self.id.clone()),
-            ),
+            correlation_id: Some(request.correlation_id.clone().unwrap_or_else(|| id.clone())),
             reply_to: None,
             priority: None,
-            body: serde_json::to_vec(&body).expect("a reply always serialises"),
+            body: serde_json::to_vec(body).expect("a reply always serialises"),
         }
     }
 
@@ -134,40 +148,6 @@ fn status(kind: FailureKind) -> &'static str {
     }
 }
 
-/// The exception that a Python caller gets: Celery's own where one means the same, otherwise the Rust
-/// type under its crate's path.
-fn exception(failure: &Failure) -> Box<RawValue> {
-    let said = json!([cut(&failure.message, TEXT_LIMIT)]);
-    let (module, name, message) = match failure.kind {
-        FailureKind::Expired => ("celery.exceptions", "TaskRevokedError", json!(["expired"])),
-        FailureKind::Cancelled => ("celery.exceptions", "TaskRevokedError", json!(["revoked"])),
-        FailureKind::TimedOut => ("billiard.exceptions", "TimeLimitExceeded", said),
-        FailureKind::Panicked => ("garenne", "Panic", said),
-        FailureKind::Rejected => ("garenne", "Rejected", said),
-        FailureKind::Failed | FailureKind::Unknown => {
-            let (module, name) = split_path(&failure.error_type);
-            (module, name, said)
-        }
-    };
-    let body = ExceptionBody {
-        exc_type: name.into(),
-        exc_message: message,
-        exc_module: Some(module.into()),
-    };
-    serde_json::value::to_raw_value(&body).expect("an exception always serialises")
-}
-
-fn split_path(path: &str) -> (&str, &str) {
-    match path.rsplit_once("::") {
-        _ if path.is_empty() || path.contains(['<', '&']) || path.ends_with("str") => {
-            ("builtins", "Exception")
-        }
-        Some(("alloc::string", _)) => ("builtins", "Exception"),
-        Some((module, name)) => (module, name),
-        None => ("builtins", "Exception"),
-    }
-}
-
 fn failure(body: &ReplyBody) -> Failure {
     let exception = body
         .result
@@ -182,14 +162,15 @@ fn failure(body: &ReplyBody) -> Failure {
         let mut kinds = FailureKind::ALL.into_iter();
         kinds.find(|kind| kind.as_str() == note.kind)
     });
-    let from_rust = kind.is_some();
     let kind = kind.unwrap_or_else(|| python_kind(body, exception.as_ref(), said.as_deref()));
-    let error_type = exception.map(|e| match e.exc_module {
-        Some(module) if !module.is_empty() => {
-            format!("{module}{}{}", separator(&module, from_rust), e.exc_type)
-        }
-        _ => e.exc_type,
-    });
+    let error_type = match (note, exception) {
+        (Some(note), _) => Some(note.error_type.clone()),
+        (None, Some(e)) => Some(match e.exc_module {
+            Some(module) if !module.is_empty() => format!("{module}.{}", e.exc_type),
+            _ => e.exc_type,
+        }),
+        (None, None) => None,
+    };
     Failure {
         error_type: error_type.unwrap_or_default().into(),
         attempts: note.map_or(0, |note| note.attempts),
@@ -200,16 +181,6 @@ fn failure(body: &ReplyBody) -> Failure {
             kind,
             said.unwrap_or_else(|| "the worker gave no reason".into()),
         )
-    }
-}
-
-/// What stands between a module and its type. A crate's path of one word looks like a Python module.
-fn separator(module: &str, from_rust: bool) -> &'static str {
-    let is_python = module.contains('.') || module == "builtins";
-    if module.contains("::") || (from_rust && !is_python) {
-        "::"
-    } else {
-        "."
     }
 }
 

@@ -14,6 +14,9 @@ use crate::failure::{Failure, FailureKind};
 pub(crate) struct Waiting {
     id: String,
     outcome: OnceLock<Result<Box<RawValue>, Failure>>,
+    /// What the task told last of its progress, and how often it has told.
+    progress: Mutex<(u64, Option<Box<RawValue>>)>,
+    /// An outcome has come, or progress.
     arrived: Notify,
     table: Weak<Waiters>,
 }
@@ -34,6 +37,40 @@ impl Waiting {
                 return outcome.clone();
             }
             arrived.await;
+        }
+    }
+
+    /// What the task told last of its progress, once that is not the telling numbered `seen`; `None` once the
+    /// call is done.
+    pub(crate) async fn progress(&self, seen: u64) -> Option<(u64, Box<RawValue>)> {
+        loop {
+            let arrived = self.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            // Looked at first: what was told before the end was told before the outcome is seen.
+            let is_done = self.outcome.get().is_some();
+            let (number, newest) = self.told().clone();
+            if let Some(newest) = newest.filter(|_| number != seen) {
+                return Some((number, newest));
+            }
+            if is_done {
+                return None;
+            }
+            arrived.await;
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, (u64, Option<Box<RawValue>>)> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, value: Box<RawValue>) {
+        // What comes after the outcome is of a repeated attempt.
+        if self.outcome.get().is_none() {
+            let mut told = self.told();
+            *told = (told.0 + 1, Some(value));
+            drop(told);
+            self.arrived.notify_waiters();
         }
     }
 
@@ -82,6 +119,7 @@ impl Waiters {
             Arc::new(Waiting {
                 id: id.to_owned(),
                 outcome: OnceLock::new(),
+                progress: Mutex::default(),
                 arrived: Notify::new(),
                 table: Arc::downgrade(self),
             })
@@ -118,6 +156,14 @@ impl Waiters {
         match waiting {
             Some(waiting) => waiting.complete(outcome),
             None => tracing::debug!(id, "a reply came that nobody awaits"),
+        }
+    }
+
+    /// Hands news of a running call to who awaits it.
+    pub(crate) fn tell(&self, id: &str, value: Box<RawValue>) {
+        let waiting = self.table().waiting.get(id).and_then(Weak::upgrade);
+        if let Some(waiting) = waiting {
+            waiting.tell(value);
         }
     }
 
@@ -168,6 +214,22 @@ mod tests {
         waiters.complete("a", result("1"));
         waiters.complete("a", result("2"));
         assert_eq!(waiting.outcome().await.expect("a result").get(), "1");
+    }
+
+    #[tokio::test]
+    async fn the_newest_progress_counts_and_it_ends_with_the_reply() {
+        let waiters = Arc::new(Waiters::default());
+        let waiting = waiters.add("a").expect("open");
+        for json in ["1", "2", "3"] {
+            waiters.tell("a", RawValue::from_string(json.into()).expect("JSON"));
+        }
+        let (seen, newest) = waiting.progress(0).await.expect("news");
+        assert_eq!((seen, newest.get()), (3, "3"));
+        let next = tokio::spawn(async move { waiting.progress(seen).await });
+        tokio::task::yield_now().await;
+        waiters.complete("a", result("5"));
+        waiters.tell("a", RawValue::from_string("4".into()).expect("JSON"));
+        assert!(next.await.expect("no panic").is_none());
     }
 
     #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use garenne::broker::{Publish, Route};
+use garenne::message::{Arguments, Message};
 use garenne::{App, Dead, DeadLetter, Exchange, Queue};
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, BasicRejectOptions, ConfirmSelectOptions,
@@ -11,7 +13,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use tokio::time::{Instant, sleep};
 
-use super::{SOON, next, raw_channel, unique, url};
+use super::fixture::{SOON, next, proxied, raw_channel, unique, url};
 
 /// An app whose queues have a prefix of their own, and a channel beside it.
 async fn app(options: &str) -> Option<(App, Channel, lapin::Connection)> {
@@ -220,4 +222,78 @@ async fn looking_loses_nothing_where_others_limit_deliveries() {
         3
     );
     app.close().await;
+}
+
+/// `(3 done, 2 perhaps, others stay)`: the numbers before the words.
+fn said(error: &str, word: &str) -> u64 {
+    let (before, _) = error.split_once(word).unwrap_or_default();
+    let number = before.trim_end().rsplit(['(', ' ']).next();
+    number.and_then(|n| n.parse().ok()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_connection_makes_no_letter_count_as_done_that_is_not() {
+    let Some(url) = url() else { return };
+    let (proxy, through) = proxied(&url).await;
+    let prefix = unique("count");
+    let app = |url: &str| App::connect(format!("{url}?prefix={prefix}."));
+    let (direct, operator) = (app(&url).await.expect("a server"), app(&through).await);
+    let operator = operator.expect("a server");
+    direct.declare("q").await.expect("declared");
+    let dead = Queue::new(format!("{prefix}.q")).dead_letter_name();
+    let stored = (0..250).map(|n| {
+        let message = Message::new(format!("{n}"), "t", &Arguments::default());
+        direct.broker().publish(Publish {
+            route: Route::Queue(dead.clone()),
+            message: message.dead("q", "failed", "no luck", SystemTime::now()),
+            delay: Duration::ZERO,
+            deadline: SOON,
+        })
+    });
+    for outcome in futures_util::future::join_all(stored).await {
+        outcome.expect("stored");
+    }
+    let letters = direct.dead_letters("q");
+    let waiting = async || direct.depth("q").await.expect("a queue").ready;
+    let mut uncertain = 0;
+    loop {
+        let there = letters.count().await.expect("counted");
+        if there == 0 {
+            break;
+        }
+        let begin = waiting().await;
+        let retrying = operator.dead_letters("q");
+        let retrying = tokio::spawn(async move { retrying.retry(Dead::all()).await });
+        while !retrying.is_finished() && waiting().await < begin + 60 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        proxy.cut();
+        let outcome = retrying.await.expect("no panic");
+        // What was being looked at is given back by the server, in its time.
+        let mut left = letters.count().await.expect("counted");
+        let end = Instant::now() + Duration::from_secs(2);
+        while left < there && Instant::now() < end {
+            sleep(Duration::from_millis(20)).await;
+            left = left.max(letters.count().await.expect("counted"));
+        }
+        let (least, most) = match &outcome {
+            Ok(done) => (*done, *done),
+            Err(error) => {
+                let text = error.to_string();
+                let (done, perhaps) = (said(&text, "done"), said(&text, "perhaps"));
+                uncertain += perhaps;
+                (done, done + perhaps)
+            }
+        };
+        assert!(
+            (least..=most).contains(&(there - left)),
+            "{there} letters, then {left}: {outcome:?}"
+        );
+    }
+    println!("{uncertain} letters were said to be uncertain");
+    for app in [operator, direct] {
+        let _ = app.delete("q").await;
+        let _ = app.delete("q.dead").await;
+        app.close().await;
+    }
 }

@@ -1,90 +1,19 @@
 //! Connections and consumers that are made anew: after peers that say nothing, and where a worker gets
 //! nothing although it should.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use garenne::broker::{Broker, Queue, QueueType, Renew};
 use garenne::{App, Error, Worker, task};
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use super::{clean, connect, next, proxied, raw_channel, to_queue, unique, url};
-
-/// A peer that accepts `mute` connections without a word, before it lets others through.
-async fn mute_at_first(url: &str, mute: usize) -> (SocketAddr, Arc<AtomicUsize>) {
-    let (_, rest) = url.rsplit_once('@').expect("user@host");
-    let server = rest.split('/').next().expect("host").to_owned();
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound");
-    let accepted = Arc::new(AtomicUsize::new(0));
-    let count = accepted.clone();
-    tokio::spawn(async move {
-        let mut kept = Vec::new();
-        while let Ok((mut client, _)) = listener.accept().await {
-            if count.fetch_add(1, Ordering::SeqCst) < mute {
-                kept.push(client);
-                continue;
-            }
-            let server = server.clone();
-            tokio::spawn(async move {
-                let mut server = TcpStream::connect(server).await.expect("the server");
-                // An error means that one of them has hung up.
-                let _ = copy_bidirectional(&mut client, &mut server).await;
-            });
-        }
-    });
-    (address, accepted)
-}
-
-/// A way to the server on which the confirms of the first `silent` connections are swallowed.
-async fn without_confirms(url: &str, silent: usize) -> SocketAddr {
-    let (_, rest) = url.rsplit_once('@').expect("user@host");
-    let server = rest.split('/').next().expect("host").to_owned();
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound");
-    tokio::spawn(async move {
-        let mut accepted = 0;
-        while let Ok((mut client, _)) = listener.accept().await {
-            accepted += 1;
-            let (server, swallow) = (server.clone(), accepted <= silent);
-            tokio::spawn(async move {
-                let mut server = TcpStream::connect(server).await.expect("the server");
-                let (mut from_client, mut to_client) = client.split();
-                let (mut from_server, mut to_server) = server.split();
-                // An error means that one of them has hung up.
-                tokio::select! {
-                    _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
-                    _ = frames(&mut from_server, &mut to_client, swallow) => {}
-                }
-            });
-        }
-    });
-    address
-}
-
-/// Forwards frame by frame, `basic.ack` not if it is to be swallowed.
-async fn frames(
-    from: &mut (impl AsyncReadExt + Unpin),
-    to: &mut (impl AsyncWriteExt + Unpin),
-    swallow: bool,
-) -> std::io::Result<()> {
-    loop {
-        let mut frame = vec![0; 7];
-        from.read_exact(&mut frame).await?;
-        let size = u32::from_be_bytes([frame[3], frame[4], frame[5], frame[6]]) as usize;
-        frame.resize(7 + size + 1, 0);
-        from.read_exact(&mut frame[7..]).await?;
-        if !(swallow && frame[0] == 1 && frame[7..].starts_with(&[0, 60, 0, 80])) {
-            to.write_all(&frame).await?;
-        }
-    }
-}
+use super::fixture::{clean, connect, next, proxied, raw_channel, to_queue, unique, url};
+use super::peers::{mute_at_first, through, without_confirms};
 
 /// Threads of this process that drive a connection.
 #[cfg(target_os = "linux")]
@@ -100,10 +29,8 @@ fn connection_threads() -> usize {
 async fn a_mute_peer_does_not_keep_us_from_the_server_behind_it() {
     let Some(url) = url() else { return };
     let (address, accepted) = mute_at_first(&url, 1).await;
-    let (user, rest) = url.rsplit_once('@').expect("user@host");
-    let (_, vhost) = rest.split_once('/').expect("a vhost");
     // The first address is mute for good; the second is the server.
-    let both = format!("{user}@{address}/{vhost};{url}");
+    let both = format!("{};{url}", through(&url, address));
     let start = Instant::now();
     let broker = connect(&both).await;
     assert!(
@@ -122,8 +49,7 @@ async fn a_mute_peer_does_not_keep_us_from_the_server_behind_it() {
 async fn attempts_at_a_mute_peer_leave_no_thread_behind() {
     let Some(url) = url() else { return };
     let (address, _) = mute_at_first(&url, usize::MAX).await;
-    let (user, _) = url.rsplit_once('@').expect("user@host");
-    let mute = format!("{user}@{address}").parse().expect("a URL");
+    let mute = through(&url, address).parse().expect("a URL");
     let attempt = garenne::broker::amqp::AmqpBroker::connect(&mute, "test");
     let error = timeout(Duration::from_secs(7), attempt)
         .await
@@ -194,9 +120,7 @@ async fn confirms_that_stay_away_are_sought_on_another_connection() {
     direct.declare(&queue).await.expect("declared");
     // The first connection is the one that publishes.
     let address = without_confirms(&url, 1).await;
-    let (user, rest) = url.rsplit_once('@').expect("user@host");
-    let (_, vhost) = rest.split_once('/').expect("a vhost");
-    let broker = connect(&format!("{user}@{address}/{vhost}")).await;
+    let broker = connect(&through(&url, address)).await;
     let start = Instant::now();
     let mut publish = to_queue(queue.name(), "a");
     publish.deadline = Duration::from_secs(25);
@@ -303,6 +227,16 @@ async fn a_deaf_worker_tries_all_remedies_and_then_ends() {
     let _ = connection.close(200, "bye".into()).await;
 }
 
+/// What a worker answers when it is asked how it is.
+async fn says(port: u16) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("open");
+    let request = b"GET /consuming HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    stream.write_all(request).await.expect("asked");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    answer
+}
+
 #[tokio::test]
 async fn a_worker_that_hears_again_goes_on() {
     let Some(url) = url() else { return };
@@ -310,13 +244,18 @@ async fn a_worker_that_hears_again_goes_on() {
     let app = App::connect(&url).await.expect("a server");
     let handle = heard::call(7).queue(&*name).send(&app).await.expect("sent");
     let second = heard::call(8).queue(&*name).send(&app).await.expect("sent");
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = free.local_addr().expect("bound").port();
+    drop(free);
     let worker = Worker::new(&app)
         .queue(Queue::new(&*name).queue_type(QueueType::Classic), 2)
         .deaf_after(Duration::from_secs(1))
+        .health(port.to_string())
         .spawn();
     assert!(worker.ready().await);
-    // Long enough for the first remedy, not for the last.
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // The first remedy, not the last.
+    let says = async { while !says(port).await.contains("subscribing anew") {} };
+    timeout(Duration::from_secs(10), says).await.expect("deaf");
     drop(consumer);
     connection.close(200, "bye".into()).await.expect("closed");
     for (handle, expected) in [(handle, 7), (second, 8)] {

@@ -1,6 +1,13 @@
 //! What differs between RabbitMQ's versions: each test asserts what is right for the version it meets.
 
-use super::*;
+use std::time::Duration;
+
+use garenne::broker::{Broker, Queue, QueueType};
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::time::timeout;
+
+use super::fixture::{SOON, clean, connect, next, proxied, raw_channel, to_queue, unique, url};
 use crate::version::version;
 
 #[tokio::test]

@@ -41,10 +41,16 @@ pub(crate) struct Fixture {
     url: BrokerUrl,
     prefix: String,
     queues: Mutex<Vec<String>>,
+    joins: Mutex<Vec<String>>,
     directory: Option<PathBuf>,
 }
 
 impl Fixture {
+    /// Whether delayed messages of all tests wait in one place, which does not tell for which queue.
+    pub(crate) fn shares_delays(&self) -> bool {
+        self.url.scheme == garenne::broker::url::Scheme::Amqp
+    }
+
     /// A fixture of this kind; `None`, with a note, where there is no such broker here.
     pub(crate) async fn open(kind: Kind) -> Option<Self> {
         let unique = uuid::Uuid::new_v4().simple().to_string();
@@ -73,6 +79,7 @@ impl Fixture {
             url,
             prefix: format!("conformance.{}.", &unique[..12]),
             queues: Mutex::default(),
+            joins: Mutex::default(),
             directory,
         })
     }
@@ -80,6 +87,7 @@ impl Fixture {
     /// Removes what the case left behind. (After a panic it stays, to be looked at.)
     pub(crate) async fn clean(self) {
         let queues = self.queues.into_inner().expect("no panic");
+        let joins = self.joins.into_inner().expect("no panic");
         let keeps = !matches!(self.url.scheme, garenne::broker::url::Scheme::Memory);
         if keeps && self.directory.is_none() {
             // The case may have closed its own connection.
@@ -88,6 +96,9 @@ impl Fixture {
                 within(janitor.delete(&queue)).await.expect("a deletion");
                 let dead = format!("{queue}.dead");
                 within(janitor.delete(&dead)).await.expect("a deletion");
+            }
+            for join in joins {
+                within(janitor.close_join(&join)).await.expect("closed");
             }
             within(janitor.close()).await;
         }
@@ -128,6 +139,13 @@ impl Fixture {
         let name = self.name(name);
         self.queues.lock().expect("no panic").push(name.clone());
         Queue::new(name)
+    }
+
+    /// The name of a join of its own, not opened yet.
+    pub(crate) fn join(&self, name: &str) -> String {
+        let name = format!("{}garenne.join.{name}", self.prefix);
+        self.joins.lock().expect("no panic").push(name.clone());
+        name
     }
 
     /// A queue with a name of its own, declared.

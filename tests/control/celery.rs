@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 
-use crate::support::{self, eventually, unique, within};
+use crate::support::{self, eventually, within};
 use crate::tasks::{Crew, add, pass};
 
 /// Celery's program, a RabbitMQ for both sides, and a worker of ours there.

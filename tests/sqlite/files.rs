@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use garenne::broker::{Broker, Queue};
+use garenne::broker::{Broker, Join, Queue, Route};
 use garenne::error::Error;
 
-use super::place::{Place, close, open, try_open};
+use super::place::{Place, close, next, open, publish, to, try_open};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_are_not_ours_are_refused_and_left_alone() {
@@ -53,5 +53,43 @@ async fn the_file_is_its_owners_alone() {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{}", path.display());
     }
+    close(&[&broker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_from_before_there_were_joins_gets_them() {
+    let place = Place::new();
+    let broker = open(&place.file()).await;
+    let queue = Queue::new("q");
+    broker.declare(&queue).await.unwrap();
+    broker.publish(to("q", "kept")).await.unwrap();
+    close(&[&broker]).await;
+    let db = rusqlite::Connection::open(place.file()).unwrap();
+    db.execute_batch(
+        "DROP TABLE join_part; DROP TABLE join_body; DROP TABLE open_join; PRAGMA user_version = 1",
+    )
+    .unwrap();
+    drop(db);
+    let broker = open(&place.file()).await;
+    let join = "garenne.join.1".to_owned();
+    let opened = Join {
+        name: join.clone(),
+        parts: 1,
+        body: to("q", "body"),
+    };
+    broker.open_join(opened).await.unwrap();
+    let part = Route::Join {
+        join,
+        parts: 1,
+        fire: false,
+    };
+    broker.publish(publish(part, "part")).await.unwrap();
+    let mut consumer = broker.consume(&queue, 1).await.unwrap();
+    for id in ["kept", "body"] {
+        let delivery = next(&mut consumer).await;
+        assert_eq!(delivery.message.id, id);
+        delivery.ack(None).await.unwrap();
+    }
+    drop(consumer);
     close(&[&broker]).await;
 }

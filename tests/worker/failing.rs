@@ -70,6 +70,37 @@ on_every_broker! {
         worker.stop().await.expect("stopped");
     }
 
+    async fn a_panic_of_what_is_dropped_at_the_time_limit_harms_nobody(app: App) {
+        let (worker, _) = worker(&app, "default", 1);
+        let worker = worker.spawn();
+        let handle = panics_when_dropped::call().retries(1).backoff(MILLISECOND..MILLISECOND);
+        let failure = within("a failure", handle.send(&app).await.expect("sent")).await.expect_err("too slow");
+        assert_eq!((failure.kind, failure.attempts), (FailureKind::TimedOut, 2));
+        assert_eq!(within("the next one", add::call(1, 2).send(&app).await.expect("sent")).await, Ok(3));
+        worker.stop().await.expect("stopped");
+    }
+
+    async fn what_waits_for_a_slot_at_a_stop_runs_elsewhere_at_once(app: App) {
+        let (stopping, mut said) = worker(&app, "default", 1);
+        let stopping = stopping.spawn();
+        // Acknowledged early, it holds its slot, but no delivery: the next one comes and waits.
+        let long = takes_a_while::call(5_000).ack(Ack::Early).send(&app).await.expect("sent");
+        assert_eq!(within("a start", said.recv()).await.as_deref(), Some("started"));
+        let next = add::call(1, 2).send(&app).await.expect("sent");
+        support::eventually("its delivery", || async {
+            app.depth("default").await.expect("a queue").ready == 0
+        })
+        .await;
+        let stopped = tokio::spawn(stopping.stop());
+        let (other, _) = worker(&app, "default", 1);
+        let other = other.spawn();
+        assert_eq!(within("the other worker", next).await, Ok(3));
+        assert!(!stopped.is_finished(), "the long one still runs");
+        assert_eq!(within("the long one", long).await, Ok(5_000));
+        stopped.await.expect("no panic").expect("stopped");
+        other.stop().await.expect("stopped");
+    }
+
     async fn what_no_worker_can_run_is_kept_with_the_reason(app: App) {
         let (worker, _) = worker(&app, "default", 1);
         let worker = worker.spawn();

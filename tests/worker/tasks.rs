@@ -107,6 +107,20 @@ pub(crate) async fn sleeps(time: u64) {
     tokio::time::sleep(Duration::from_millis(time)).await;
 }
 
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+#[task(timeout = "50ms")]
+pub(crate) async fn panics_when_dropped() {
+    let _bomb = Bomb;
+    std::future::pending::<()>().await;
+}
+
 #[task(timeout = "50ms")]
 pub(crate) fn blocks(ctx: &Context) {
     while !ctx.is_cancelled() {

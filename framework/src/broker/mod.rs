@@ -18,6 +18,8 @@ pub mod amqp;
 mod broadcast;
 mod browse;
 mod consumer;
+mod join;
+mod lease;
 pub mod memory;
 mod queue;
 pub mod routing;
@@ -28,6 +30,9 @@ pub mod url;
 pub use broadcast::{Announcement, BACKLOG, Channel, ChannelKind, Listener};
 pub use browse::Browse;
 pub use consumer::{Consumer, HoldLimit, Renew, Subscription};
+pub use join::Join;
+pub(crate) use join::is_join;
+pub use lease::Lease;
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub(crate) use queue::{dead_letter_name, is_reply_queue, validate_routing_key};
 
@@ -67,8 +72,14 @@ pub trait Broker: Send + Sync + 'static {
     /// Opens this app's own reply queue. Called at most once for each broker.
     fn replies(&self) -> BoxFuture<'_, Result<Replies>>;
 
-    /// Tells every worker, those that start later too, that the call `id` is not to be run.
-    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
+    /// Tells every worker, those that start later too, that the call `id`, which is due or nearly so, is not to
+    /// be run.
+    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.cancel_delayed(id, Duration::ZERO)
+    }
+
+    /// As [`cancel`](Self::cancel), of a call that is due after `due_in`: it is remembered for a day from then on.
+    fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>>;
 
     /// The ids of cancelled calls: those known now, and a channel of those to come.
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>>;
@@ -87,14 +98,60 @@ pub trait Broker: Send + Sync + 'static {
     /// Whether somebody may be listening, as far as that is known without asking: RabbitMQ does not tell.
     fn may_be_heard(&self, channel: &Channel) -> bool;
 
+    /// Opens a join, with its body in it. Opening one that is open, or has fired, changes nothing.
+    ///
+    /// # Errors
+    /// Where the name is no join's, or the body's queue does not exist.
+    fn open_join(&self, join: Join) -> BoxFuture<'static, Result<()>>;
+
+    /// Fires a join if it is complete, or with `fire` in any case: for parts whose publisher died before it
+    /// looked. No error if the join has fired or is gone. `parts` is as in [`Route::Join`].
+    fn check_join<'a>(&'a self, join: &'a str, parts: u32, fire: bool)
+    -> BoxFuture<'a, Result<()>>;
+
+    /// The parts that have come to a join, each once, in no order; `None` if there is no such join (any
+    /// more).
+    fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>>;
+
+    /// Forgets a join with its parts, and its body, unless that has been delivered; one that is gone is no
+    /// error.
+    fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>>;
+
     /// How much waits in a queue.
     ///
     /// # Errors
     /// Where the queue does not exist.
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>>;
 
+    /// How many messages wait for their time, on their way to any queue.
+    fn delayed(&self) -> BoxFuture<'_, Result<u64>>;
+
     /// Deletes a queue with all that is in it; a queue that does not exist is no error.
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Waits for its turn, then holds the lease of this name; it is made where there is none. Dropping the
+    /// future leaves the queue of those who wait.
+    ///
+    /// The one call that waits for as long as it takes: another may hold the lease for ever.
+    ///
+    /// # Errors
+    /// Where the broker refuses, or is closed.
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>>;
+
+    /// The value of the lease of this name, `None` where none was ever written.
+    ///
+    /// The embedded brokers show it whoever holds the lease. On RabbitMQ it is held for a moment to be read.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where somebody holds it for longer than 10 s, on RabbitMQ.
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>>;
+
+    /// Resolves when the value of a lease may be another than `known`: at once where a broker notices by itself,
+    /// otherwise after a second.
+    fn lease_changes<'a>(&'a self, name: &'a str, known: Option<&'a [u8]>) -> BoxFuture<'a, ()> {
+        let _ = (name, known);
+        Box::pin(tokio::time::sleep(Duration::from_secs(1)))
+    }
 
     /// Settles what is under way and disconnects. Unsettled deliveries go back to their queues.
     fn close(&self) -> BoxFuture<'_, ()>;
@@ -153,6 +210,17 @@ pub enum Route {
     /// To a reply queue. No error if it is gone, since nobody waits any more, or if a hostile message has
     /// named a queue for it that is none.
     Reply(String),
+    /// To a join, as a part of it: confirmed once the part is stored and, if it was the last, the join's
+    /// body is in its queue. No error if the join has fired or is gone, or if a hostile message has named
+    /// one that is none. A delay does not hold a part up.
+    Join {
+        /// The join's name.
+        join: String,
+        /// How many parts make the join complete: as many as it was opened with.
+        parts: u32,
+        /// Fires the join though parts are missing.
+        fire: bool,
+    },
 }
 
 impl fmt::Display for Route {
@@ -166,6 +234,7 @@ impl fmt::Display for Route {
                 write!(f, "exchange `{exchange}` with routing key `{routing_key}`")
             }
             Self::Reply(name) => write!(f, "reply queue `{name}`"),
+            Self::Join { join, .. } => write!(f, "join `{join}`"),
         }
     }
 }
@@ -178,13 +247,29 @@ pub struct Depth {
     pub ready: u64,
     /// Consumers, of all processes.
     pub consumers: u64,
+    /// Messages that wait for their time, where the broker knows for which queue: RabbitMQ does not, and tells
+    /// only [how many there are in all](Broker::delayed).
+    pub delayed: Option<u64>,
 }
 
 impl Depth {
     /// A depth of `ready` messages and `consumers` consumers.
     #[must_use]
     pub fn new(ready: u64, consumers: u64) -> Self {
-        Self { ready, consumers }
+        Self {
+            ready,
+            consumers,
+            delayed: None,
+        }
+    }
+
+    /// With so many delayed messages.
+    #[must_use]
+    pub fn with_delayed(self, delayed: u64) -> Self {
+        Self {
+            delayed: Some(delayed),
+            ..self
+        }
     }
 }
 
@@ -304,12 +389,13 @@ impl Delivery {
         &self.stale
     }
 
-    /// The work is done: the reply goes out, then the message leaves its queue.
+    /// The work is done: what follows from it (a reply, a part of a join) goes out, then the message
+    /// leaves its queue.
     ///
     /// # Errors
     /// [`Stale`](crate::Error::Stale) where the message will be delivered again.
-    pub async fn ack(self, reply: Option<Publish>) -> Result<()> {
-        self.settle.ack(reply.into_iter().collect()).await
+    pub async fn ack(self, first: impl IntoIterator<Item = Publish>) -> Result<()> {
+        self.settle.ack(first.into_iter().collect()).await
     }
 
     /// The work is to be done again: `copy` is stored, to be delivered after its delay, then this one
@@ -321,14 +407,18 @@ impl Delivery {
         self.settle.ack(vec![copy]).await
     }
 
-    /// The work cannot be done: the dead letter is stored, the reply goes out, then the message leaves
-    /// its queue.
+    /// The work cannot be done: the dead letter is stored, what follows (a reply, a part of a join) goes
+    /// out, then the message leaves its queue.
     ///
     /// # Errors
     /// As for [`ack`](Self::ack).
-    pub async fn reject(self, dead: Publish, reply: Option<Publish>) -> Result<()> {
+    pub async fn reject(
+        self,
+        dead: Publish,
+        then: impl IntoIterator<Item = Publish>,
+    ) -> Result<()> {
         self.settle
-            .ack(std::iter::once(dead).chain(reply).collect())
+            .ack(std::iter::once(dead).chain(then).collect())
             .await
     }
 

@@ -275,7 +275,7 @@ pub struct Binding {
 }
 
 /// Refuses names that AMQP or one of our brokers cannot carry.
-fn validate_name(what: &'static str, name: &str) -> Result<()> {
+pub(super) fn validate_name(what: &'static str, name: &str) -> Result<()> {
     let refused = |reason: String| Err(Error::invalid(what, name, reason));
     if name.is_empty() {
         return refused("it is empty".into());

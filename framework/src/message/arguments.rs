@@ -52,7 +52,7 @@ struct Args(Vec<Box<RawValue>>);
 struct Kwargs(BTreeMap<String, Box<RawValue>>);
 
 /// The arguments of a call, each still encoded.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Arguments {
     /// By position.
     pub args: Vec<Box<RawValue>>,

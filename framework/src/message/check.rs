@@ -2,12 +2,16 @@
 
 use serde_json::Value;
 
+use super::past::HISTORY_LIMIT;
 use super::{Headers, Message, Unreadable, cut, header, parse_time};
 
 /// Longest id and longest task name in bytes: AMQP's short string.
 const NAME_LIMIT: usize = 255;
-/// Bytes of headers that a message may come with; AMQP's frames leave room for twice as much.
+/// Bytes of headers that a message may come with, beside what workers note of its past; AMQP's frames leave
+/// room for twice as much.
 pub(crate) const HEADER_LIMIT: usize = 64 * 1024;
+/// Bytes that a header may take in which workers note a message's past, beside its history.
+const NOTE_LIMIT: usize = 512;
 /// How deep the table of headers may be nested, itself counted.
 pub(crate) const DEPTH_LIMIT: usize = 32;
 /// Bytes of a sender's text shown in ours.
@@ -58,7 +62,7 @@ impl Message {
 
     /// Whether the headers are within the bounds of all brokers.
     pub(crate) fn check_headers(&self) -> Result<(), Unreadable> {
-        let size = self.header_size();
+        let size = self.bounded_size();
         if size > HEADER_LIMIT {
             let text = format!("its headers have {size} bytes, more than {HEADER_LIMIT}");
             return Err(Unreadable(text));
@@ -115,18 +119,26 @@ impl Message {
         table_size(&self.headers)
     }
 
+    /// The bytes that count against the limit. What workers note of a message's past does not, within a
+    /// limit of its own: a message that was accepted once stays readable, however often it is retried.
+    fn bounded_size(&self) -> usize {
+        let notes = self.headers.iter();
+        let notes = notes.map(|entry| entry_size(entry).min(room_for(entry.0)));
+        self.header_size() - notes.sum::<usize>()
+    }
+
     /// Leaves the largest headers out until the others are within bounds, and says which.
     pub(super) fn shed(&mut self) {
-        let mut size = self.header_size();
+        let mut size = self.bounded_size();
         let mut left_out = String::new();
         while size > HEADER_LIMIT {
             let entries = self.headers.iter();
-            let largest = entries.max_by_key(|(name, value)| name.len() + value_size(value));
+            let largest = entries.max_by_key(|entry| entry_size(*entry));
             let Some(name) = largest.map(|(name, _)| name.clone()) else {
                 break;
             };
             self.headers.remove(&name);
-            size = self.header_size();
+            size = self.bounded_size();
             if left_out.len() < NAMES_LIMIT {
                 left_out.push_str(cut(&name, SHOWN));
                 left_out.push(' ');
@@ -161,11 +173,25 @@ fn is_sound(value: &Value, depth: usize) -> bool {
     }
 }
 
+/// Bytes that a worker may write under this name when a call is to run again.
+fn room_for(name: &str) -> usize {
+    match name {
+        header::HISTORY => HISTORY_LIMIT + NOTE_LIMIT,
+        "retries"
+        | header::DELIVERIES
+        | header::EXCHANGE
+        | header::ROUTING_KEY
+        | header::REVIVALS => NOTE_LIMIT,
+        _ => 0,
+    }
+}
+
 fn table_size(table: &Headers) -> usize {
-    let entries = table.iter();
-    4 + entries
-        .map(|(name, value)| 1 + name.len() + value_size(value))
-        .sum::<usize>()
+    4 + table.iter().map(entry_size).sum::<usize>()
+}
+
+fn entry_size((name, value): (&String, &Value)) -> usize {
+    1 + name.len() + value_size(value)
 }
 
 fn value_size(value: &Value) -> usize {

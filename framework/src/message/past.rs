@@ -9,7 +9,7 @@ use super::{Message, cut, format_time, header, parse_time};
 /// Bytes kept of one error in the history.
 const ERROR_LIMIT: usize = 1024;
 /// Bytes of the whole history on the wire; where it is longer, the oldest errors are left out.
-const HISTORY_LIMIT: usize = 16 * 1024;
+pub(super) const HISTORY_LIMIT: usize = 16 * 1024;
 /// Bytes kept of the error that a dead letter died of.
 const LAST_ERROR_LIMIT: usize = 8 * 1024;
 

@@ -244,6 +244,31 @@ fn a_dead_letter_has_room_for_its_reason() {
 }
 
 #[test]
+fn what_workers_note_of_its_past_leaves_a_message_readable() {
+    let room = 64 * 1024 - with_header("large", "".into()).header_size();
+    let mut message = with_header("large", "x".repeat(room).into());
+    assert!(message.check_headers().is_ok());
+    message.set(header::EXCHANGE, "e".repeat(255));
+    message.set(header::ROUTING_KEY, "k".repeat(255));
+    for _ in 0..50 {
+        message = message.next_attempt(&"\u{1b}".repeat(10_000), NOW);
+        assert_eq!(message.task(), Ok("t"));
+    }
+    let dead = message.dead("q", "failed", &"\u{1b}".repeat(100_000), NOW);
+    assert_eq!(dead.text(header::LEFT_OUT), None);
+    assert!(dead.header_size() < 96 * 1024, "{}", dead.header_size());
+    assert_eq!(dead.revived(NOW).task(), Ok("t"));
+    // Who writes more under these names than we would gains nothing by it.
+    for name in [header::HISTORY, header::EXCHANGE, header::DELIVERIES] {
+        assert!(with_header(name, "x".repeat(90_000).into()).task().is_err());
+        message.set("large", "");
+        message.set(name, "x".repeat(90_000));
+        let dead = message.dead("q", "failed", &"\u{1b}".repeat(100_000), NOW);
+        assert!(dead.header_size() < 96 * 1024, "{}", dead.header_size());
+    }
+}
+
+#[test]
 fn hostile_counts_of_retries_are_clamped() {
     for (retries, attempt) in [
         (json!(0), 1),

@@ -97,6 +97,11 @@ fn every_kind_of_failure_goes_there_and_back() {
     }
 }
 
+fn type_of<T, E>(failed: &Result<T, E>) -> &'static str {
+    assert!(failed.is_err());
+    std::any::type_name::<E>()
+}
+
 #[test]
 fn error_types_have_a_name_that_python_can_use() {
     let request = Message::new("id-1".into(), "t", &Arguments::default());
@@ -106,6 +111,43 @@ fn error_types_have_a_name_that_python_can_use() {
         ("&str", "builtins", "Exception"),
         ("", "builtins", "Exception"),
         ("alloc::boxed::Box<dyn Error>", "builtins", "Exception"),
+        (type_of(&"x".parse::<u8>()), "builtins", "ValueError"),
+        (type_of(&"x".parse::<f64>()), "builtins", "ValueError"),
+        (type_of(&"x".parse::<bool>()), "builtins", "ValueError"),
+        (type_of(&u8::try_from(300)), "builtins", "OverflowError"),
+        (
+            type_of(&String::from_utf8(vec![255])),
+            "builtins",
+            "UnicodeError",
+        ),
+        (
+            type_of(&std::fs::File::open("/no/such")),
+            "builtins",
+            "OSError",
+        ),
+        (
+            type_of(&std::env::var("NO_SUCH_VARIABLE")),
+            "builtins",
+            "KeyError",
+        ),
+        (
+            type_of(&"".parse::<std::net::IpAddr>()),
+            "builtins",
+            "ValueError",
+        ),
+        (
+            type_of(&serde_json::from_str::<u8>("x")),
+            "builtins",
+            "ValueError",
+        ),
+        (
+            type_of(&"x".parse::<uuid::Uuid>()),
+            "builtins",
+            "ValueError",
+        ),
+        ("tokio::time::error::Elapsed", "builtins", "TimeoutError"),
+        // What a Python worker said, handed on by a worker of ours.
+        ("proj.errors.Broke", "proj.errors", "Broke"),
     ] {
         let failure = Failure {
             error_type: rust.into(),

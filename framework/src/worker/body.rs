@@ -1,13 +1,15 @@
 //! The body of a task: on the runtime or on a thread of its own, its panics caught.
 
 use std::any::Any;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicIsize, Ordering};
+use std::task::{self, Poll};
 
-use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::Shared;
+use crate::broker::BoxFuture;
 use crate::task::{Definition, Invocation, Outcome, Run};
 
 /// How a body ended: with an outcome, or a panic's words.
@@ -22,9 +24,12 @@ impl Shared {
     ) -> Option<Ended> {
         match definition.run {
             Run::Async(run) => {
-                // The call of `run` is inside, since it builds the future and may already panic.
-                let body = AssertUnwindSafe(async move { run(invocation).await });
-                Some(body.catch_unwind().await.map_err(panic_text))
+                // The call builds the future, and may already panic.
+                let body = catch_unwind(AssertUnwindSafe(|| run(invocation)));
+                Some(match body {
+                    Ok(body) => Body(Some(body)).await,
+                    Err(panic) => Err(panic_text(panic)),
+                })
             }
             Run::Blocking(run) => {
                 if self.runaways.load(Ordering::Relaxed) >= self.slots.cast_signed() {
@@ -44,8 +49,7 @@ impl Shared {
                     .name(definition.name.to_owned())
                     .spawn(move || {
                         let _entered = runtime.enter();
-                        let outcome =
-                            std::panic::catch_unwind(AssertUnwindSafe(|| run(invocation)));
+                        let outcome = catch_unwind(AssertUnwindSafe(|| run(invocation)));
                         if send.send(outcome.map_err(panic_text)).is_err() {
                             runaways.fetch_sub(1, Ordering::Relaxed);
                         }
@@ -66,6 +70,38 @@ impl Shared {
                     }
                 }
             }
+        }
+    }
+}
+
+/// A task's future. It may panic in every poll, and when it is dropped: because it has ended, or because its
+/// time is up.
+struct Body(Option<BoxFuture<'static, Outcome>>);
+
+impl Future for Body {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Ended> {
+        let Some(body) = &mut self.0 else {
+            return Poll::Pending;
+        };
+        match catch_unwind(AssertUnwindSafe(|| body.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(outcome)) => Poll::Ready(Ok(outcome)),
+            Err(panic) => {
+                // It must not be polled again.
+                drop(Self(self.0.take()));
+                Poll::Ready(Err(panic_text(panic)))
+            }
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let body = self.0.take();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(body))) {
+            tracing::error!("a task panicked when it was dropped: {}", panic_text(panic));
         }
     }
 }

@@ -18,17 +18,33 @@ pub(super) struct Checked {
 }
 
 impl Shared {
+    /// Makes a packed body plain.
+    pub(super) fn unpack(&self, message: &mut Message) -> Result<(), Verdict> {
+        let (limit, msgpack) = (self.app.max_message_size(), self.app.accepts_msgpack());
+        let unpacked = message.unpack(limit, msgpack);
+        unpacked.map_err(|unreadable| Verdict::Dead {
+            reason: "unreadable",
+            failure: failure(message, FailureKind::Rejected, unreadable.0),
+        })
+    }
+
     /// What speaks against running a message.
     pub(super) fn check(&self, delivery: &Delivery, message: &Message) -> Result<Checked, Verdict> {
-        let dead = |reason, text: String| Verdict::Dead {
-            reason,
-            failure: failure(message, FailureKind::Rejected, text),
+        let dead_as = |reason, exception: &str, text: String| {
+            let mut failure = failure(message, FailureKind::Rejected, text);
+            failure.error_type = exception.into();
+            Verdict::Dead { reason, failure }
         };
+        let dead = |reason, text| dead_as(reason, "", text);
         let name = message
             .task()
             .map_err(|e| dead("unreadable", e.to_string()))?;
         if let Some(text) = message.unsupported() {
-            return Err(dead("unsupported", text));
+            return Err(dead_as(
+                "unsupported",
+                "kombu.exceptions.ContentDisallowed",
+                text,
+            ));
         }
         let (size, limit) = (message.body.len(), self.app.max_message_size());
         if size > limit {
@@ -70,14 +86,12 @@ impl Shared {
         }
         let definition = self.tasks.get(name).ok_or_else(|| {
             let known: Vec<_> = self.tasks.iter().map(|task| task.name).collect();
-            dead(
-                "unknown_task",
-                format!(
-                    "no task `{}` in this worker, which knows {}",
-                    name.escape_debug(),
-                    known.join(", ")
-                ),
-            )
+            let text = format!(
+                "no task `{}` in this worker, which knows {}",
+                name.escape_debug(),
+                known.join(", ")
+            );
+            dead_as("unknown_task", "celery.exceptions.NotRegistered", text)
         })?;
         let (arguments, follows) =
             Arguments::decode_all(message).map_err(|e| dead("unreadable", e.to_string()))?;

@@ -11,7 +11,7 @@ use super::Shared;
 use super::activity::Taken;
 use super::body::Ended;
 use super::check::Checked;
-use super::memory::Key;
+use super::memory::{Key, Registered};
 use super::serve::Lane;
 use super::settle::{Custody, PAUSE, Problem, Verdict, failure, judge};
 use super::suspect::{Turn, is_suspect, put_off};
@@ -43,11 +43,17 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
     let Some(delivery) = worker.running.adopt(&key, task, delivery) else {
         return;
     };
+    let unpacked = worker.unpack(&mut message);
     let message = Arc::new(message);
     let taken = worker.activity.take(&message, &lane, delivery.came_back());
-    // Free at once, but after a lost connection, while attempts of void deliveries go on.
+    // Free at once, but after a lost connection, while attempts of void deliveries go on, and beside calls
+    // that were acknowledged early.
+    let mut stopping = worker.stopping.subscribe();
     let _slot = tokio::select! {
-        slot = lane.slots.acquire() => slot,
+        biased;
+        // Others may run it while this worker finishes what it began.
+        _ = stopping.wait_for(|stopping| *stopping) => None,
+        slot = lane.slots.acquire() => Some(slot),
         // It is delivered again, here or elsewhere.
         () = delivery.stale().stale() => return,
     };
@@ -65,10 +71,13 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
             );
             Err(verdict)
         }
-        None => worker.check(&delivery, &message),
+        None => unpacked.and_then(|()| worker.check(&delivery, &message)),
     };
     let turn = match &checked {
-        Ok(_) if is_suspect(delivery.deliveries, worker.max_deliveries) => {
+        Ok(_)
+            if is_suspect(delivery.deliveries, worker.max_deliveries)
+                && !*worker.stopping.borrow() =>
+        {
             Some(worker.suspects.turn().await)
         }
         _ => None,
@@ -120,23 +129,21 @@ impl Shared {
         key: Key,
         taken: &Taken<'_>,
     ) {
-        let current = self.running.begin(&key, &delivery);
-        let can_adopt = current.is_some();
         taken.begin(task.name);
-        let stale = current.unwrap_or_else(|| watch::channel(delivery.stale().clone()).1);
+        let registered = self.running.begin(&key, &delivery);
         let ended = match self
             .take_custody(delivery, message, &task.definition.options)
             .await
         {
             Ok(custody) => {
                 self.tell_begun(message);
-                self.run_and_settle(task, lane, custody, message, &key, stale)
+                self.run_and_settle(task, lane, custody, message, &key, &registered)
                     .await
             }
             Err(error) => (Verdict::HandBack, Some(error)),
         };
         let (verdict, mut error) = ended;
-        if can_adopt && let Some(late) = self.running.end(&key) {
+        if let Some(late) = registered.end() {
             error = self
                 .settle(Custody::Held(late), message, &verdict, lane)
                 .await
@@ -152,8 +159,9 @@ impl Shared {
         custody: Custody,
         message: &Message,
         key: &Key,
-        stale: watch::Receiver<Stale>,
+        registered: &Registered<'_>,
     ) -> (Verdict, Option<Error>) {
+        let stale = registered.stale.clone();
         let mut verdict = self.run(task, message, key, stale).await;
         if matches!(
             (&custody, &verdict),
@@ -171,7 +179,7 @@ impl Shared {
         let mut settled = self.settle(custody, message, &verdict, lane).await;
         // Where no other delivery has come, this attempt has no say any more: who gets the call next
         // answers for it, from memory if that is this worker.
-        while let (Err(Error::Stale { .. }), Some(again)) = (&settled, self.running.adopted(key)) {
+        while let (Err(Error::Stale { .. }), Some(again)) = (&settled, registered.adopted()) {
             let custody = Custody::Held(again);
             settled = self.settle(custody, message, &verdict, lane).await;
         }
@@ -230,6 +238,7 @@ impl Shared {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut cancelled = self.cancelled.watch(&message.id);
         let (stop, stopped) = watch::channel(false);
+        let (progress, mut reporter) = self.reporter(message, stale.clone());
         let context = Context::new(Attempt {
             app: self.app.inside(message.origin()),
             id: message.id.clone(),
@@ -243,6 +252,7 @@ impl Shared {
             number: key.attempt,
             deadline,
             headers: message.headers.clone(),
+            progress,
             cancelled: stopped,
             stale,
         });
@@ -276,10 +286,12 @@ impl Shared {
                 Verdict::Dropped(failure(message, FailureKind::Cancelled, "cancelled while it ran"))
             }
             _ = hand_back.wait_for(|hand_back| *hand_back) => Verdict::HandBack,
+            never = reporter.follow() => match never {},
         };
         stop.send_replace(true);
         drop(cancelled);
         self.cancelled.forget(&message.id);
+        reporter.finish().await;
         verdict
     }
 

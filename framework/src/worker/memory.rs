@@ -68,32 +68,57 @@ impl Running {
         }
     }
 
-    /// Registers an attempt, and returns what tells it whether the delivery that it stands on is void;
-    /// `None` if the same id was sent twice and its other message runs now. Both run then, and only the
-    /// first can adopt.
-    pub(super) fn begin(&self, key: &Key, delivery: &Delivery) -> Option<watch::Receiver<Stale>> {
-        match self.table().entry(key.clone()) {
-            Entry::Occupied(_) => None,
+    /// Registers an attempt. If the same id was sent twice and its other message runs now, both run, and
+    /// only the first can adopt.
+    pub(super) fn begin(&self, key: &Key, delivery: &Delivery) -> Registered<'_> {
+        let (stale, current) = watch::channel(delivery.stale().clone());
+        let can_adopt = match self.table().entry(key.clone()) {
+            Entry::Occupied(_) => false,
             Entry::Vacant(entry) => {
-                let (stale, current) = watch::channel(delivery.stale().clone());
                 entry.insert(Attempt {
                     stale,
                     since: Instant::now(),
                     adopted: None,
                 });
-                Some(current)
+                true
             }
+        };
+        Registered {
+            stale: current,
+            key: can_adopt.then(|| (self, key.clone())),
         }
     }
+}
 
-    /// Takes the delivery that an attempt has adopted.
-    pub(super) fn adopted(&self, key: &Key) -> Option<Delivery> {
-        self.table().get_mut(key)?.adopted.take()
+/// An attempt's place in the table, left when this is dropped, whatever ends the attempt: one that stayed
+/// there would adopt deliveries for ever and settle none.
+pub(super) struct Registered<'a> {
+    /// Tells whether the delivery that the attempt stands on is void.
+    pub(super) stale: watch::Receiver<Stale>,
+    key: Option<(&'a Running, Key)>,
+}
+
+impl Registered<'_> {
+    /// Takes the delivery that the attempt has adopted.
+    pub(super) fn adopted(&self) -> Option<Delivery> {
+        let (running, key) = self.key.as_ref()?;
+        running.table().get_mut(key)?.adopted.take()
     }
 
-    /// An attempt has ended and what it held is settled; returns what it adopted at the last moment.
-    pub(super) fn end(&self, key: &Key) -> Option<Delivery> {
-        self.table().remove(key)?.adopted
+    /// The attempt has ended and what it held is settled; returns what it adopted at the last moment.
+    pub(super) fn end(mut self) -> Option<Delivery> {
+        let (running, key) = self.key.take()?;
+        running.table().remove(&key)?.adopted
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        if let Some((running, key)) = self.key.take() {
+            // Outside of the lock: what it adopted goes back when it is dropped.
+            let attempt = running.table().remove(&key);
+            drop(attempt);
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod lanes;
 mod limits;
 mod memory;
 mod node;
+mod progress;
 mod serve;
 mod settle;
 mod signal;

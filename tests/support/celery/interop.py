@@ -3,13 +3,19 @@
 import json
 import os
 import sys
+import time
 
+import kombu.transport.native_delayed_delivery as native
 from celery import Celery
 
 QUEUE = os.environ["INTEROP_QUEUE"]
 
 app = Celery("interop", broker=os.environ["INTEROP_BROKER"], backend="rpc://")
 app.conf.update(task_default_queue=QUEUE, worker_hijack_root_logger=False)
+
+if os.environ.get("INTEROP_QUEUE_TYPE") == "quorum":
+    # Its own ladder of delays, which Celery uses with quorum queues behind topic exchanges.
+    app.conf.update(task_default_queue_type="quorum", task_default_exchange_type="topic")
 
 
 @app.task(name="python.add")
@@ -29,16 +35,52 @@ def unsteady(self):
     return self.request.retries
 
 
+@app.task(name="python.tells", bind=True)
+def tells(self):
+    self.update_state(state="UPLOADING", meta={"done": 1})
+    time.sleep(0.3)
+    return 2
+
+
 def declare():
     """Makes the queue as a Python app would, before anybody else does."""
     with app.connection_for_write() as connection:
         app.amqp.queues[QUEUE].bind(connection.default_channel).declare()
 
 
+def ladder():
+    """Makes the queue and Celery's ladder of delays, as a worker of Celery's that consumed it would."""
+    with app.connection_for_write() as connection:
+        queue = app.amqp.queues[QUEUE]
+        queue.bind(connection.default_channel).declare()
+        native.declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
+        native.bind_queue_to_native_delayed_delivery_exchange(connection, queue)
+
+
+def delayed():
+    """Sends calls down Celery's ladder, and prints how late each started, in seconds, and what it saw."""
+    calls = []
+    for countdown in (1, 1.8, 3):
+        due = time.time() + countdown
+        calls.append((due, app.send_task("rust.begins", countdown=countdown)))
+    outcome = []
+    for due, running in calls:
+        started, *seen = running.get(timeout=30)
+        outcome.append([started - due, *seen])
+    print(json.dumps(outcome))
+
+
 def call():
     """Calls Rust's tasks and prints what came of it, a JSON object."""
     send = app.send_task
+    # First, since a state can be looked up only as long as no `get` has begun to consume the replies.
+    running = send("rust.tells")
+    for _ in range(1000):
+        if running.state != "PENDING":
+            break
+        time.sleep(0.02)
     outcome = {
+        "progress": [running.state, running.info, running.get(timeout=20)],
         "sum": send("rust.add", (2, 3)).get(timeout=20),
         "named": send("rust.add", (2,), {"b": 40}).get(timeout=20),
         "delayed": send("rust.add", (1, 1), countdown=0.3).get(timeout=20),
@@ -52,4 +94,5 @@ def call():
 
 
 if __name__ == "__main__":
-    {"declare": declare, "call": call}[sys.argv[1]]()
+    commands = {"declare": declare, "call": call, "ladder": ladder, "delayed": delayed}
+    commands[sys.argv[1]]()

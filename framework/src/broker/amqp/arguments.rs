@@ -4,7 +4,8 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use super::server::{CONSUMER_TIMEOUT, consumer_timeout};
 use super::topology::EXCHANGE;
-use super::wire::{own, text};
+use super::wire::{own, table, text};
+use crate::broker::join::KEPT;
 use crate::broker::{Queue, QueueType};
 
 /// What dead letters' queues are called, after the queue's name.
@@ -56,6 +57,48 @@ pub(super) fn of(queue: &Queue, queue_type: QueueType) -> FieldTable {
         arguments.insert(own(CONSUMER_TIMEOUT), consumer_timeout());
     }
     arguments
+}
+
+/// What a join's queue must be told: where its body goes when it is rejected.
+pub(super) fn of_join(queue_type: QueueType, exchange: &str, key: &str) -> FieldTable {
+    let mut arguments = table([
+        ("x-expires", AMQPValue::LongLongInt(kept_ms())),
+        // Whoever consumes has all that is in it to itself.
+        ("x-single-active-consumer", AMQPValue::Boolean(true)),
+        ("x-dead-letter-exchange", text(exchange)),
+        ("x-dead-letter-routing-key", text(key)),
+    ]);
+    let mut set = |name: &str, value| {
+        arguments.insert(own(name), value);
+    };
+    match queue_type {
+        QueueType::Classic => set("x-queue-type", text("classic")),
+        QueueType::Quorum => {
+            set("x-queue-type", text("quorum"));
+            set("x-dead-letter-strategy", text("at-least-once"));
+            set("x-overflow", text("reject-publish"));
+            // Every look at the parts counts as a delivery. At the limit they would follow the body.
+            set("x-delivery-limit", AMQPValue::LongInt(NO_DELIVERY_LIMIT));
+        }
+    }
+    arguments
+}
+
+fn kept_ms() -> i64 {
+    i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A lease's queue: one consumer at a time, and a token that may be given back any number of times.
+pub(super) fn of_lease(queue_type: QueueType) -> FieldTable {
+    let single = ("x-single-active-consumer", AMQPValue::Boolean(true));
+    match queue_type {
+        QueueType::Classic => table([("x-queue-type", text("classic")), single]),
+        QueueType::Quorum => table([
+            ("x-queue-type", text("quorum")),
+            single,
+            ("x-delivery-limit", AMQPValue::LongInt(NO_DELIVERY_LIMIT)),
+        ]),
+    }
 }
 
 /// Takes out what queues of others, and older ones of ours, were made without; whether it was there.

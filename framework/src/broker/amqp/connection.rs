@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::dial::{Dialled, Passes, dial};
+use super::gate::Gate;
 use super::live::Live;
 use crate::broker::url::BrokerUrl;
 use crate::error::{Error, Result};
@@ -24,7 +25,7 @@ pub(super) struct Slot {
     first: AtomicUsize,
     name: String,
     state: tokio::sync::Mutex<State>,
-    blocked: watch::Sender<Option<String>>,
+    gate: Arc<Gate>,
     closing: watch::Receiver<bool>,
     last_error: Mutex<String>,
     connects: AtomicU64,
@@ -44,7 +45,7 @@ impl Slot {
             first: AtomicUsize::new(0),
             name,
             state: tokio::sync::Mutex::default(),
-            blocked: watch::channel(None).0,
+            gate: Arc::new(Gate::new()),
             closing,
             last_error: Mutex::default(),
             connects: AtomicU64::new(0),
@@ -100,13 +101,13 @@ impl Slot {
         } = dial(&self.addresses, first, &self.name, passes, failed).await?;
         let generation = self.connects.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::info!(connection = %self.name, url, generation, "connected to RabbitMQ");
-        self.blocked.send_replace(None);
+        self.gate.renew(generation);
         Ok(Live::follow(
             connection,
             socket,
             (generation, place),
             &self.name,
-            &self.blocked,
+            &self.gate,
         ))
     }
 
@@ -119,7 +120,7 @@ impl Slot {
 
     /// Why the server takes no messages, while it does not.
     pub(super) fn blocked(&self) -> watch::Receiver<Option<String>> {
-        self.blocked.subscribe()
+        self.gate.subscribe()
     }
 
     /// What the last attempt to connect failed of.

@@ -17,6 +17,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
 use super::live::{Trouble, rpc};
+use super::server::Server;
 use super::topology::{Topology, declare_exchange};
 use super::wire::{own, table, text};
 use crate::error::{Error, Result};
@@ -61,6 +62,14 @@ pub(super) enum Which {
 }
 
 impl Which {
+    /// The ladder of messages with a high priority.
+    pub(super) fn of_urgent(server: Server) -> Self {
+        match server.expires_each_priority() {
+            true => Self::Usual,
+            false => Self::Urgent,
+        }
+    }
+
     fn level(self, level: u32) -> String {
         format!("{}.{level}", self.name())
     }
@@ -190,6 +199,24 @@ impl Topology {
         })?;
         self.ladder.state().exchanges.insert(exchange.to_owned());
         Ok(())
+    }
+
+    /// How many messages are in the ladders: delayed calls, and news of cancelled ones.
+    pub(super) async fn delayed(&self) -> Result<u64> {
+        let mut sum = 0;
+        for which in [Which::Usual, Which::Urgent] {
+            // Where the ladder was never built, the first level asked for is missing.
+            for level in (0..LEVELS).rev() {
+                match self.find(&which.level(level)).await? {
+                    Ok(queue) => sum += u64::from(queue.message_count()),
+                    Err(trouble) if trouble.code == Some(404) => break,
+                    Err(trouble) => {
+                        return Err(trouble.refused("to count the delayed messages"));
+                    }
+                }
+            }
+        }
+        Ok(sum)
     }
 
     async fn build_ladder(&self, which: Which) -> Result<()> {

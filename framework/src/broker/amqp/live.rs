@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::dial::Socket;
+use super::gate::Gate;
 use crate::error::Error;
 
 /// How long the server may take to answer one request.
@@ -45,10 +46,20 @@ impl Trouble {
         matches!(self.code, Some(320 | 506 | 541)) || self.text.contains("down or inaccessible")
     }
 
+    /// Whether asking again would be answered in the same way.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.code.is_some() && !self.passes()
+    }
+
+    /// Whether there is no such queue or exchange.
+    pub(super) fn is_missing(&self) -> bool {
+        self.code == Some(404) && !self.passes()
+    }
+
     /// The server's refusal of `what`.
     pub(super) fn refused(self, what: impl Into<String>) -> Error {
         match self.code {
-            Some(_) if !self.passes() => Error::Refused {
+            Some(_) if self.is_lasting() => Error::Refused {
                 what: what.into(),
                 reason: self.text,
             },
@@ -97,19 +108,19 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Follows what the server says about the connection as a whole: `blocked` is why it takes no
-    /// messages, while it does not.
+    /// Follows what the server says about the connection as a whole: through the gate, whether it takes
+    /// messages.
     pub(super) fn follow(
         connection: Connection,
         socket: Socket,
         (generation, place): (u64, usize),
         name: &str,
-        blocked: &watch::Sender<Option<String>>,
+        gate: &Arc<Gate>,
     ) -> Arc<Self> {
         let (end, ended) = watch::channel(false);
         let mut events = Box::pin(connection.events_listener());
         let status = connection.status().clone();
-        let (blocked, name, plug) = (blocked.clone(), name.to_owned(), socket.clone());
+        let (gate, name, plug) = (gate.clone(), name.to_owned(), socket.clone());
         tokio::spawn(async move {
             let mut reason = String::from("it was closed");
             while status.connected() {
@@ -117,11 +128,11 @@ impl Live {
                 match timeout(LOOK, events.next()).await {
                     Ok(Some(Event::ConnectionBlocked(why))) => {
                         tracing::warn!(connection = %name, reason = %why, "RabbitMQ takes no messages");
-                        blocked.send_replace(Some(why));
+                        gate.set(generation, Some(why));
                     }
                     Ok(Some(Event::ConnectionUnblocked)) => {
                         tracing::info!(connection = %name, "RabbitMQ takes messages again");
-                        blocked.send_replace(None);
+                        gate.set(generation, None);
                     }
                     // Errors of single channels are told here, too.
                     Ok(Some(Event::Error(error))) => reason = Trouble::from(error).text,
@@ -132,6 +143,7 @@ impl Live {
             if status.errored() {
                 tracing::warn!(connection = %name, generation, reason, "the connection to RabbitMQ ended");
             }
+            gate.set(generation, None);
             end.send_replace(true);
             plug.shut();
         });

@@ -10,21 +10,26 @@ use tokio::time::timeout;
 
 use super::url::BrokerUrl;
 use super::{
-    Announcement, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth, Exchange,
-    Listener, Publish, Queue, QueueType, Replies,
+    Announcement, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth, Exchange, Join, Lease, Listener, Publish, Queue, QueueType, Replies, is_join,
 };
 use crate::error::{Error, Result};
+use crate::message::Message;
 
 mod arguments;
 mod backoff;
 mod broadcast;
 mod browse;
 mod cancel;
+mod collect;
 mod confirms;
 mod connection;
 mod consume;
+mod death;
 mod delay;
 mod dial;
+mod gate;
+mod joins;
+mod lease;
 mod live;
 mod publish;
 mod replies;
@@ -32,6 +37,7 @@ mod sanitize;
 mod send;
 mod server;
 mod settle;
+mod shown;
 mod stream;
 mod topology;
 mod transport;
@@ -42,6 +48,7 @@ mod wire;
 mod fuzz_tests;
 
 use connection::closed;
+use joins::Joins;
 use publish::Publisher;
 use send::{Core, Outgoing};
 use topology::Topology;
@@ -69,14 +76,20 @@ impl AmqpBroker {
     pub async fn connect(url: &BrokerUrl, name: &str) -> Result<Self> {
         let transport = Transport::start(url, name).await?;
         let topology = Arc::new(Topology::new(transport.clone(), url.queue_type));
-        let publisher = Publisher::start(&transport).await?;
+        let publisher = Arc::new(Publisher::start(&transport).await?);
         // Who names several nodes has a cluster, in which a node may be lost. On a single one replication
         // costs a sync for each reply, and RabbitMQ 3.10 forgets young quorum queues when it is killed.
         let reply_type = match url.addresses.len() {
             1 => QueueType::Classic,
             _ => url.queue_type,
         };
-        let core = Arc::new(Core::new(transport, topology, publisher, reply_type));
+        let joins = Joins::new(
+            transport.clone(),
+            topology.clone(),
+            publisher.clone(),
+            url.queue_type,
+        );
+        let core = Arc::new(Core::new(transport, topology, publisher, joins, reply_type));
         Ok(Self {
             core,
             announcer: Arc::default(),
@@ -135,8 +148,8 @@ impl Broker for AmqpBroker {
         Box::pin(replies::start(&self.core))
     }
 
-    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(cancel::cancel(&self.core, id))
+    fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>> {
+        Box::pin(cancel::cancel(&self.core, id, due_in))
     }
 
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>> {
@@ -160,14 +173,50 @@ impl Broker for AmqpBroker {
         true
     }
 
+    fn open_join(&self, join: Join) -> BoxFuture<'static, Result<()>> {
+        Box::pin(joins::open(self.core.clone(), join))
+    }
+
+    fn check_join<'a>(
+        &'a self,
+        join: &'a str,
+        parts: u32,
+        fire: bool,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(joins::check(&self.core, join, parts, fire))
+    }
+
+    fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
+        Box::pin(joins::parts(&self.core, join))
+    }
+
+    fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>> {
+        match is_join(join) {
+            true => self.delete(join),
+            false => Box::pin(async { Ok(()) }),
+        }
+    }
+
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {
         let queue = queue.to_owned();
         Box::pin(self.on_topology(|topology| async move { topology.depth(&queue).await }))
     }
 
+    fn delayed(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.on_topology(|topology| async move { topology.delayed().await }))
+    }
+
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>> {
         let queue = queue.to_owned();
         Box::pin(self.on_topology(|topology| async move { topology.delete(&queue).await }))
+    }
+
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>> {
+        Box::pin(lease::acquire(self.core.clone(), name.to_owned()))
+    }
+
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>> {
+        Box::pin(lease::read(&self.core, name))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -1,6 +1,7 @@
 //! Finds a message's way to its queue, and mends the way once where part of it is missing.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use lapin::BasicProperties;
@@ -9,24 +10,31 @@ use tokio::time::{Instant, timeout_at};
 
 use super::backoff::Backoff;
 use super::delay;
-use super::publish::{Publisher, Request, Verdict};
+use super::joins::{self, Joins};
+use super::publish::{Late, Publisher, Request, Verdict};
 use super::server::UPPER_CLASS;
 use super::settle::Session;
-use super::topology::{EXCHANGE, Topology};
+use super::topology::{EXCHANGE, Known, Topology};
 use super::transport::Transport;
 use super::wire::{self, own, short};
-use crate::broker::{Publish, QueueType, Route, is_reply_queue};
+use crate::broker::{Publish, QueueType, Route, is_join, is_reply_queue};
 use crate::error::{Error, Result};
+
+/// How long a confirm is awaited at most that nothing can go on without.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What all parts of the broker share.
 pub(super) struct Core {
     pub(super) transport: Arc<Transport>,
     pub(super) topology: Arc<Topology>,
-    pub(super) publisher: Publisher,
+    pub(super) publisher: Arc<Publisher>,
+    pub(super) joins: Arc<Joins>,
     /// What the reply queue becomes.
     pub(super) reply_type: QueueType,
     /// Those whose deliveries become void when the broker is closed.
     sessions: Mutex<Vec<Weak<Session>>>,
+    /// The queues of leases that were declared.
+    leases: Mutex<HashSet<String>>,
 }
 
 /// A message whose way can be found again.
@@ -40,10 +48,17 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(publish: Publish) -> Result<Self> {
+    pub(super) fn new(mut publish: Publish) -> Result<Self> {
+        if let Route::Join { .. } = publish.route {
+            // A part that looks like a body would leave its join.
+            publish
+                .message
+                .headers
+                .retain(|name, _| !joins::is_ours(name));
+        }
         let properties = wire::properties(&publish.message)?;
         let delay = match publish.route {
-            Route::Reply(_) => Duration::ZERO,
+            Route::Reply(_) | Route::Join { .. } => Duration::ZERO,
             _ => publish.delay,
         };
         Self::raw(
@@ -64,6 +79,8 @@ impl Outgoing {
     ) -> Result<Self> {
         let key = match &route {
             Route::Queue(name) | Route::Reply(name) => short("queue name", name)?,
+            // What is too long is no join, and so not sent.
+            Route::Join { join, .. } => own(join),
             Route::Exchange {
                 routing_key,
                 exchange,
@@ -91,6 +108,18 @@ impl Outgoing {
         })
     }
 
+    /// Gives the broker twice as long to confirm it, before it is published another time: where a queue has
+    /// lost its majority, each of them may be stored when that is back.
+    pub(super) fn be_patient(&mut self) {
+        self.deadline = (2 * self.deadline).min(PATIENCE.max(self.deadline));
+        Arc::make_mut(&mut self.request).limit = self.deadline;
+    }
+
+    /// How long to try.
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
     fn aim(&mut self, exchange: &str, extra: Option<FieldTable>) -> Result<()> {
         let exchange = short("exchange name", exchange)?;
         let request = Arc::make_mut(&mut self.request);
@@ -110,15 +139,18 @@ impl Core {
     pub(super) fn new(
         transport: Arc<Transport>,
         topology: Arc<Topology>,
-        publisher: Publisher,
+        publisher: Arc<Publisher>,
+        joins: Arc<Joins>,
         reply_type: QueueType,
     ) -> Self {
         Self {
+            joins,
             transport,
             topology,
             publisher,
             reply_type,
             sessions: Mutex::default(),
+            leases: Mutex::default(),
         }
     }
 
@@ -126,6 +158,23 @@ impl Core {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.retain(|session| session.strong_count() > 0);
         sessions.push(Arc::downgrade(session));
+    }
+
+    fn leases(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is a lease's queue that was declared.
+    pub(super) fn is_lease(&self, queue: &str) -> bool {
+        self.leases().contains(queue)
+    }
+
+    pub(super) fn remember_lease(&self, queue: &str) {
+        self.leases().insert(queue.to_owned());
+    }
+
+    pub(super) fn forget_lease(&self, queue: &str) {
+        self.leases().remove(queue);
     }
 
     /// Makes all deliveries void.
@@ -138,6 +187,14 @@ impl Core {
 
     /// Publishes a message; resolves when it is confirmed.
     pub(super) async fn send(&self, outgoing: &mut Outgoing) -> Result<()> {
+        match outgoing.route {
+            Route::Join { .. } => Box::pin(joins::put(self, outgoing)).await,
+            _ => self.store(outgoing).await,
+        }
+    }
+
+    /// Brings a message to its queue, and no further.
+    pub(super) async fn store(&self, outgoing: &mut Outgoing) -> Result<()> {
         if let Route::Reply(name) = &outgoing.route
             && !self.takes_replies(name)
         {
@@ -148,7 +205,7 @@ impl Core {
             return Ok(());
         }
         let deadline = Instant::now() + outgoing.deadline;
-        let mut mended = false;
+        let (mut mended, mut nacked) = (false, false);
         let mut backoff = Backoff::default();
         loop {
             // What few messages need is boxed: it would make the future of every message larger.
@@ -161,6 +218,7 @@ impl Core {
             match verdict {
                 Verdict::Unroutable | Verdict::NoExchange(_) => {}
                 Verdict::Nacked if self.may_pass(&outgoing.route) => {
+                    nacked = true;
                     if timeout_at(deadline, Box::pin(backoff.wait()))
                         .await
                         .is_err()
@@ -172,6 +230,10 @@ impl Core {
                         });
                     }
                     continue;
+                }
+                // A queue whose node goes down refuses what it has in its log, and may store it on its return.
+                Verdict::Late(_) if nacked => {
+                    return outgoing.request.conclude(Verdict::Late(Late::Unconfirmed));
                 }
                 // Who may not use our exchange may be allowed the default one.
                 Verdict::Refused(_) => return self.last_resort(outgoing, verdict, deadline).await,
@@ -209,6 +271,7 @@ impl Core {
                     };
                     Box::pin(self.within(deadline, outgoing, work)).await?;
                 }
+                Route::Join { .. } => return outgoing.request.conclude(verdict),
                 Route::Reply(_) => {}
             }
         }
@@ -230,10 +293,12 @@ impl Core {
         match route {
             Route::Queue(name) => {
                 let known = self.topology.known(name);
-                known.is_some_and(|known| known.queue_type == Some(QueueType::Quorum))
+                let is_quorum = |known: Known| known.queue_type == Some(QueueType::Quorum);
+                is_join(name) || self.is_lease(name) || known.is_some_and(is_quorum)
             }
             Route::Exchange { .. } => true,
             Route::Reply(name) => is_reply_queue(name),
+            Route::Join { .. } => true,
         }
     }
 
@@ -266,9 +331,11 @@ impl Core {
     /// Decides where a message without a delay is published.
     fn aim_straight(&self, outgoing: &mut Outgoing) -> Result<()> {
         let exchange = match &outgoing.route {
+            // Its own queue is bound nowhere.
+            Route::Queue(name) if is_join(name) => String::new(),
             Route::Queue(name) => self.topology.exchange_of(name).to_owned(),
             Route::Exchange { exchange, .. } => exchange.clone(),
-            Route::Reply(_) => String::new(),
+            Route::Reply(_) | Route::Join { .. } => String::new(),
         };
         outgoing.aim(&exchange, None)
     }
@@ -320,10 +387,7 @@ impl Core {
                 self.within(deadline, outgoing, ask).await?
             }
         };
-        Ok(match server.expires_each_priority() {
-            true => delay::Which::Usual,
-            false => delay::Which::Urgent,
-        })
+        Ok(delay::Which::of_urgent(server))
     }
 
     /// Runs `work` on the transport, but not beyond the message's deadline.

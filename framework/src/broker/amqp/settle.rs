@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::backoff::Backoff;
 use super::delay;
+use super::joins;
 use super::live::{Live, rpc};
 use super::send::{Core, Outgoing};
 use super::server::Server;
@@ -139,6 +140,9 @@ impl Settler {
             match sent {
                 Err(error) if error.is_transient() && !matches!(error, Error::Stale { .. }) => {
                     tracing::warn!(queue = self.session.queue.name(), %error, "trying again");
+                    if matches!(error, Error::Unconfirmed { .. }) {
+                        outgoing.be_patient();
+                    }
                 }
                 Err(Error::Unroutable { .. }) if !mended && self.is_for_our_dead(outgoing) => {
                     mended = true;
@@ -219,7 +223,9 @@ impl Settler {
         let mut copy = FieldTable::default();
         for (name, value) in headers {
             let name_str = name.as_str();
-            let dropped = wire::is_brokers_own(name_str) || delay::is_ours(name_str);
+            let dropped = wire::is_brokers_own(name_str)
+                || delay::is_ours(name_str)
+                || joins::is_ours(name_str);
             if !dropped && name_str != header::DELIVERIES {
                 copy.insert(name.clone(), value.clone());
             }

@@ -56,7 +56,7 @@ struct Memory {
 /// What this broker has declared.
 pub(super) struct Topology {
     transport: Arc<Transport>,
-    default_type: QueueType,
+    pub(super) default_type: QueueType,
     memory: Mutex<Memory>,
     pub(super) server: tokio::sync::OnceCell<Server>,
     pub(super) ladder: delay::Ladder,
@@ -131,7 +131,7 @@ impl Topology {
     }
 
     /// Our own exchanges.
-    async fn base(&self) -> Result<()> {
+    pub(super) async fn base(&self) -> Result<()> {
         if self.memory().base {
             return Ok(());
         }
@@ -254,7 +254,11 @@ impl Topology {
         Err(trouble.refused(format!("to declare queue `{name}`")))
     }
 
-    async fn try_queue(&self, name: &str, arguments: FieldTable) -> Result<Result<(), Trouble>> {
+    pub(super) async fn try_queue(
+        &self,
+        name: &str,
+        arguments: FieldTable,
+    ) -> Result<Result<(), Trouble>> {
         self.on_channel(|channel| {
             let arguments = arguments.clone();
             async move {
@@ -281,7 +285,8 @@ impl Topology {
         Ok(None)
     }
 
-    async fn find(&self, name: &str) -> Result<Result<lapin::Queue, Trouble>> {
+    /// Looks whether there is a queue.
+    pub(super) async fn find(&self, name: &str) -> Result<Result<lapin::Queue, Trouble>> {
         let name = short("queue name", name)?;
         self.on_channel(|channel| {
             let name = name.clone();

@@ -5,21 +5,24 @@
 mod audience;
 mod browse;
 mod consumer;
+mod joins;
+mod lease;
 mod queue;
 mod state;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::state::State;
 use crate::broker::{
-    Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth,
-    Exchange, Listener, Publish, Queue, Replies,
+    Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth, Exchange, Join, Lease, Listener, Publish, Queue, Replies,
 };
 use crate::error::{Error, Result};
+use crate::message::Message;
 
 /// Replies and cancellations under way to their reader; what is more waits in the broker.
 const CHANNEL_SIZE: usize = 256;
@@ -116,9 +119,10 @@ impl Broker for MemoryBroker {
         })
     }
 
-    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
+    fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            self.shared.lock().open()?.cancel(id, Instant::now());
+            let mut state = self.shared.lock();
+            state.open()?.cancel(id, Instant::now(), due_in);
             Ok(())
         })
     }
@@ -161,6 +165,40 @@ impl Broker for MemoryBroker {
         })
     }
 
+    fn open_join(&self, join: Join) -> BoxFuture<'static, Result<()>> {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            let mut state = shared.lock();
+            state.open()?.open_join(join, Instant::now())
+        })
+    }
+
+    fn check_join<'a>(
+        &'a self,
+        join: &'a str,
+        parts: u32,
+        fire: bool,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let mut state = self.shared.lock();
+            state.open()?.check_join(join, parts, fire, Instant::now())
+        })
+    }
+
+    fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
+        Box::pin(async move {
+            let mut state = self.shared.lock();
+            Ok(state.open()?.parts(join, Instant::now()))
+        })
+    }
+
+    fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.shared.lock().open()?.close_join(join);
+            Ok(())
+        })
+    }
+
     fn may_be_heard(&self, channel: &Channel) -> bool {
         self.shared.lock().audience.may_hear(channel)
     }
@@ -174,7 +212,15 @@ impl Broker for MemoryBroker {
                 what: format!("the depth of queue `{queue}`"),
                 reason: "there is no such queue".into(),
             })?;
-            Ok(Depth::new(found.ready(Instant::now()), consumers))
+            let depth = Depth::new(found.ready(Instant::now()), consumers);
+            Ok(depth.with_delayed(found.delayed()))
+        })
+    }
+
+    fn delayed(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move {
+            let mut state = self.shared.lock();
+            Ok(state.open()?.delayed(Instant::now()))
         })
     }
 
@@ -183,6 +229,18 @@ impl Broker for MemoryBroker {
             self.shared.lock().open()?.queues.remove(queue);
             Ok(())
         })
+    }
+
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>> {
+        Box::pin(lease::acquire(&self.shared, name))
+    }
+
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>> {
+        Box::pin(async move { Ok(self.shared.lock().open()?.leases.value(name)) })
+    }
+
+    fn lease_changes<'a>(&'a self, name: &'a str, known: Option<&'a [u8]>) -> BoxFuture<'a, ()> {
+        Box::pin(lease::changes(&self.shared, name, known))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -197,7 +255,7 @@ impl Broker for MemoryBroker {
 }
 
 /// Passes replies on until the broker is closed or nobody reads them; then their queue is gone.
-async fn forward_replies(mut consumer: Consumer, sender: mpsc::Sender<crate::message::Message>) {
+async fn forward_replies(mut consumer: Consumer, sender: mpsc::Sender<Message>) {
     loop {
         let next = tokio::select! {
             next = consumer.next() => next,

@@ -1,7 +1,7 @@
-//! All that a memory broker knows, behind one lock: queues, exchanges, who consumes, what was cancelled.
+//! All that a memory broker knows, behind one lock: queues, exchanges, who consumes, what was cancelled, joins.
 //! Nothing in here waits, so that each operation is atomic.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +10,16 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::audience::Audience;
+use super::joins::Joins;
+use super::lease::Leases;
 use super::queue::{MemoryQueue, Stored};
 use crate::broker::{
-    Binding, Delivery, Exchange, ExchangeKind, Publish, Queue, Route, is_reply_queue, routing,
+    Binding, Delivery, Exchange, ExchangeKind, Publish, Queue, Route, is_join, is_reply_queue,
+    join::warn_of_hostile, routing,
 };
 use crate::error::{Error, Result};
 
-/// How long a cancelled call is remembered.
+/// How long a cancelled call is remembered once it is due.
 const CANCELLATION_MEMORY: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 /// Stands for times that the clock cannot express, as tokio's own does.
 const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
@@ -41,9 +44,12 @@ pub(super) struct State {
     exchanges: HashMap<String, ExchangeKind>,
     /// By number. A subscriber outlives its queue, to be served again when the queue is back.
     pub(super) subscribers: HashMap<u64, Subscriber>,
-    cancelled: VecDeque<(Instant, String)>,
+    /// Each with the time that its call is due.
+    cancelled: BTreeSet<(Instant, String)>,
     watchers: Vec<mpsc::UnboundedSender<String>>,
     pub(super) audience: Audience,
+    pub(super) joins: Joins,
+    pub(super) leases: Leases,
     numbers: u64,
 }
 
@@ -127,7 +133,7 @@ impl State {
             .map(|publish| self.route(publish))
             .collect::<Result<Vec<_>>>()?;
         for (publish, queues) in publishes.into_iter().zip(targets) {
-            self.store(publish, &queues, now);
+            self.store(publish, &queues, now)?;
         }
         Ok(())
     }
@@ -136,6 +142,12 @@ impl State {
     fn route(&self, publish: &Publish) -> Result<BTreeSet<String>> {
         let queues: BTreeSet<String> = match &publish.route {
             Route::Reply(queue) if !is_reply_queue(queue) => BTreeSet::new(),
+            Route::Join { join, .. } => {
+                if !is_join(join) {
+                    warn_of_hostile(join);
+                }
+                BTreeSet::new()
+            }
             Route::Reply(queue) | Route::Queue(queue) => self
                 .queues
                 .get_key_value(queue)
@@ -166,7 +178,8 @@ impl State {
                     .collect()
             }
         };
-        if queues.is_empty() && !matches!(publish.route, Route::Reply(_)) {
+        let may_lead_nowhere = matches!(publish.route, Route::Reply(_) | Route::Join { .. });
+        if queues.is_empty() && !may_lead_nowhere {
             return Err(Error::Unroutable {
                 route: publish.route.to_string(),
             });
@@ -174,7 +187,12 @@ impl State {
         Ok(queues)
     }
 
-    fn store(&mut self, publish: Publish, queues: &BTreeSet<String>, now: Instant) {
+    pub(super) fn store(
+        &mut self,
+        publish: Publish,
+        queues: &BTreeSet<String>,
+        now: Instant,
+    ) -> Result<()> {
         let due = (!publish.delay.is_zero())
             .then(|| now.checked_add(publish.delay).unwrap_or(now + FAR_FUTURE));
         let (exchange, routing_key) = match publish.route {
@@ -183,6 +201,10 @@ impl State {
                 exchange,
                 routing_key,
             } => (exchange, routing_key),
+            Route::Join { join, parts, fire } => {
+                self.put_part(&join, publish.message, now);
+                return self.check_join(&join, parts, fire, now);
+            }
         };
         let stored = Stored {
             message: publish.message,
@@ -196,6 +218,7 @@ impl State {
             }
             self.wake(name);
         }
+        Ok(())
     }
 
     /// Has the subscribers of a queue look at it again.
@@ -226,14 +249,27 @@ impl State {
         consumers.count() as u64
     }
 
-    pub(super) fn cancel(&mut self, id: &str, now: Instant) {
-        while let Some((at, _)) = self.cancelled.front() {
-            if now.duration_since(*at) < CANCELLATION_MEMORY {
+    /// How many messages wait for their time in all queues.
+    pub(super) fn delayed(&mut self, now: Instant) -> u64 {
+        let queues = self.queues.values_mut();
+        queues
+            .map(|queue| {
+                queue.ready(now);
+                queue.delayed()
+            })
+            .sum()
+    }
+
+    /// Notes that a call which is due after `due_in` is cancelled.
+    pub(super) fn cancel(&mut self, id: &str, now: Instant, due_in: Duration) {
+        while let Some((due, _)) = self.cancelled.first() {
+            if now.saturating_duration_since(*due) < CANCELLATION_MEMORY {
                 break;
             }
-            self.cancelled.pop_front();
+            self.cancelled.pop_first();
         }
-        self.cancelled.push_back((now, id.to_owned()));
+        let due = now.checked_add(due_in).unwrap_or(now + FAR_FUTURE);
+        self.cancelled.insert((due, id.to_owned()));
         self.watchers
             .retain(|watcher| watcher.send(id.to_owned()).is_ok());
     }

@@ -8,12 +8,15 @@ use rusqlite::Connection;
 
 use super::audience;
 use super::catalog::{self, QueueRow};
-use super::command::{Claim, Outgoing, Request};
+use super::command::{Claim, Outgoing, Parking, Request};
 use super::consume::Members;
 use super::fault::Failed;
+use super::joins::{self, Progress};
+use super::lease;
 use super::process;
 use super::store::{self, Taken};
-use crate::broker::{Channel, Queue, Route, is_reply_queue, routing};
+use crate::broker::join::{KEPT, warn_of_hostile};
+use crate::broker::{Channel, Queue, Route, is_join, is_reply_queue, routing};
 use crate::error::Error;
 use crate::message::Message;
 
@@ -21,8 +24,10 @@ use crate::message::Message;
 const DAY: i64 = 24 * 3600 * 1000;
 /// How long a dead letter is kept.
 const DEAD_LETTERS_KEPT: i64 = 30 * DAY;
-/// How long a cancelled call's id is kept.
+/// How long a cancelled call's id is kept once the call is due.
 const CANCELLED_KEPT: i64 = 2 * DAY;
+/// How long a join is kept that nobody uses.
+const JOINS_KEPT: i64 = KEPT.as_millis() as i64;
 
 /// Who this process is to the others.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +105,9 @@ impl<'a> Batch<'a> {
             Request::Publish(outgoing) => match &outgoing.route {
                 // One statement needs no savepoint, and these are most of all requests.
                 Route::Queue(_) | Route::Reply(_) => self.publish(outgoing)?,
-                Route::Exchange { .. } => self.guarded(|batch| batch.publish(outgoing))?,
+                Route::Exchange { .. } | Route::Join { .. } => {
+                    self.guarded(|batch| batch.publish(outgoing))?;
+                }
             },
             Request::Settle {
                 claim,
@@ -114,8 +121,14 @@ impl<'a> Batch<'a> {
                 print,
                 first,
             } => self.guarded(|batch| batch.take(*seq, queue, *print, first))?,
-            Request::Cancel(id) => {
-                store::cancel(self.db, id, self.now)?;
+            Request::OpenJoin(parking) => self.guarded(|batch| batch.open_join(parking))?,
+            Request::CheckJoin { join, parts, fire } => self.guarded(|batch| {
+                let progress = joins::progress(batch.db, join, 0, batch.now)?;
+                batch.fire(join, progress, *parts, *fire)
+            })?,
+            Request::CloseJoin(join) => joins::close(self.db, join)?,
+            Request::Cancel(id, due) => {
+                store::cancel(self.db, id, self.now.max(*due))?;
                 self.announce = true;
             }
             Request::Cancellations(_) => {
@@ -133,7 +146,28 @@ impl<'a> Batch<'a> {
                 let ports = audience::announce(self.db, self.me.id, self.now, on, message)?;
                 self.listening.extend(ports);
             }
-            Request::Prune => store::prune(self.db, self.now, self.now - CANCELLED_KEPT)?,
+            Request::Prune => {
+                store::prune(self.db, self.now, self.now - CANCELLED_KEPT)?;
+                joins::prune(self.db, self.now - JOINS_KEPT)?;
+            }
+            Request::TakeLease { name, holder, .. } => {
+                let taken = lease::take(self.db, self.me.id, name, *holder)?;
+                return Ok(taken.then(|| name.clone()).into_iter().collect());
+            }
+            Request::WriteLease {
+                name,
+                holder,
+                value,
+            } => {
+                if !lease::write(self.db, self.me.id, name, *holder, value)? {
+                    return Err(Failed::Said(Error::Stale {
+                        queue: name.clone(),
+                    }));
+                }
+            }
+            Request::FreeLease { name, holder } => {
+                lease::free(self.db, self.me.id, name, *holder)?;
+            }
             rare => self.guarded(|batch| batch.apply_rare(rare))?,
         }
         Ok(Vec::new())
@@ -251,6 +285,11 @@ impl<'a> Batch<'a> {
                     self.store(queue, row, None, outgoing)?;
                 }
             }
+            Route::Join { join, .. } if !is_join(join) => warn_of_hostile(join),
+            Route::Join { join, parts, fire } => {
+                let progress = joins::put(self.db, join, outgoing, self.now)?;
+                self.fire(join, progress, *parts, *fire)?;
+            }
             Route::Exchange {
                 exchange,
                 routing_key,
@@ -279,6 +318,36 @@ impl<'a> Batch<'a> {
             }
         }
         Ok(())
+    }
+
+    fn open_join(&mut self, parking: &Parking) -> Result<(), Failed> {
+        if self.queue(&parking.queue)?.is_none() {
+            return Err(unroutable(&parking.body.route));
+        }
+        joins::open(self.db, parking, self.now)?;
+        Ok(())
+    }
+
+    /// Publishes the body of a join that is complete.
+    fn fire(
+        &mut self,
+        join: &str,
+        progress: Option<Progress>,
+        parts: u32,
+        fire: bool,
+    ) -> Result<(), Failed> {
+        let complete = |progress: Progress| progress.there >= progress.wanted.max(parts);
+        if !progress.is_some_and(|progress| fire || complete(progress)) {
+            return Ok(());
+        }
+        let Some((queue, body)) = joins::take_body(self.db, join, self.now)? else {
+            return Ok(());
+        };
+        if self.queue(&queue)?.is_none() {
+            self.declare(&Queue::new(&queue))?;
+            self.queues.remove(&queue);
+        }
+        self.publish(&body)
     }
 
     fn queue(&mut self, name: &str) -> Result<Option<QueueRow>, Failed> {

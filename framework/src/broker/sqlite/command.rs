@@ -9,7 +9,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::liveness::DeadProcess;
-use crate::broker::{Channel, Delivery, Exchange, Publish, Queue, Route, validate_routing_key};
+use crate::broker::join::part_key;
+use crate::broker::{
+    Channel, Delivery, Exchange, Join, Publish, Queue, Route, Stale, validate_routing_key,
+};
 use crate::error::{Error, Result};
 use crate::message::{Headers, Message};
 
@@ -22,6 +25,8 @@ pub(super) const CALL_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) route: Route,
+    /// What tells a part of a join from the others; empty on other routes.
+    pub(super) part: String,
     /// The message without its body, in JSON.
     pub(super) envelope: String,
     pub(super) body: Vec<u8>,
@@ -34,12 +39,13 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new(publish: Publish, now: SystemTime) -> Result<Self> {
-        let Publish {
-            route,
-            mut message,
-            delay,
-            ..
-        } = publish;
+        let due = due(publish.delay, now);
+        let outgoing = Self::of(publish.route, publish.message)?;
+        Ok(Self { due, ..outgoing })
+    }
+
+    /// One that is due at once.
+    pub(super) fn of(route: Route, mut message: Message) -> Result<Self> {
         let envelope = serde_json::to_string(&message)
             .map_err(|e| Error::broker(format!("encoding the envelope for {route}"), e))?;
         let route = match route {
@@ -57,19 +63,49 @@ impl Outgoing {
             Route::Exchange { .. } => std::mem::take(&mut message.headers),
             _ => Headers::new(),
         };
+        let part = match route {
+            Route::Join { .. } => part_key(&message).to_owned(),
+            _ => String::new(),
+        };
         Ok(Self {
             route,
+            part,
             envelope,
             headers,
             priority: message.priority.unwrap_or(0),
-            due: due(delay, now),
+            due: None,
             body: message.body,
         })
     }
 }
 
+/// A join to be opened, with its body.
+#[derive(Debug)]
+pub(super) struct Parking {
+    pub(super) join: String,
+    pub(super) parts: u32,
+    /// Where the body goes.
+    pub(super) queue: String,
+    /// How long the body waits when the join has fired, in milliseconds.
+    pub(super) delay: i64,
+    pub(super) body: Outgoing,
+}
+
+impl Parking {
+    pub(super) fn new(join: Join) -> Result<Self> {
+        let delay = join.body.delay.as_nanos().div_ceil(1_000_000);
+        Ok(Self {
+            queue: join.queue()?.to_owned(),
+            join: join.name,
+            parts: join.parts,
+            delay: i64::try_from(delay).unwrap_or(i64::MAX),
+            body: Outgoing::of(join.body.route, join.body.message)?,
+        })
+    }
+}
+
 /// When what is delayed from `now` on is due. Rounded up, so that it is never early.
-fn due(delay: Duration, now: SystemTime) -> Option<i64> {
+pub(super) fn due(delay: Duration, now: SystemTime) -> Option<i64> {
     if delay.is_zero() {
         return None;
     }
@@ -124,7 +160,15 @@ pub(super) enum Request {
         print: u64,
         first: Arc<[Outgoing]>,
     },
-    Cancel(String),
+    OpenJoin(Box<Parking>),
+    CheckJoin {
+        join: String,
+        parts: u32,
+        fire: bool,
+    },
+    CloseJoin(String),
+    /// A call that is due at this time, in milliseconds since 1970, is cancelled.
+    Cancel(String, i64),
     Delete(String),
     Replies {
         address: String,
@@ -145,6 +189,21 @@ pub(super) enum Request {
         /// The message without its body, in JSON.
         envelope: String,
         body: Vec<u8>,
+    },
+    /// Takes a lease; `granted` is answered if it was free.
+    TakeLease {
+        name: String,
+        holder: u64,
+        granted: oneshot::Sender<Stale>,
+    },
+    WriteLease {
+        name: String,
+        holder: u64,
+        value: Vec<u8>,
+    },
+    FreeLease {
+        name: String,
+        holder: u64,
     },
     /// Takes back what a dead process held.
     Rescue(DeadProcess),
@@ -167,7 +226,10 @@ impl Request {
                 format!("settling a delivery from queue `{queue}`")
             }
             Self::Release(_) => "handing a delivery back".into(),
-            Self::Cancel(id) => format!("cancelling `{id}`"),
+            Self::OpenJoin(parking) => format!("opening join `{}`", parking.join),
+            Self::CheckJoin { join, .. } => format!("looking at join `{join}`"),
+            Self::CloseJoin(join) => format!("closing join `{join}`"),
+            Self::Cancel(id, _) => format!("cancelling `{id}`"),
             Self::Delete(queue) => format!("deleting queue `{queue}`"),
             Self::Replies { .. } => "opening the reply queue".into(),
             Self::Cancellations(_) => "reading the cancelled calls".into(),
@@ -176,6 +238,9 @@ impl Request {
             }
             Self::Unlisten(_) => "ending a listener".into(),
             Self::Announce { .. } => "a broadcast".into(),
+            Self::TakeLease { name, .. } => format!("taking the lease `{name}`"),
+            Self::WriteLease { name, .. } => format!("writing the lease `{name}`"),
+            Self::FreeLease { name, .. } => format!("freeing the lease `{name}`"),
             Self::Rescue(_) => "rescuing a dead process's deliveries".into(),
             Self::Rejoin => "registering this process".into(),
             Self::Prune => "forgetting old dead letters".into(),
@@ -183,7 +248,8 @@ impl Request {
     }
 }
 
-/// A request's result: ids for [`Request::Cancellations`], empty for all others.
+/// A request's result: ids for [`Request::Cancellations`], the name for a lease that was taken, empty for all
+/// others.
 pub(super) type Answer = Result<Vec<String>>;
 
 /// A request and who waits for it.

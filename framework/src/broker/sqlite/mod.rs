@@ -14,6 +14,8 @@ mod consume;
 mod engine;
 mod fault;
 mod handout;
+mod joins;
+mod lease;
 mod liveness;
 mod news;
 mod opened;
@@ -25,22 +27,22 @@ mod wake;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use self::audience::Heard;
-use self::command::{Command, Handle, Outgoing, Request, millis};
+use self::command::{Command, Handle, Outgoing, Parking, Request, millis};
 use self::engine::Engine;
 use self::fault::Fault;
 use self::opened::OpenedFile;
 use super::url::BrokerUrl;
 use super::{
-    Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth,
-    Exchange, Listener, Publish, Queue, Replies,
+    Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth, Exchange, Join, Lease, Listener, Publish, Queue, Replies,
 };
 use crate::error::{Error, Result};
+use crate::message::Message;
 
 /// Replies and cancellations that wait in memory for their reader.
 const CHANNEL: usize = 1024;
@@ -51,6 +53,7 @@ const CHANNEL: usize = 1024;
 /// Dropping the broker closes it: unsettled deliveries go back to their queues.
 pub struct SqliteBroker {
     handle: Handle,
+    /// Numbers consumers and holders of leases.
     consumers: AtomicU64,
     heard: Heard,
     reader: Reader,
@@ -220,8 +223,9 @@ impl Broker for SqliteBroker {
         })
     }
 
-    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
-        self.ask(Request::Cancel(id.to_owned()))
+    fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>> {
+        let due = command::due(due_in, SystemTime::now()).unwrap_or(0);
+        self.ask(Request::Cancel(id.to_owned(), due))
     }
 
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>> {
@@ -271,6 +275,38 @@ impl Broker for SqliteBroker {
         heard.contains(&channel.name())
     }
 
+    fn open_join(&self, join: Join) -> BoxFuture<'static, Result<()>> {
+        let (handle, parking) = (self.handle.clone(), Parking::new(join));
+        Box::pin(async move {
+            handle
+                .call(Request::OpenJoin(Box::new(parking?)))
+                .await
+                .map(drop)
+        })
+    }
+
+    fn check_join<'a>(
+        &'a self,
+        join: &'a str,
+        parts: u32,
+        fire: bool,
+    ) -> BoxFuture<'a, Result<()>> {
+        self.ask(Request::CheckJoin {
+            join: join.to_owned(),
+            parts,
+            fire,
+        })
+    }
+
+    fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
+        let (what, name) = (format!("the parts of join `{join}`"), join.to_owned());
+        Box::pin(self.reader.read(what, move |db| joins::parts(db, &name)))
+    }
+
+    fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.ask(Request::CloseJoin(join.to_owned()))
+    }
+
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {
         Box::pin(async move {
             let name = queue.to_owned();
@@ -281,16 +317,33 @@ impl Broker for SqliteBroker {
                     store::depth(db, &name, millis(SystemTime::now()))
                 })
                 .await?;
-            let (ready, consumers) = counted.ok_or_else(|| Error::Refused {
+            let [ready, consumers, delayed] = counted.ok_or_else(|| Error::Refused {
                 what,
                 reason: "there is no such queue".into(),
             })?;
-            Ok(Depth::new(ready, consumers))
+            Ok(Depth::new(ready, consumers).with_delayed(delayed))
         })
+    }
+
+    fn delayed(&self) -> BoxFuture<'_, Result<u64>> {
+        let now = millis(SystemTime::now());
+        let count = move |db: &Connection| store::delayed(db, now);
+        Box::pin(
+            self.reader
+                .read("the number of delayed messages".into(), count),
+        )
     }
 
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>> {
         self.ask(Request::Delete(queue.to_owned()))
+    }
+
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>> {
+        Box::pin(lease::acquire(self, name))
+    }
+
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>> {
+        Box::pin(lease::read(&self.reader, name))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

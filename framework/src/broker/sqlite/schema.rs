@@ -12,10 +12,12 @@ use super::fault::{BUSY_LIMIT, Fault};
 /// Marks a database as ours, so that another program's is never written to ("gar1").
 const APPLICATION_ID: i64 = 0x6761_7231;
 /// The version of the tables below.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
+/// What each version after the first has added.
+const ADDED: [&str; 2] = [JOINS, BROADCASTS];
 /// Older ones can corrupt a file whose log is reset by two processes at once.
 const OLDEST_SQLITE: i32 = 3_051_003;
-/// Statements kept prepared by each connection: more than there are in `store.rs`.
+/// Statements kept prepared by each connection: more than there are in `store.rs` and `joins.rs`.
 const STATEMENTS: usize = 96;
 
 /// The tables. What is claimed again and again has an index of its own: the next ready message of a
@@ -83,7 +85,7 @@ CREATE TABLE cancelled (
 CREATE INDEX cancelled_at ON cancelled (at);
 ";
 
-/// What version 2 added: who listens to broadcasts, and the latest of them.
+/// Who listens to broadcasts, and the latest of them.
 const BROADCASTS: &str = "
 CREATE TABLE listener (
     process INTEGER NOT NULL REFERENCES process ON DELETE CASCADE,
@@ -99,6 +101,32 @@ CREATE TABLE announcement (
     at INTEGER NOT NULL,
     envelope TEXT NOT NULL,
     body BLOB NOT NULL
+) STRICT;
+";
+
+/// The tables of joins. A body has one of its own, so that counting a part does not write it again; it is
+/// gone when its join has fired.
+const JOINS: &str = "
+CREATE TABLE open_join (
+    name TEXT PRIMARY KEY,
+    wanted INTEGER NOT NULL,
+    there INTEGER NOT NULL DEFAULT 0,
+    used_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE join_body (
+    name TEXT PRIMARY KEY REFERENCES open_join ON DELETE CASCADE,
+    queue TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    delay INTEGER NOT NULL,
+    envelope TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE TABLE join_part (
+    name TEXT NOT NULL REFERENCES open_join ON DELETE CASCADE,
+    part TEXT NOT NULL,
+    envelope TEXT NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (name, part)
 ) STRICT;
 ";
 
@@ -209,6 +237,14 @@ pub(super) fn create_private_directory(directory: &Path) -> std::io::Result<()> 
 
 /// Brings the tables to this version; the inner error is why they cannot be used.
 fn migrate(db: &Connection) -> rusqlite::Result<Result<(), String>> {
+    let done = migrate_version(db)?;
+    if done.is_ok() {
+        db.execute_batch(super::lease::TABLE)?;
+    }
+    Ok(done)
+}
+
+fn migrate_version(db: &Connection) -> rusqlite::Result<Result<(), String>> {
     let number = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     if number("application_id")? == APPLICATION_ID && number("user_version")? == VERSION {
         return Ok(Ok(()));
@@ -218,8 +254,11 @@ fn migrate(db: &Connection) -> rusqlite::Result<Result<(), String>> {
     if application == APPLICATION_ID {
         return Ok(match version {
             VERSION => Ok(()),
-            1 => {
-                tx.execute_batch(BROADCASTS)?;
+            1..VERSION => {
+                let missing = usize::try_from(version - 1).unwrap_or_default();
+                for tables in &ADDED[missing..] {
+                    tx.execute_batch(tables)?;
+                }
                 tx.pragma_update(None, "user_version", VERSION)?;
                 tx.commit()?;
                 Ok(())
@@ -236,7 +275,9 @@ fn migrate(db: &Connection) -> rusqlite::Result<Result<(), String>> {
         ));
     }
     tx.execute_batch(TABLES)?;
-    tx.execute_batch(BROADCASTS)?;
+    for tables in ADDED {
+        tx.execute_batch(tables)?;
+    }
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     tx.commit()?;

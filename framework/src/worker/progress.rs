@@ -1,0 +1,115 @@
+//! What a running task tells of its progress, on its way to who awaits the call: at most ten times a second,
+//! the newest only, and never in the way of the task or after its reply.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::Shared;
+use crate::broker::{BoxFuture, Publish, Route, Stale};
+use crate::error::Result;
+use crate::message::Message;
+use crate::reply::Progress;
+
+/// The pause between two reports.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long the end of an attempt waits for its last report to be stored.
+const LAST: Duration = Duration::from_secs(1);
+
+/// The newest that a task has told.
+type Newest = Option<Box<RawValue>>;
+
+/// Reports one attempt's progress.
+pub(super) struct Reporter<'a> {
+    worker: &'a Shared,
+    message: &'a Message,
+    newest: watch::Receiver<Newest>,
+    stale: watch::Receiver<Stale>,
+    /// Under way to the broker: waited for before the reply goes out, so that it cannot come after it.
+    under_way: Option<BoxFuture<'static, Result<()>>>,
+}
+
+impl Shared {
+    /// A reporter, and where the task tells its progress; `None` where nobody waits for it.
+    pub(super) fn reporter<'a>(
+        &'a self,
+        message: &'a Message,
+        stale: watch::Receiver<Stale>,
+    ) -> (Option<watch::Sender<Newest>>, Reporter<'a>) {
+        let (tell, newest) = watch::channel(None);
+        let reporter = Reporter {
+            worker: self,
+            message,
+            newest,
+            stale,
+            under_way: None,
+        };
+        ((!message.ignores_result()).then_some(tell), reporter)
+    }
+}
+
+impl Reporter<'_> {
+    /// Reports while the task runs.
+    pub(super) async fn follow(&mut self) -> Infallible {
+        loop {
+            if self.newest.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            self.report().await;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Reports what the task told last, if that has not been reported, and nothing more.
+    pub(super) async fn finish(mut self) {
+        let last = async {
+            self.arrive().await;
+            // (The channel's own `has_changed` fails once the task has dropped its end.)
+            let unreported = self.newest.borrow().has_changed();
+            if unreported {
+                self.report().await;
+            }
+        };
+        if timeout(LAST, last).await.is_err() {
+            tracing::debug!(
+                id = self.message.id,
+                "the last progress was not stored in time"
+            );
+        }
+    }
+
+    async fn report(&mut self) {
+        let value = self.newest.borrow_and_update().clone();
+        let (Some(value), Some(address)) = (value, self.message.reply_to.clone()) else {
+            return;
+        };
+        if self.stale.borrow().is_stale() {
+            // Another attempt at the same call may be telling its own.
+            return;
+        }
+        let progress = Progress {
+            id: self.message.id.clone(),
+            value,
+        };
+        let publish = Publish {
+            route: Route::Reply(address),
+            message: progress.encode(self.message),
+            delay: Duration::ZERO,
+            deadline: self.worker.app.send_timeout(),
+        };
+        self.under_way = Some(self.worker.app.broker().publish(publish));
+        self.arrive().await;
+    }
+
+    async fn arrive(&mut self) {
+        if let Some(under_way) = &mut self.under_way {
+            if let Err(error) = under_way.await {
+                tracing::debug!(id = self.message.id, "progress was not stored: {error}");
+            }
+            self.under_way = None;
+        }
+    }
+}
