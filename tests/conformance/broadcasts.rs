@@ -109,6 +109,9 @@ pub(crate) async fn a_name_to_be_controlled_by_is_given_once(f: &Fixture) {
     };
     let error = second.expect_err("the name is taken").to_string();
     assert!(error.contains(&name), "{error}");
+    within(f.consumer.listen(&channel, &name))
+        .await
+        .expect_err("not on the same connection, either");
     // It has done the first one no harm.
     announce(&*f.publisher, &channel, "", "ping").await;
     hears(&mut first, "ping").await;

@@ -35,13 +35,15 @@ fn names<'a>(events: &'a [Event], id: &str) -> Vec<&'a str> {
 on_every_broker! {
     async fn calls_are_told_from_end_to_end(app: App) {
         let mut events = app.events().await.expect("events");
-        let crew = Crew::with(&app, 4, |worker| worker.events(true)).await;
-        let good = crew.call(add::call(2, 3)).send(&app).await.expect("sent");
-        let bad = crew.call(fail::call("no luck".into())).retries(1).backoff(MILLISECOND..MILLISECOND).send(&app).await.expect("sent");
-        let late = crew.call(add::call(0, 0)).expires(MILLISECOND).countdown(300 * MILLISECOND).send(&app).await.expect("sent");
+        let crew = Crew::with(&app, 1, |worker| worker.events(true)).await;
+        // The only slot is taken until the next call has expired.
         let gone = crew.call(pass::call(1)).send(&app).await.expect("sent");
         crew.gate.has_let_in(1).await;
+        let late = crew.call(add::call(0, 0)).expires(20 * MILLISECOND).send(&app).await.expect("sent");
+        tokio::time::sleep(40 * MILLISECOND).await;
         gone.cancel().await.expect("cancelled");
+        let good = crew.call(add::call(2, 3)).send(&app).await.expect("sent");
+        let bad = crew.call(fail::call("no luck".into())).retries(1).backoff(MILLISECOND..MILLISECOND).send(&app).await.expect("sent");
         let ends = ["task-succeeded", "task-failed", "task-revoked"];
         let left = std::cell::Cell::new(4);
         let seen = until(&mut events, &crew.node, |event| {

@@ -290,10 +290,10 @@ impl Lanes {
 /// Takes slots off a lane as they become free.
 fn take_slots(lane: Arc<Lane>, count: usize) {
     tokio::spawn(async move {
-        for _ in 0..count {
-            if let Ok(slot) = lane.slots.acquire().await {
-                slot.forget();
-            }
+        // All at once: those who come between must not find the slots that are to go.
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        if let Ok(slots) = lane.slots.acquire_many(count).await {
+            slots.forget();
         }
     });
 }

@@ -311,6 +311,8 @@ impl Ear {
             rpc(line.queue_bind(queue.clone(), exchange, key, options, none)).await?;
             let options = BasicConsumeOptions {
                 no_ack: true,
+                // On this connection the queue itself is nobody else's, but there may be several listeners.
+                exclusive: true,
                 ..BasicConsumeOptions::default()
             };
             rpc(line.basic_consume(queue, own(""), options, FieldTable::default())).await

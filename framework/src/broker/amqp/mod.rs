@@ -10,7 +10,8 @@ use tokio::time::timeout;
 
 use super::url::BrokerUrl;
 use super::{
-    Announcement, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth, Exchange, Join, Lease, Listener, Publish, Queue, QueueType, Replies, is_join,
+    Announcement, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth, Exchange,
+    Join, Lease, Listener, Publish, Queue, QueueType, Replies, is_join,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;

@@ -19,7 +19,8 @@ use tokio::time::Instant;
 
 use self::state::State;
 use crate::broker::{
-    Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth, Exchange, Join, Lease, Listener, Publish, Queue, Replies,
+    Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth,
+    Exchange, Join, Lease, Listener, Publish, Queue, Replies,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;

@@ -39,7 +39,8 @@ use self::fault::Fault;
 use self::opened::OpenedFile;
 use super::url::BrokerUrl;
 use super::{
-    Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth, Exchange, Join, Lease, Listener, Publish, Queue, Replies,
+    Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth,
+    Exchange, Join, Lease, Listener, Publish, Queue, Replies,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;

@@ -37,7 +37,8 @@ fn one(pattern: &[char], p: usize, c: char) -> Option<usize> {
             let negated = pattern.get(p + 1) == Some(&'!');
             let first = p + 1 + usize::from(negated);
             // A `]` that comes first is one of the set.
-            let length = pattern.get(first + 1..)?.iter().position(|c| *c == ']');
+            let rest = pattern.get(first + 1..).unwrap_or_default();
+            let length = rest.iter().position(|c| *c == ']');
             let Some(end) = length.map(|length| first + 1 + length) else {
                 return (c == '[').then_some(p + 1);
             };
