@@ -182,13 +182,13 @@ fn json_message(body: &Value) -> Message {
 mod tests {
     use super::*;
 
-    fn request(body: Value) -> Request {
-        Request::decode(&json_message(&body)).expect("a request")
+    fn request(body: &Value) -> Request {
+        Request::decode(&json_message(body)).expect("a request")
     }
 
     #[test]
     fn pythons_requests_are_read() {
-        let ping = request(json!({"method": "ping"}));
+        let ping = request(&json!({"method": "ping"}));
         assert!(ping.is_for("a@h") && ping.asker().is_none() && ping.argument("x").is_none());
         let full = request(
             json!({"method": "revoke", "arguments": {"task_id": ["a", "b"], "terminate": null, "n": "2"},

@@ -36,10 +36,13 @@ fn events_are_celerys() {
 
 #[test]
 fn pythons_events_are_read_alone_and_in_company() {
-    let mut message = Message::default();
-    message.body = br#"[{"hostname":"pyw@cap","utcoffset":0,"pid":1,"clock":2,"timestamp":1795226040.25,"uuid":"x",
+    let body = br#"[{"hostname":"pyw@cap","utcoffset":0,"pid":1,"clock":2,"timestamp":1795226040.25,"uuid":"x",
         "result":"5","runtime":0.5,"type":"task-succeeded"},
         {"hostname":"h","timestamp":1,"type":"task-custom","uuid":"y"}, {"no": "event"}, 7]"#.to_vec();
+    let message = Message {
+        body,
+        ..Message::default()
+    };
     let events: Vec<Event> = decode(&message).into_iter().collect();
     assert_eq!(events.len(), 2, "{events:?}");
     assert_eq!(
