@@ -191,7 +191,7 @@ mod tests {
         let ping = request(&json!({"method": "ping"}));
         assert!(ping.is_for("a@h") && ping.asker().is_none() && ping.argument("x").is_none());
         let full = request(
-            json!({"method": "revoke", "arguments": {"task_id": ["a", "b"], "terminate": null, "n": "2"},
+            &json!({"method": "revoke", "arguments": {"task_id": ["a", "b"], "terminate": null, "n": "2"},
             "destination": ["a@h"], "pattern": null, "matcher": null, "ticket": "t",
             "reply_to": {"exchange": "reply.celery.pidbox", "routing_key": "o"}, "more": 1}),
         );
@@ -203,7 +203,7 @@ mod tests {
         );
         assert_eq!(full.asker().map(|asker| asker.name).as_deref(), Some("o"));
         let pattern = request(
-            json!({"method": "ping", "destination": [], "pattern": "w?@*", "matcher": "glob"}),
+            &json!({"method": "ping", "destination": [], "pattern": "w?@*", "matcher": "glob"}),
         );
         assert!(pattern.is_for("w1@h") && !pattern.is_for("x1@h"));
     }
