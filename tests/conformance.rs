@@ -9,6 +9,7 @@ mod version;
 
 /// The cases.
 mod conformance {
+    pub(crate) mod broadcasts;
     pub(crate) mod browsing;
     pub(crate) mod carrying;
     pub(crate) mod delays;
@@ -177,6 +178,17 @@ macro_rules! suite {
                 increments_of_many_holders_are_all_counted
                 the_lease_of_a_closed_connection_goes_to_the_next
                 a_closed_broker_has_lost_its_leases
+            }
+            broadcasts {
+                an_announcement_reaches_all_who_listen
+                a_reply_reaches_only_its_listener
+                that_nobody_listens_is_no_error
+                what_was_announced_before_is_not_heard
+                a_name_to_be_controlled_by_is_given_once
+                another_prefix_is_another_channel
+                who_listens_may_be_heard
+                a_slow_listener_holds_up_nobody
+                listeners_end_with_their_broker
             }
             load {
                 two_thousand_publishes_at_once_are_all_stored

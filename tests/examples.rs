@@ -163,6 +163,21 @@ fn state(broker: &str) {
     );
 }
 
+fn steering(broker: &str) {
+    prints(
+        "steering",
+        broker,
+        r#"Ok("task events enabled")
+         task-received
+         task-started
+         task-succeeded
+         Ok("pool will grow")
+         Ok("new rate limit set successfully")
+         true
+         Err(Cancelled)"#,
+    );
+}
+
 fn supervised(broker: &str) {
     prints(
         "supervised",
@@ -324,7 +339,7 @@ macro_rules! on_every_broker {
 }
 
 on_every_broker! {
-    hello work_queue publish_subscribe routing topics rpc game state supervised retries schedule dead_letters
+    hello work_queue publish_subscribe routing topics rpc game state steering supervised retries schedule dead_letters
     options web workflows
 }
 

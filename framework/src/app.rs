@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::OnceCell;
 
+use crate::broker::url::BrokerUrl;
 use crate::broker::{self, Broker, Exchange, Publish, Queue, Replies, Route};
 use crate::clock::Clock;
 use crate::dead_letters::DeadLetters;
@@ -61,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) clock: Clock,
     /// For the testing kit, of an app in memory.
     pub(crate) rehearsal: Option<Arc<Rehearsal>>,
+    /// Where the broker is.
+    pub(crate) broker_url: BrokerUrl,
 }
 
 impl Default for Settings {
@@ -82,6 +85,7 @@ impl Default for Settings {
             result_expires: crate::DAY,
             clock: Clock::default(),
             rehearsal: None,
+            broker_url: BrokerUrl::memory(),
         }
     }
 }
@@ -151,6 +155,10 @@ impl App {
 
     pub(crate) fn clock(&self) -> &Clock {
         &self.inner.settings.clock
+    }
+
+    pub(crate) fn broker_url(&self) -> &BrokerUrl {
+        &self.inner.settings.broker_url
     }
 
     pub(crate) fn send_timeout(&self) -> Duration {

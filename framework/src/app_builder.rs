@@ -101,11 +101,13 @@ impl AppBuilder {
     /// [`InvalidUrl`](crate::Error::InvalidUrl), [`Connect`](crate::Error::Connect).
     pub async fn connect(self) -> Result<App> {
         let url: BrokerUrl = self.url.parse()?;
+        let mut settings = self.settings;
+        settings.broker_url = url.clone();
         let app = match url.scheme {
-            Scheme::Memory => in_memory(url.prefix, self.settings),
+            Scheme::Memory => in_memory(url.prefix, settings),
             _ => {
-                let broker = broker::connect(&url, &self.settings.name).await?;
-                App::over(broker, url.prefix, self.settings)
+                let broker = broker::connect(&url, &settings.name).await?;
+                App::over(broker, url.prefix, settings)
             }
         };
         #[cfg(feature = "redis")]

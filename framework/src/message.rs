@@ -41,6 +41,8 @@ pub mod header {
     pub const HISTORY: &str = "garenne-history";
     /// How often this copy's predecessors were delivered and came back unsettled.
     pub const DELIVERIES: &str = "garenne-deliveries";
+    /// Whether it was put off until now: it has its place in the line of those that wait for a rate limit.
+    pub const POSTPONED: &str = "garenne-postponed";
     /// Why a dead letter is dead: one word.
     pub const REASON: &str = "garenne-reason";
     /// Why a dead letter is dead: a sentence.
@@ -197,6 +199,20 @@ impl Message {
         };
     }
 
+    /// The same message to be run [`again`](Self::again), later.
+    #[must_use]
+    pub fn postponed(&self) -> Self {
+        let mut next = self.again();
+        next.set(header::POSTPONED, true);
+        next
+    }
+
+    /// Whether it was put off until now.
+    #[must_use]
+    pub fn is_postponed(&self) -> bool {
+        self.headers.get(header::POSTPONED) == Some(&Value::Bool(true))
+    }
+
     /// The same message to be run again without an attempt spent: what the broker noted of the old
     /// delivery is left behind, which would otherwise be counted against the new one.
     #[must_use]
@@ -205,6 +221,7 @@ impl Message {
         next.headers.retain(|name, _| !is_brokers_own(name));
         next.headers.remove(header::DELIVERIES);
         next.headers.remove("eta");
+        next.headers.remove(header::POSTPONED);
         next
     }
 }

@@ -15,6 +15,7 @@ use crate::message::Message;
 
 #[cfg(feature = "amqp")]
 pub mod amqp;
+mod broadcast;
 mod browse;
 mod consumer;
 mod join;
@@ -26,6 +27,7 @@ pub mod routing;
 pub mod sqlite;
 pub mod url;
 
+pub use broadcast::{Announcement, BACKLOG, Channel, ChannelKind, Listener};
 pub use browse::Browse;
 pub use consumer::{Consumer, HoldLimit, Renew, Subscription};
 pub use join::Join;
@@ -81,6 +83,20 @@ pub trait Broker: Send + Sync + 'static {
 
     /// The ids of cancelled calls: those known now, and a channel of those to come.
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>>;
+
+    /// Listens to a channel under a name, through losses of the connection.
+    ///
+    /// # Errors
+    /// Where the broker refuses: a name on the control channel that somebody else has, for one.
+    fn listen<'a>(&'a self, channel: &'a Channel, name: &'a str)
+    -> BoxFuture<'a, Result<Listener>>;
+
+    /// Tells all who listen, and waits for nobody; who is behind by [`BACKLOG`] messages misses some. That nobody
+    /// listens is no error.
+    fn announce(&self, announcement: Announcement) -> BoxFuture<'static, Result<()>>;
+
+    /// Whether somebody may be listening, as far as that is known without asking: RabbitMQ does not tell.
+    fn may_be_heard(&self, channel: &Channel) -> bool;
 
     /// Opens a join, with its body in it. Opening one that is open, or has fired, changes nothing.
     ///

@@ -40,6 +40,23 @@ pub struct BrokerUrl {
     pub durable_commits: bool,
 }
 
+/// The parts of an address, without its password.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Address {
+    /// The machine; of an embedded broker, its file.
+    pub(crate) host: String,
+    pub(crate) port: Option<u16>,
+    pub(crate) user: String,
+    pub(crate) vhost: String,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.host)?;
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
 impl FromStr for BrokerUrl {
     type Err = Error;
 
@@ -76,6 +93,47 @@ impl FromStr for BrokerUrl {
 }
 
 impl BrokerUrl {
+    /// `memory://`.
+    pub(crate) fn memory() -> Self {
+        Self::empty(Scheme::Memory)
+    }
+
+    /// Whether what goes over the wire is encrypted.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.addresses
+            .iter()
+            .any(|address| address.starts_with("amqps:"))
+    }
+
+    /// The parts of one of the addresses, for people to read.
+    pub(crate) fn address(&self, place: usize) -> Address {
+        let address = self.addresses.get(place).map_or("", String::as_str);
+        if self.scheme != Scheme::Amqp {
+            return Address {
+                host: address.to_owned(),
+                ..Address::default()
+            };
+        }
+        let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+        let rest = rest.split_once('?').map_or(rest, |(rest, _)| rest);
+        let (authority, vhost) = rest.split_once('/').unwrap_or((rest, "%2f"));
+        let (user, place) = authority.rsplit_once('@').unwrap_or(("guest", authority));
+        let (host, port) = match place.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
+            _ => (place, None),
+        };
+        let port = port.unwrap_or(if self.is_encrypted() { 5671 } else { 5672 });
+        Address {
+            host: host.to_owned(),
+            port: Some(port),
+            user: user.split(':').next().unwrap_or_default().to_owned(),
+            vhost: match vhost {
+                "%2f" | "%2F" => "/".to_owned(),
+                vhost => vhost.to_owned(),
+            },
+        }
+    }
+
     fn empty(scheme: Scheme) -> Self {
         Self {
             scheme,
@@ -233,6 +291,22 @@ mod tests {
             };
             assert!(!said.contains("S3CR3T"), "{text}: {said}");
         }
+    }
+
+    #[test]
+    fn an_address_has_parts_without_a_password() {
+        let url = parse("amqp://ann:p:w@a:5673/prod?heartbeat=5;amqp://b");
+        let [a, b] = [url.address(0), url.address(1)];
+        assert_eq!(
+            (a.to_string().as_str(), a.user.as_str(), a.vhost.as_str()),
+            ("a:5673", "ann", "prod")
+        );
+        assert_eq!(
+            (b.to_string().as_str(), b.user.as_str(), b.vhost.as_str()),
+            ("b:5672", "guest", "/")
+        );
+        assert_eq!(parse("amqp://[::1]/v").address(0).to_string(), "[::1]:5672");
+        assert_eq!(parse("sqlite://a.db").address(0).to_string(), "a.db");
     }
 
     #[test]

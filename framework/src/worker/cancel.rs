@@ -2,11 +2,18 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Ids remembered, the newest; older calls have been seen by some worker long since.
 const REMEMBERED: usize = 100_000;
+
+/// How long after a call was cancelled that is to go on, the same news from the broker is not taken for another wish.
+const ECHO: Duration = Duration::from_secs(30);
+/// Such calls remembered.
+const SPARED: usize = 10_000;
 
 /// Which calls were cancelled.
 #[derive(Default)]
@@ -15,8 +22,23 @@ pub(super) struct CancelledCalls(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     ids: HashSet<String>,
+    /// Ids of calls that go on if they run, by when that was said.
+    spared: HashMap<String, Instant>,
     oldest_first: VecDeque<String>,
     running: HashMap<String, watch::Sender<bool>>,
+}
+
+impl Inner {
+    fn insert(&mut self, id: String) {
+        if self.ids.insert(id.clone()) {
+            self.oldest_first.push_back(id);
+        }
+        if self.oldest_first.len() > REMEMBERED
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+    }
 }
 
 impl CancelledCalls {
@@ -27,17 +49,43 @@ impl CancelledCalls {
     /// A call was cancelled: attempts at it that run here are told.
     pub(super) fn add(&self, id: String) {
         let mut inner = self.inner();
-        if let Some(attempt) = inner.running.get(&id) {
+        let spared = inner.spared.get(&id);
+        if spared.is_none_or(|since| since.elapsed() > ECHO)
+            && let Some(attempt) = inner.running.get(&id)
+        {
             attempt.send_replace(true);
         }
-        if inner.ids.insert(id.clone()) {
-            inner.oldest_first.push_back(id);
+        inner.insert(id);
+    }
+
+    /// A call was cancelled, and attempts at it that run go on.
+    pub(super) fn spare(&self, id: &str) {
+        let mut inner = self.inner();
+        if inner.spared.len() >= SPARED {
+            inner.spared.retain(|_, since| since.elapsed() <= ECHO);
         }
-        if inner.oldest_first.len() > REMEMBERED
-            && let Some(oldest) = inner.oldest_first.pop_front()
-        {
-            inner.ids.remove(&oldest);
+        if inner.spared.len() < SPARED {
+            inner.spared.insert(id.to_owned(), Instant::now());
         }
+        inner.insert(id.to_owned());
+    }
+
+    /// A call was cancelled, and attempts at it that run are told, whatever was said before.
+    pub(super) fn end(&self, id: &str) {
+        self.inner().spared.remove(id);
+        self.add(id.to_owned());
+    }
+
+    /// The latest ids of cancelled calls, the newest first.
+    pub(super) fn latest(&self, limit: usize) -> Vec<String> {
+        let inner = self.inner();
+        inner
+            .oldest_first
+            .iter()
+            .rev()
+            .take(limit)
+            .cloned()
+            .collect()
     }
 
     pub(super) fn contains(&self, id: &str) -> bool {
@@ -84,6 +132,19 @@ mod tests {
         calls.forget("a");
         assert!(*calls.watch("a").borrow());
         assert!(calls.contains("a") && !calls.contains("b"));
+    }
+
+    #[test]
+    fn a_spared_attempt_goes_on_until_it_is_ended() {
+        let calls = CancelledCalls::default();
+        let attempt = calls.watch("a");
+        calls.spare("a");
+        // The broker's news of the same.
+        calls.add("a".into());
+        assert!(!*attempt.borrow() && calls.contains("a"));
+        assert_eq!(calls.latest(9), ["a"]);
+        calls.end("a");
+        assert!(*attempt.borrow());
     }
 
     #[test]

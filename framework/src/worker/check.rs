@@ -103,6 +103,9 @@ impl Shared {
         if let Some(text) = unsupported(&embed) {
             return Err(dead("unsupported", text));
         }
+        if let Some(delay) = self.limits.wait(definition.name, message.is_postponed()) {
+            return Err(Verdict::Postponed { delay });
+        }
         Ok(Checked {
             arguments,
             joined: embed.garenne_join,

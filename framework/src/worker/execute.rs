@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::Shared;
+use super::activity::Taken;
 use super::body::Ended;
 use super::check::Checked;
 use super::memory::{Key, Registered};
@@ -42,6 +43,9 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
     let Some(delivery) = worker.running.adopt(&key, task, delivery) else {
         return;
     };
+    let unpacked = worker.unpack(&mut message);
+    let message = Arc::new(message);
+    let taken = worker.activity.take(&message, &lane, delivery.came_back());
     // Free at once, but after a lost connection, while attempts of void deliveries go on, and beside calls
     // that were acknowledged early.
     let mut stopping = worker.stopping.subscribe();
@@ -53,6 +57,7 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
         // It is delivered again, here or elsewhere.
         () = delivery.stale().stale() => return,
     };
+    worker.tell_taken(&message);
     let known = if delivery.came_back() {
         worker.outcomes.of(&key)
     } else {
@@ -66,9 +71,7 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
             );
             Err(verdict)
         }
-        None => worker
-            .unpack(&mut message)
-            .and_then(|()| worker.check(&delivery, &message)),
+        None => unpacked.and_then(|()| worker.check(&delivery, &message)),
     };
     let turn = match &checked {
         Ok(_)
@@ -104,7 +107,7 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
                 attempt = key.attempt
             );
             worker
-                .attempt(task, &lane, delivery, message, key)
+                .attempt(task, &lane, delivery, &message, key, &taken)
                 .instrument(span)
                 .await;
         }
@@ -113,7 +116,7 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
                 .settle(Custody::Held(delivery), &message, &verdict, &lane)
                 .await;
             worker
-                .conclude(&lane, &message, &verdict, settled.err())
+                .conclude(&lane, &message, &verdict, settled.err(), &taken)
                 .await;
         }
     }
@@ -126,16 +129,19 @@ impl Shared {
         task: Checked,
         lane: &Lane,
         delivery: Delivery,
-        message: Message,
+        message: &Message,
         key: Key,
+        taken: &Taken<'_>,
     ) {
+        taken.begin(task.name);
         let registered = self.running.begin(&key, &delivery);
         let ended = match self
-            .take_custody(delivery, &message, &task.definition.options)
+            .take_custody(delivery, message, &task.definition.options)
             .await
         {
             Ok(custody) => {
-                self.run_and_settle(task, lane, custody, &message, &key, &registered)
+                self.tell_begun(message);
+                self.run_and_settle(task, lane, custody, message, &key, &registered)
                     .await
             }
             Err(error) => (Verdict::HandBack, Some(error)),
@@ -143,11 +149,11 @@ impl Shared {
         let (verdict, mut error) = ended;
         if let Some(late) = registered.end() {
             error = self
-                .settle(Custody::Held(late), &message, &verdict, lane)
+                .settle(Custody::Held(late), message, &verdict, lane)
                 .await
                 .err();
         }
-        self.conclude(lane, &message, &verdict, error).await;
+        self.conclude(lane, message, &verdict, error, taken).await;
     }
 
     async fn run_and_settle(
@@ -197,7 +203,11 @@ impl Shared {
         message: &Message,
         verdict: &Verdict,
         error: Option<Error>,
+        taken: &Taken<'_>,
     ) {
+        if error.is_none() {
+            self.tell_end(message, verdict, taken);
+        }
         let failed = error
             .as_ref()
             .is_some_and(|error| !matches!(error, Error::Stale { .. }));
@@ -231,7 +241,8 @@ impl Shared {
         let left = message
             .deadline()
             .map(|deadline| deadline.duration_since(self.app.now()).unwrap_or_default());
-        let timeout = message.timeout().or(options.timeout);
+        let said = self.limits.timeout(task.name).or(options.timeout);
+        let timeout = message.timeout().or(said);
         let is_last = left.is_some_and(|left| timeout.is_none_or(|timeout| left <= timeout));
         let timeout = if is_last { left } else { timeout };
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));

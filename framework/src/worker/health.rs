@@ -79,6 +79,11 @@ impl Health {
         self.state().phase = Phase::Stopping;
     }
 
+    /// A queue is not taken from any more.
+    pub(super) fn forget_queue(&self, queue: &str) {
+        self.state().queues.remove(queue);
+    }
+
     /// Notes why a queue gives nothing, or that it does.
     pub(super) fn of_queue(&self, queue: &str, trouble: Option<String>) {
         let mut state = self.state();

@@ -1,14 +1,19 @@
 //! A worker: takes deliveries from its queues, a slot each, and stops without losing one.
 
+mod activity;
 mod body;
 mod cancel;
 mod check;
 mod continuation;
+mod control;
 mod deaf;
 mod execute;
 mod health;
 mod joined;
+mod lanes;
+mod limits;
 mod memory;
+mod node;
 mod observe;
 mod progress;
 mod serve;
@@ -16,6 +21,7 @@ mod settle;
 mod signal;
 mod start;
 mod suspect;
+mod teller;
 
 use std::any::TypeId;
 use std::fmt;
@@ -24,21 +30,25 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicIsize;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::app::App;
 use crate::broker::Queue;
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::task::{Definition, Lent, State, Task};
+use activity::Activity;
 use cancel::CancelledCalls;
 use health::Health;
+use limits::Limits;
 use memory::{Outcomes, Running};
 use observe::Observer;
 pub use observe::{Outcome, Ran};
 pub use signal::{ShutdownSignal, shutdown_signal};
 use suspect::Suspects;
+use teller::Teller;
 
 /// Takes calls from queues and runs their tasks.
 ///
@@ -86,6 +96,8 @@ pub struct Worker {
     health: Option<String>,
     /// A test, which is told of each delivery.
     observer: Option<Observer>,
+    name: Option<String>,
+    events: bool,
 }
 
 /// What all slots of a running worker share.
@@ -103,6 +115,15 @@ struct Shared {
     runaways: Arc<AtomicIsize>,
     observer: Option<Observer>,
     health: Health,
+    /// Its voice in events, and its name among the nodes.
+    teller: Teller,
+    activity: Activity,
+    limits: Limits,
+    /// The queues that it takes from, each with its slots.
+    queues: watch::Sender<Vec<(Queue, usize)>>,
+    /// Somebody told it by remote control to stop.
+    told_to_stop: Notify,
+    since: Instant,
     /// True once the worker is told to stop: nothing is begun any more.
     stopping: watch::Sender<bool>,
     /// True once the grace period is over: what still runs is handed back.
@@ -122,6 +143,8 @@ impl Worker {
             max_deliveries: 5,
             deaf_after: Some(Duration::from_secs(5)),
             health: None,
+            name: None,
+            events: false,
             observer: None,
         }
     }
@@ -204,6 +227,20 @@ impl Worker {
     /// and says why. A thread of its own answers, whatever the tasks do to the runtime.
     pub fn health(mut self, address: impl Into<String>) -> Self {
         self.health = Some(address.into());
+        self
+    }
+
+    /// Its name among all workers, for [remote control](App::control) and [events](App::events): `name` or
+    /// `name@host`. Unless set it is one that no other worker has. Where another worker has it, a part is added to it.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Whether to tell, through [`App::events`], what happens to each call, from the start; not unless set, or
+    /// [somebody asks for it](crate::Control::enable_events).
+    pub fn events(mut self, events: bool) -> Self {
+        self.events = events;
         self
     }
 

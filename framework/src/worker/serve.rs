@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::deaf::Watch;
+use super::control::Attendant;
+use super::lanes::{Lanes, Wish};
 use super::{Shared, execute, shutdown_signal};
 use crate::broker::{Consumer, Queue};
 use crate::error::{Error, Result};
@@ -26,8 +27,9 @@ impl Drop for AbortOnDrop {
 /// A worker that consumes.
 pub(super) struct Started {
     pub(super) shared: Arc<Shared>,
-    pub(super) feeds: Vec<Feed>,
-    pub(super) watches: Vec<Watch>,
+    pub(super) lanes: Lanes,
+    pub(super) wishes: mpsc::Receiver<Wish>,
+    pub(super) attendant: Attendant,
     /// Dropping it ends the health endpoint.
     pub(super) _endpoint: Option<oneshot::Sender<()>>,
     pub(super) grace: Duration,
@@ -36,30 +38,19 @@ pub(super) struct Started {
 
 impl Started {
     pub(super) async fn serve(
-        self,
+        mut self,
         shutdown: impl Future<Output = ()>,
         second_signal: bool,
     ) -> Result<()> {
         let stop = &self.shared.stopping;
-        let mut feeds = JoinSet::new();
-        for feed in self.feeds {
-            feeds.spawn(feed.run(stop.subscribe()));
-        }
-        let mut watches = JoinSet::new();
-        for watch in self.watches {
-            watches.spawn(watch.run());
-        }
         let ended = tokio::select! {
             () = shutdown => Ok(()),
-            Some(Ok(deaf)) = watches.join_next() => {
-                tracing::error!("{deaf}");
-                Err(deaf)
-            }
-            Some(ended) = feeds.join_next() => flatten(ended),
+            () = self.shared.told_to_stop.notified() => Ok(()),
+            ended = self.lanes.run(&mut self.wishes) => ended,
         };
         tracing::info!(grace = ?self.grace, "worker stops: finishing what runs");
         self.shared.health.stops();
-        drop(watches);
+        self.lanes.unwatch();
         stop.send_replace(true);
         let again = async {
             if second_signal {
@@ -68,13 +59,7 @@ impl Started {
                 std::future::pending::<()>().await;
             }
         };
-        let drain = async {
-            let mut outcome = Ok(());
-            while let Some(ended) = feeds.join_next().await {
-                outcome = outcome.and(flatten(ended));
-            }
-            outcome
-        };
+        let drain = self.lanes.drain();
         tokio::pin!(drain);
         let in_time = tokio::select! {
             outcome = &mut drain => Some(outcome),
@@ -96,14 +81,11 @@ impl Started {
                     })
             }
         };
+        self.attendant.leave().await;
         drop(self.follow);
         tracing::info!("worker stopped");
         ended.and(outcome)
     }
-}
-
-fn flatten(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
-    ended.unwrap_or_else(|panic| Err(Error::broker("the worker's loop", panic)))
 }
 
 /// What the slots of one queue share.
@@ -115,6 +97,16 @@ pub(super) struct Lane {
     pub(super) taken: AtomicU64,
 }
 
+impl Lane {
+    pub(super) fn new(queue: Queue, slots: usize) -> Self {
+        Self {
+            slots: Semaphore::new(slots.min(Semaphore::MAX_PERMITS)),
+            taken: AtomicU64::new(0),
+            queue,
+        }
+    }
+}
+
 /// Takes deliveries from one queue into slots.
 pub(super) struct Feed {
     pub(super) consumer: Consumer,
@@ -123,12 +115,18 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    async fn run(mut self, mut stopping: watch::Receiver<bool>) -> Result<()> {
+    /// Works until the worker or this feed is to stop; then until what it has taken is settled.
+    pub(super) async fn run(
+        mut self,
+        mut stopping: watch::Receiver<bool>,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<()> {
         let mut slots = JoinSet::new();
         let outcome = loop {
             tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stopping| *stopping) => break Ok(()),
+                _ = stopped.wait_for(|stopped| *stopped) => break Ok(()),
                 Some(ended) = slots.join_next(), if !slots.is_empty() => {
                     if let Err(panic) = ended {
                         tracing::error!(%panic, "a slot failed; its delivery goes back to the queue");

@@ -240,7 +240,7 @@ impl Shared {
                 *delay,
             )),
             Verdict::Postponed { delay } => {
-                Some(self.publish(Route::Queue(queue.clone()), message.again(), *delay))
+                Some(self.publish(Route::Queue(queue.clone()), message.postponed(), *delay))
             }
             Verdict::PutOff { deaths, delay } => {
                 let mut again = message.again();

@@ -1,16 +1,22 @@
 //! A worker's start: everything that can be wrong is found here, before it takes anything.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
+use super::activity::Activity;
 use super::cancel::CancelledCalls;
+use super::control::{Attendant, Presence, join};
 use super::deaf::Watch;
 use super::health::Health;
+use super::lanes::{Lanes, Wishes};
+use super::limits::Limits;
 use super::memory::{Outcomes, Running};
 use super::serve::{AbortOnDrop, Feed, Lane, Started};
 use super::suspect::Suspects;
+use super::teller::Teller;
 use super::{Shared, Worker};
 use crate::broker::{HoldLimit, Queue};
 use crate::error::{Error, Result};
@@ -54,8 +60,16 @@ impl Worker {
         let endpoint = endpoint.transpose()?;
         // Nobody is deaf in memory, where looking each second would make days of paused time long.
         let is_watched = self.app.rehearsal().is_none() || endpoint.is_some();
+        let Presence { node, listener } = join(&self.app, self.name.as_deref()).await;
+        let (teller, voice) = Teller::new(node, self.events);
         let shared = Arc::new(Shared {
             health,
+            teller,
+            activity: Activity::default(),
+            limits: Limits::default(),
+            queues: watch::channel(Vec::new()).0,
+            told_to_stop: Notify::new(),
+            since: Instant::now(),
             slots: self.queues.iter().map(|(_, concurrency)| concurrency).sum(),
             app: self.app,
             tasks,
@@ -71,47 +85,57 @@ impl Worker {
             hand_back: watch::channel(false).0,
         });
         let follow = follow_cancellations(&shared).await?;
-        let (mut feeds, mut watches) = (Vec::new(), Vec::new());
+        let mut opened = Vec::new();
         for (queue, concurrency) in &self.queues {
-            let queue = queue.prefixed(shared.app.prefix());
-            shared.app.broker().declare(&queue).await?;
-            let consumer = shared.app.broker().consume(&queue, *concurrency).await?;
-            if let Some(limit) = consumer.limit() {
-                warn_of_long_tasks(&shared, &queue, limit);
-            }
-            tracing::info!(queue = queue.name(), concurrency, "consuming");
-            let lane = Arc::new(Lane {
-                slots: Semaphore::new((*concurrency).min(Semaphore::MAX_PERMITS)),
-                taken: AtomicU64::new(0),
-                queue,
-            });
-            let subscription = consumer.subscription().clone();
-            if is_watched {
-                watches.push(Watch::new(
-                    shared.clone(),
-                    lane.clone(),
-                    subscription,
-                    self.deaf_after,
-                ));
-            }
-            feeds.push(Feed {
-                consumer,
-                worker: shared.clone(),
-                lane,
-            });
+            let lane = Lane::new(queue.prefixed(shared.app.prefix()), *concurrency);
+            opened.push((
+                open_lane(&shared, Arc::new(lane), *concurrency, self.deaf_after).await?,
+                *concurrency,
+            ));
         }
+        let mut lanes = Lanes::new(shared.clone(), self.deaf_after, is_watched);
+        for ((feed, watch), concurrency) in opened {
+            lanes.start(feed, watch, concurrency);
+        }
+        let (wish, wishes) = Wishes::new();
+        let attendant = Attendant::start(&shared, voice, listener, wish);
         let known: Vec<&str> = shared.tasks.iter().map(|task| task.name).collect();
-        tracing::info!(tasks = ?known, "worker started");
+        tracing::info!(node = shared.teller.node(), tasks = ?known, "worker started");
         shared.health.works();
         Ok(Started {
             shared,
-            feeds,
-            watches,
+            lanes,
+            wishes,
+            attendant,
             _endpoint: endpoint,
             grace: self.grace,
             follow,
         })
     }
+}
+
+/// Declares a lane's queue and subscribes to it with so many slots.
+pub(super) async fn open_lane(
+    shared: &Arc<Shared>,
+    lane: Arc<Lane>,
+    slots: usize,
+    deaf_after: Option<Duration>,
+) -> Result<(Feed, Watch)> {
+    let queue = &lane.queue;
+    shared.app.broker().declare(queue).await?;
+    let consumer = shared.app.broker().consume(queue, slots).await?;
+    if let Some(limit) = consumer.limit() {
+        warn_of_long_tasks(shared, queue, limit);
+    }
+    tracing::info!(queue = queue.name(), concurrency = slots, "consuming");
+    let subscription = consumer.subscription().clone();
+    let watch = Watch::new(shared.clone(), lane.clone(), subscription, deaf_after);
+    let feed = Feed {
+        consumer,
+        worker: shared.clone(),
+        lane,
+    };
+    Ok((feed, watch))
 }
 
 /// Learns which calls are cancelled, before the first one is taken and from then on.

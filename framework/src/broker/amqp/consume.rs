@@ -42,7 +42,7 @@ const OUTLIVE_TICK: Duration = Duration::from_millis(100);
 pub(super) struct Stream {
     pub(super) channel: Channel,
     pub(super) live: Arc<Live>,
-    deliveries: lapin::Consumer,
+    pub(super) deliveries: lapin::Consumer,
 }
 
 impl Stream {

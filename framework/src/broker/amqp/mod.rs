@@ -10,14 +10,15 @@ use tokio::time::timeout;
 
 use super::url::BrokerUrl;
 use super::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
-    Queue, QueueType, Replies, is_join,
+    Announcement, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth, Exchange,
+    Join, Lease, Listener, Publish, Queue, QueueType, Replies, is_join,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
 
 mod arguments;
 mod backoff;
+mod broadcast;
 mod browse;
 mod cancel;
 mod collect;
@@ -65,6 +66,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 /// their heartbeats. Dropping the broker ends it without waiting; [`close`](Broker::close) waits.
 pub struct AmqpBroker {
     core: Arc<Core>,
+    announcer: Arc<broadcast::Announcer>,
 }
 
 impl AmqpBroker {
@@ -89,7 +91,10 @@ impl AmqpBroker {
             url.queue_type,
         );
         let core = Arc::new(Core::new(transport, topology, publisher, joins, reply_type));
-        Ok(Self { core })
+        Ok(Self {
+            core,
+            announcer: Arc::default(),
+        })
     }
 
     /// Runs `work` with the topology on the transport's thread.
@@ -150,6 +155,23 @@ impl Broker for AmqpBroker {
 
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>> {
         Box::pin(cancel::start(&self.core))
+    }
+
+    fn listen<'a>(
+        &'a self,
+        channel: &'a Channel,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Listener>> {
+        Box::pin(broadcast::listen(&self.core, channel, name))
+    }
+
+    fn announce(&self, announcement: Announcement) -> BoxFuture<'static, Result<()>> {
+        let (core, announcer) = (self.core.clone(), self.announcer.clone());
+        Box::pin(broadcast::announce(core, announcer, announcement))
+    }
+
+    fn may_be_heard(&self, _channel: &Channel) -> bool {
+        true
     }
 
     fn open_join(&self, join: Join) -> BoxFuture<'static, Result<()>> {

@@ -2,6 +2,7 @@
 //! the others, and nothing that outlives the process. All its waits follow tokio's clock, so that with
 //! paused time an hour's delay is over at once.
 
+mod audience;
 mod browse;
 mod consumer;
 mod joins;
@@ -21,8 +22,8 @@ use tokio::time::Instant;
 pub(crate) use self::journal::Entry;
 use self::state::State;
 use crate::broker::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
-    Queue, Replies,
+    Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth,
+    Exchange, Join, Lease, Listener, Publish, Queue, Replies,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -163,6 +164,27 @@ impl Broker for MemoryBroker {
         })
     }
 
+    fn listen<'a>(
+        &'a self,
+        channel: &'a Channel,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Listener>> {
+        Box::pin(async move {
+            let (sender, messages) = mpsc::channel(BACKLOG);
+            let mut state = self.shared.lock();
+            state.open()?.audience.join(channel, name, sender)?;
+            Ok(Listener::new(messages))
+        })
+    }
+
+    fn announce(&self, announcement: Announcement) -> BoxFuture<'static, Result<()>> {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            shared.lock().open()?.audience.tell(&announcement);
+            Ok(())
+        })
+    }
+
     fn open_join(&self, join: Join) -> BoxFuture<'static, Result<()>> {
         let shared = self.shared.clone();
         Box::pin(async move {
@@ -195,6 +217,10 @@ impl Broker for MemoryBroker {
             self.shared.lock().open()?.close_join(join);
             Ok(())
         })
+    }
+
+    fn may_be_heard(&self, channel: &Channel) -> bool {
+        self.shared.lock().audience.may_hear(channel)
     }
 
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::audience::Audience;
 use super::joins::Joins;
 use super::journal::Journal;
 use super::lease::Leases;
@@ -49,6 +50,7 @@ pub(super) struct State {
     /// Each with the time that its call is due.
     cancelled: BTreeSet<(Instant, String)>,
     watchers: Vec<mpsc::UnboundedSender<String>>,
+    pub(super) audience: Audience,
     pub(super) joins: Joins,
     pub(super) leases: Leases,
     numbers: u64,

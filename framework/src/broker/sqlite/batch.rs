@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use super::audience;
 use super::catalog::{self, QueueRow};
 use super::command::{Claim, Outgoing, Parking, Request};
 use super::consume::Members;
@@ -15,7 +16,7 @@ use super::lease;
 use super::process;
 use super::store::{self, Taken};
 use crate::broker::join::{KEPT, warn_of_hostile};
-use crate::broker::{Queue, Route, is_join, is_reply_queue, routing};
+use crate::broker::{Channel, Queue, Route, is_join, is_reply_queue, routing};
 use crate::error::Error;
 use crate::message::Message;
 
@@ -73,8 +74,10 @@ pub(super) struct Batch<'a> {
     /// Deliveries that this batch ended, each with its consumer.
     done: BTreeMap<i64, u64>,
     leaving: BTreeSet<u64>,
-    /// Whether other processes are to be told of a cancelled call.
+    /// Whether all other processes are to be woken.
     announce: bool,
+    /// Ports of processes that listen to something announced.
+    listening: BTreeSet<u16>,
     /// The last cancellation that an answer of this batch contains.
     pub(super) cancelled_until: i64,
 }
@@ -91,6 +94,7 @@ impl<'a> Batch<'a> {
             done: BTreeMap::new(),
             leaving: BTreeSet::new(),
             announce: false,
+            listening: BTreeSet::new(),
             cancelled_until: 0,
         }
     }
@@ -131,6 +135,16 @@ impl<'a> Batch<'a> {
                 let known = store::cancelled(self.db, 0, usize::MAX)?;
                 self.cancelled_until = known.last().map_or(0, |(seq, _)| *seq);
                 return Ok(known.into_iter().map(|(_, id)| id).collect());
+            }
+            Request::Announce {
+                channel,
+                key,
+                envelope,
+                body,
+            } => {
+                let (on, message) = ((&**channel, &**key), (&**envelope, &**body));
+                let ports = audience::announce(self.db, self.me.id, self.now, on, message)?;
+                self.listening.extend(ports);
             }
             Request::Prune => {
                 store::prune(self.db, self.now, self.now - CANCELLED_KEPT)?;
@@ -198,11 +212,36 @@ impl<'a> Batch<'a> {
                     self.declare(&member.queue)?;
                     process::add_consumer(self.db, self.me.id, *number, member.queue.name())?;
                 }
+                for (number, ear) in &self.members.audience.ears {
+                    self.listen(*number, &ear.channel, &ear.name)?;
+                }
+            }
+            Request::Listen {
+                number,
+                channel,
+                name,
+                ..
+            } => self.listen(*number, channel, name)?,
+            Request::Unlisten(number) => {
+                audience::remove_listener(self.db, self.me.id, *number)?;
+                self.announce = true;
             }
             // All others are carried out by `apply`.
             _ => {}
         }
         Ok(())
+    }
+
+    fn listen(&mut self, number: u64, channel: &Channel, name: &str) -> Result<(), Failed> {
+        // The others are to know that they are heard.
+        self.announce = true;
+        match audience::add_listener(self.db, self.me.id, number, channel, name)? {
+            true => Ok(()),
+            false => Err(Failed::Said(Error::Refused {
+                what: format!("to listen as `{name}`"),
+                reason: "somebody else has that name".into(),
+            })),
+        }
     }
 
     fn declare(&self, queue: &Queue) -> Result<(), Failed> {
@@ -465,7 +504,7 @@ impl<'a> Batch<'a> {
 
     /// The ports of the processes for which this batch has left something.
     pub(super) fn ports(&self) -> Result<BTreeSet<u16>, rusqlite::Error> {
-        let mut ports = BTreeSet::new();
+        let mut ports = self.listening.clone();
         for queue in &self.touched {
             let news =
                 store::has_ready(self.db, queue)? || store::next_due(self.db, queue)?.is_some();

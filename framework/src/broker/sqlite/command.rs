@@ -10,7 +10,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::liveness::DeadProcess;
 use crate::broker::join::part_key;
-use crate::broker::{Delivery, Exchange, Join, Publish, Queue, Route, Stale, validate_routing_key};
+use crate::broker::{
+    Channel, Delivery, Exchange, Join, Publish, Queue, Route, Stale, validate_routing_key,
+};
 use crate::error::{Error, Result};
 use crate::message::{Headers, Message};
 
@@ -174,6 +176,20 @@ pub(super) enum Request {
     },
     /// Answered with the ids known.
     Cancellations(mpsc::Sender<String>),
+    Listen {
+        number: u64,
+        channel: Channel,
+        name: String,
+        sender: mpsc::Sender<Message>,
+    },
+    Unlisten(u64),
+    Announce {
+        channel: String,
+        key: String,
+        /// The message without its body, in JSON.
+        envelope: String,
+        body: Vec<u8>,
+    },
     /// Takes a lease; `granted` is answered if it was free.
     TakeLease {
         name: String,
@@ -217,6 +233,11 @@ impl Request {
             Self::Delete(queue) => format!("deleting queue `{queue}`"),
             Self::Replies { .. } => "opening the reply queue".into(),
             Self::Cancellations(_) => "reading the cancelled calls".into(),
+            Self::Listen { channel, name, .. } => {
+                format!("listening to `{}` as `{name}`", channel.name())
+            }
+            Self::Unlisten(_) => "ending a listener".into(),
+            Self::Announce { .. } => "a broadcast".into(),
             Self::TakeLease { name, .. } => format!("taking the lease `{name}`"),
             Self::WriteLease { name, .. } => format!("writing the lease `{name}`"),
             Self::FreeLease { name, .. } => format!("freeing the lease `{name}`"),

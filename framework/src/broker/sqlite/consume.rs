@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::audience::Audience;
 use super::command::{CALL_LIMIT, Claim, Handle, Outgoing, Request};
 use super::store::Taken;
 use crate::broker::{BoxFuture, Delivery, Publish, Queue, Settle, Stale};
@@ -64,6 +65,7 @@ pub(super) struct Members {
     pub(super) consumers: BTreeMap<u64, Member>,
     held: HashMap<i64, Held>,
     claims: u64,
+    pub(super) audience: Audience,
 }
 
 impl Members {

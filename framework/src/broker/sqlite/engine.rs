@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::audience::Heard;
 use super::batch::{Appetite, Batch, Harvest, Identity};
 use super::command::{Answer, Claim, Command, Handle, Job, Request, millis};
 use super::consume::{Member, Members};
@@ -63,6 +64,7 @@ pub(super) struct Engine {
     pub(super) ended: watch::Sender<bool>,
     pub(super) data_version: i64,
     pub(super) others: bool,
+    pub(super) heard: Heard,
     pub(super) next_tick: Instant,
     pub(super) next_prune: Instant,
     pub(super) claim_again: Instant,
@@ -91,6 +93,7 @@ impl Engine {
         path: PathBuf,
         handle: Handle,
         inbox: Receiver<Command>,
+        heard: Heard,
     ) -> Result<Self, String> {
         let locks = LockDirectory::beside(&path);
         let id = new_id();
@@ -125,6 +128,7 @@ impl Engine {
             ended: watch::channel(false).0,
             data_version: 0,
             others: false,
+            heard,
             next_tick: now,
             next_prune: now,
             claim_again: now,
@@ -144,6 +148,9 @@ impl Engine {
             }
             if news || self.is_due() {
                 self.look();
+            }
+            if news {
+                self.hear();
             }
             jobs.retain(Job::take);
             if !jobs.is_empty() || (self.wants_claim() && now >= self.claim_again) {

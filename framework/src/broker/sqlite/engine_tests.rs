@@ -34,7 +34,8 @@ async fn a_full_disk_refuses_what_grows_and_lets_the_rest_go_on() {
     db.pragma_update_and_check(None, "max_page_count", pages + 40, |_| Ok(()))
         .expect("set");
     let (handle, inbox) = Handle::new();
-    let engine = Engine::new(db, path.clone(), handle.clone(), inbox).expect("registered");
+    let engine =
+        Engine::new(db, path.clone(), handle.clone(), inbox, Heard::default()).expect("registered");
     let thread = std::thread::spawn(move || engine.run());
     let patience = Duration::from_secs(20);
 

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::audience::Ear;
 use super::batch::Harvest;
 use super::command::{Job, Request};
 use super::consume::Member;
@@ -39,6 +40,9 @@ impl Engine {
                 request => self.note(request, answer.is_ok(), outcome.cancelled_until),
             }
             job.answer(answer);
+        }
+        if self.members.audience.news {
+            self.hear();
         }
     }
 
@@ -98,6 +102,25 @@ impl Engine {
                 }
                 self.cancellations.push(sender);
             }
+            Request::Listen {
+                number,
+                channel,
+                name,
+                sender,
+            } if succeeded => {
+                let ear = Ear {
+                    channel,
+                    name,
+                    sender,
+                };
+                self.listens(number, ear);
+                self.members.audience.news = true;
+            }
+            Request::Unlisten(number) => {
+                self.members.audience.ears.remove(&number);
+                self.members.audience.news = true;
+            }
+            Request::Announce { .. } => self.members.audience.news = true,
             Request::Rescue(dead) if succeeded => dead.bury(),
             _ => {}
         }

@@ -5,6 +5,7 @@
 //! a dead one is known by a lock that the operating system drops with it, in `<file>-locks/`. The file
 //! must be on a local disk: locks on network filesystems cannot be relied on.
 
+mod audience;
 mod batch;
 mod browse;
 mod catalog;
@@ -31,14 +32,15 @@ use std::time::{Duration, SystemTime};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use self::audience::Heard;
 use self::command::{Command, Handle, Outgoing, Parking, Request, millis};
 use self::engine::Engine;
 use self::fault::Fault;
 use self::opened::OpenedFile;
 use super::url::BrokerUrl;
 use super::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
-    Queue, Replies,
+    Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth,
+    Exchange, Join, Lease, Listener, Publish, Queue, Replies,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -54,6 +56,7 @@ pub struct SqliteBroker {
     handle: Handle,
     /// Numbers consumers and holders of leases.
     consumers: AtomicU64,
+    heard: Heard,
     reader: Reader,
 }
 
@@ -138,7 +141,8 @@ fn start(path: &Path, durable: bool) -> Result<SqliteBroker, String> {
     let reader =
         schema::open_reader(&path).map_err(|e| Fault::new(&path, &e).reason().to_owned())?;
     let (handle, inbox) = Handle::new();
-    let engine = Engine::new(db, path.clone(), handle.clone(), inbox)?;
+    let heard = Heard::default();
+    let engine = Engine::new(db, path.clone(), handle.clone(), inbox, heard.clone())?;
     std::thread::Builder::new()
         .name("garenne-sqlite".into())
         .spawn(move || engine.run())
@@ -146,6 +150,7 @@ fn start(path: &Path, durable: bool) -> Result<SqliteBroker, String> {
     Ok(SqliteBroker {
         handle,
         consumers: AtomicU64::new(0),
+        heard,
         reader: Reader::new(path, reader),
     })
 }
@@ -230,6 +235,45 @@ impl Broker for SqliteBroker {
             let known = self.handle.call(Request::Cancellations(sender)).await?;
             Ok(Cancellations { known, later })
         })
+    }
+
+    fn listen<'a>(
+        &'a self,
+        channel: &'a Channel,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Listener>> {
+        Box::pin(async move {
+            let (sender, messages) = mpsc::channel(BACKLOG);
+            let request = Request::Listen {
+                number: self.consumers.fetch_add(1, Ordering::Relaxed),
+                channel: channel.clone(),
+                name: name.to_owned(),
+                sender,
+            };
+            self.handle.call(request).await?;
+            Ok(Listener::new(messages))
+        })
+    }
+
+    fn announce(&self, announcement: Announcement) -> BoxFuture<'static, Result<()>> {
+        let handle = self.handle.clone();
+        Box::pin(async move {
+            let message = announcement.message;
+            let envelope = serde_json::to_string(&message)
+                .map_err(|e| Error::broker("encoding a broadcast", e))?;
+            let request = Request::Announce {
+                channel: announcement.channel.name(),
+                key: announcement.key,
+                envelope,
+                body: message.body,
+            };
+            handle.call(request).await.map(drop)
+        })
+    }
+
+    fn may_be_heard(&self, channel: &Channel) -> bool {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.contains(&channel.name())
     }
 
     fn open_join(&self, join: Join) -> BoxFuture<'static, Result<()>> {

@@ -37,6 +37,7 @@ impl Engine {
             // Nobody reads them any more, so nobody is to store more of them.
             jobs.push(Job::silent(Request::Delete(replies.address)));
         }
+        self.tend_audience(jobs);
         if Instant::now() >= self.next_prune {
             self.next_prune = Instant::now() + PRUNE_PERIOD;
             jobs.push(Job::silent(Request::Prune));
@@ -49,6 +50,7 @@ impl Engine {
             Ok(version) => {
                 self.data_version = version;
                 self.look();
+                self.hear();
             }
             Err(error) => self.complain("looking for news", &error),
         }

@@ -12,9 +12,9 @@ use super::fault::{BUSY_LIMIT, Fault};
 /// Marks a database as ours, so that another program's is never written to ("gar1").
 const APPLICATION_ID: i64 = 0x6761_7231;
 /// The version of the tables below.
-const VERSION: i64 = 2;
-/// The version that had no joins.
-const WITHOUT_JOINS: i64 = 1;
+const VERSION: i64 = 3;
+/// What each version after the first has added.
+const ADDED: [&str; 2] = [JOINS, BROADCASTS];
 /// Older ones can corrupt a file whose log is reset by two processes at once.
 const OLDEST_SQLITE: i32 = 3_051_003;
 /// Statements kept prepared by each connection: more than there are in `store.rs` and `joins.rs`.
@@ -83,6 +83,25 @@ CREATE TABLE cancelled (
     at INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX cancelled_at ON cancelled (at);
+";
+
+/// Who listens to broadcasts, and the latest of them.
+const BROADCASTS: &str = "
+CREATE TABLE listener (
+    process INTEGER NOT NULL REFERENCES process ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    channel TEXT NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (process, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE announcement (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    channel TEXT NOT NULL,
+    key TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    envelope TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
 ";
 
 /// The tables of joins. A body has one of its own, so that counting a part does not write it again; it is
@@ -233,14 +252,17 @@ fn migrate_version(db: &Connection) -> rusqlite::Result<Result<(), String>> {
     let tx = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
     let (application, version) = (number("application_id")?, number("user_version")?);
     if application == APPLICATION_ID {
-        if version == WITHOUT_JOINS {
-            tx.execute_batch(JOINS)?;
-            tx.pragma_update(None, "user_version", VERSION)?;
-            tx.commit()?;
-            return Ok(Ok(()));
-        }
         return Ok(match version {
             VERSION => Ok(()),
+            1..VERSION => {
+                let missing = usize::try_from(version - 1).unwrap_or_default();
+                for tables in &ADDED[missing..] {
+                    tx.execute_batch(tables)?;
+                }
+                tx.pragma_update(None, "user_version", VERSION)?;
+                tx.commit()?;
+                Ok(())
+            }
             _ => Err(format!(
                 "was made by another version of garenne (its tables have version {version}, this one's {VERSION})"
             )),
@@ -253,7 +275,9 @@ fn migrate_version(db: &Connection) -> rusqlite::Result<Result<(), String>> {
         ));
     }
     tx.execute_batch(TABLES)?;
-    tx.execute_batch(JOINS)?;
+    for tables in ADDED {
+        tx.execute_batch(tables)?;
+    }
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     tx.commit()?;
