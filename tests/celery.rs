@@ -6,6 +6,7 @@ mod workflows;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use garenne::{App, Call, Context, FailureKind, SECOND, Worker, task};
 use support::{eventually, unique, within};
@@ -26,6 +27,17 @@ async fn tells(ctx: &Context) -> u32 {
     // Time enough to be looked at, and much more than that on a quick machine.
     tokio::time::sleep(2 * SECOND).await;
     4
+}
+
+/// When it started, in seconds since 1970; its attempt; whether it came down Celery's ladder, and by which key.
+#[task(name = "rust.begins")]
+async fn begins(ctx: &Context) -> Result<(f64, u32, bool, String), String> {
+    let started = SystemTime::now().duration_since(UNIX_EPOCH);
+    let started = started.map_err(|error| error.to_string())?.as_secs_f64();
+    let deaths = ctx.header("x-death").map(ToString::to_string);
+    let by_ladder = deaths.is_some_and(|deaths| deaths.contains("celery_delayed_"));
+    let key = ctx.header("garenne-routing-key").map(ToString::to_string);
+    Ok((started, ctx.attempt(), by_ladder, key.unwrap_or_default()))
 }
 
 /// Where Celery is, the broker's URL for both sides, and a queue of this test's own.
@@ -205,6 +217,48 @@ async fn python_calls_rust() {
     );
     assert_eq!(outcome["rust.missing0"][0], "NotRegistered", "{outcome}");
     assert_eq!(outcome["rust.add2"][0], "Rejected", "{outcome}");
+    worker.stop().await.expect("stopped");
+    app.delete(&interop.queue).await.expect("deleted");
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_down_celerys_ladder_runs_when_it_is_due() {
+    let Some(interop) = Interop::new() else {
+        return;
+    };
+    let python = |what| {
+        let mut command = interop.python(what);
+        command.env("INTEROP_QUEUE_TYPE", "quorum");
+        command
+    };
+    assert!(python("ladder").status().expect("python runs").success());
+    let app = App::connect(&interop.broker)
+        .await
+        .expect("the test's RabbitMQ");
+    let worker = Worker::new(&app)
+        .queue(interop.queue.as_str(), 4)
+        .grace(SECOND)
+        .spawn();
+    assert!(worker.ready().await);
+    let mut client = python("delayed");
+    let output = tokio::task::spawn_blocking(move || client.output().expect("python runs"))
+        .await
+        .expect("no panic");
+    assert!(output.status.success());
+    let calls: Vec<(f64, u32, bool, String)> =
+        serde_json::from_slice(&output.stdout).expect("what Python prints");
+    assert_eq!(calls.len(), 3);
+    for (index, (late, attempt, by_ladder, key)) in calls.into_iter().enumerate() {
+        // Celery's ladder counts whole seconds, and so lets the second call go 0.8 s early.
+        assert!(
+            (0.0..10.0).contains(&late),
+            "call {index} was {late} s late"
+        );
+        assert_eq!((attempt, &*key), (1, ""), "call {index}");
+        // That one waits in our ladder for the rest, which leaves no trace of what was before.
+        assert_eq!(by_ladder, index != 1, "call {index}");
+    }
     worker.stop().await.expect("stopped");
     app.delete(&interop.queue).await.expect("deleted");
     app.close().await;

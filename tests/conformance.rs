@@ -14,6 +14,7 @@ mod conformance {
     pub(crate) mod delays;
     pub(crate) mod fixture;
     pub(crate) mod joins;
+    pub(crate) mod leases;
     pub(crate) mod load;
     pub(crate) mod queues;
     pub(crate) mod replies;
@@ -83,6 +84,7 @@ macro_rules! suite {
                 a_waiting_consumer_is_woken_by_a_shorter_delay
                 a_delayed_message_is_not_ready
                 a_delayed_message_is_ready_once_it_is_due_without_a_consumer
+                delayed_messages_are_counted
                 a_delayed_message_arrives_as_it_was_sent
                 a_delayed_message_to_an_exchange_reaches_its_queues
                 a_hundred_mixed_delays_are_all_kept
@@ -137,6 +139,7 @@ macro_rules! suite {
                 a_cancellation_reaches_every_worker
                 a_cancellation_is_known_to_workers_that_start_later
                 what_is_not_cancelled_is_not_reported
+                a_far_call_that_is_cancelled_is_told_of_at_once_too
             }
             joins {
                 a_body_goes_out_with_the_last_part
@@ -161,6 +164,19 @@ macro_rules! suite {
                 a_body_must_have_a_queue
                 a_body_whose_queue_was_deleted_gets_a_new_one
                 two_hundred_joins_each_fire_once
+            }
+            leases {
+                a_lease_is_held_by_one_at_a_time
+                a_lease_keeps_its_value
+                a_lease_without_a_value_has_none
+                a_value_of_a_mebibyte_is_kept_whole
+                a_dropped_lease_goes_to_the_next
+                who_gives_up_leaves_the_queue
+                who_gives_up_at_once_holds_nothing
+                leases_have_names_of_their_own
+                increments_of_many_holders_are_all_counted
+                the_lease_of_a_closed_connection_goes_to_the_next
+                a_closed_broker_has_lost_its_leases
             }
             load {
                 two_thousand_publishes_at_once_are_all_stored

@@ -174,6 +174,20 @@ fn supervised(broker: &str) {
     );
 }
 
+fn schedule(broker: &str) {
+    prints(
+        "schedule",
+        broker,
+        "heart: boom\nheart: boom
+         the first is active: true
+         the second takes its place: true
+         once: launch
+         feed: beat every 3600s (paused)
+         heart: beat every 200ms
+         nightly: beat cron 0 3 * * * Europe/Paris",
+    );
+}
+
 fn retries(broker: &str) {
     prints(
         "retries",
@@ -310,7 +324,7 @@ macro_rules! on_every_broker {
 }
 
 on_every_broker! {
-    hello work_queue publish_subscribe routing topics rpc game state supervised retries dead_letters
+    hello work_queue publish_subscribe routing topics rpc game state supervised retries schedule dead_letters
     options web workflows
 }
 

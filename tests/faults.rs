@@ -9,6 +9,8 @@ mod support;
 
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "support/script.rs"]
+mod script;
 
 /// The tests, and what they share.
 mod faults {
@@ -36,6 +38,7 @@ mod faults {
     mod restart;
     mod rolling;
     mod scale;
+    mod schedulers;
     mod starved;
     mod stopped;
     mod stopping;

@@ -9,6 +9,8 @@ mod support;
 
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "support/script.rs"]
+mod script;
 
 /// The storms, the checker, and what they share.
 mod torture {

@@ -13,6 +13,7 @@ use crate::dead_letters::DeadLetters;
 use crate::error::{Error, Result};
 use crate::message::{Message, Origin, format_time};
 use crate::reply::{Progress, Reply};
+use crate::retry::LONGEST_DELAY;
 use crate::waiters::{Waiters, Waiting};
 
 /// Declared names remembered; more are forgotten, which costs no more than declaring again.
@@ -197,6 +198,40 @@ impl App {
             .broker
             .depth(&format!("{}{queue}", self.prefix()))
             .await
+    }
+
+    /// How many calls wait for their time: those with a countdown or an eta, and retries. It is the number of the
+    /// whole broker, whatever the app's prefix; where the broker knows it for each queue, it is in
+    /// [`depth`](Self::depth).
+    ///
+    /// On RabbitMQ, the news that a call was cancelled which is due in more than 23 hours waits beside the call,
+    /// and counts, too.
+    ///
+    /// # Errors
+    /// Where the broker cannot be asked.
+    pub async fn delayed(&self) -> Result<u64> {
+        self.inner.broker.delayed().await
+    }
+
+    /// Asks all workers not to run the call `id`, which is due now or within a day; see
+    /// [`Handle::cancel`](crate::Handle::cancel), which knows when its call is due. Of a call that is due later,
+    /// say when: [`cancel_delayed`](Self::cancel_delayed).
+    ///
+    /// # Errors
+    /// Where the broker could not be told.
+    pub async fn cancel(&self, id: &str) -> Result<()> {
+        self.inner.broker.cancel(id).await
+    }
+
+    /// As [`cancel`](Self::cancel), of a call that is due at `eta`: brokers remember a cancelled call for a day
+    /// from then on.
+    ///
+    /// # Errors
+    /// As for [`cancel`](Self::cancel).
+    pub async fn cancel_delayed(&self, id: &str, eta: SystemTime) -> Result<()> {
+        let due_in = eta.duration_since(self.now()).unwrap_or_default();
+        let due_in = due_in.min(LONGEST_DELAY);
+        self.inner.broker.cancel_delayed(id, due_in).await
     }
 
     /// Deletes a queue with all that waits in it. Its dead letters stay.

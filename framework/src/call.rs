@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::broker::{Exchange, Queue};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
+use crate::message::Arguments;
 use crate::options::{CallOptions, Due};
 use crate::retry::Backoff;
 use crate::step::{Step, option_setters};
@@ -109,8 +110,14 @@ impl<T> Call<T> {
         let outgoing = self.step.prepare(app.now())?;
         let id = outgoing.message.id.clone();
         let task = outgoing.message.text("task").unwrap_or_default().to_owned();
+        let due = outgoing.message.eta();
         let waiting = app.send(outgoing).await?;
-        Ok(Handle::new(id, task, app.clone(), waiting))
+        Ok(Handle::new(id, task, app.clone(), waiting).due(due))
+    }
+
+    /// The task's name, the arguments and the options.
+    pub(crate) fn into_parts(self) -> Result<(String, Arguments, CallOptions)> {
+        self.step.into_parts()
     }
 }
 

@@ -1,187 +1,24 @@
 //! Dead letters: what failed for good, to be looked at, sent again or discarded.
 
-use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
 use crate::app::App;
-use crate::broker::{Browse, Delivery, Publish, Route, dead_letter_name};
+use crate::broker::{Publish, Route, dead_letter_name};
 use crate::error::{Error, Result};
-use crate::message::{Arguments, Message, PastError, header, parse_time};
 
-/// Messages fetched at a time: what bounds the memory, whatever the queue's length.
-const PAGE: usize = 100;
+mod letter;
+mod selection;
+mod walk;
+
+pub use letter::DeadLetter;
+pub use selection::Dead;
+pub use walk::Letters;
+use walk::Walk;
+
 /// Letters that [`DeadLetters::list`] returns unless the selection says otherwise.
 const LISTED: usize = 100;
-/// The reason of a message that does not say why it is dead.
-const NO_REASON: &str = "unknown";
-
-/// Selects dead letters: all, or those to which everything applies that is asked for.
-///
-/// ```
-/// use garenne::Dead;
-///
-/// let everything = Dead::all();
-/// let ten_poisonous_mails = Dead::all().task("mail.send").reason("poison").limit(10);
-/// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[must_use]
-pub struct Dead {
-    task: Option<String>,
-    reason: Option<String>,
-    id: Option<String>,
-    skip: usize,
-    limit: Option<usize>,
-}
-
-impl Dead {
-    /// Every dead letter.
-    pub fn all() -> Self {
-        Self::default()
-    }
-
-    /// Those of this task.
-    pub fn task(mut self, name: impl Into<String>) -> Self {
-        self.task = Some(name.into());
-        self
-    }
-
-    /// Those that died for this reason, one word, as in [`DeadLetter::reason`].
-    pub fn reason(mut self, reason: impl Into<String>) -> Self {
-        self.reason = Some(reason.into());
-        self
-    }
-
-    /// That of the call with this id.
-    pub fn id(mut self, id: impl Into<String>) -> Self {
-        self.id = Some(id.into());
-        self
-    }
-
-    /// Not the first `count` of those.
-    pub fn skip(mut self, count: usize) -> Self {
-        self.skip = count;
-        self
-    }
-
-    /// At most `count` of those.
-    pub fn limit(mut self, count: usize) -> Self {
-        self.limit = Some(count);
-        self
-    }
-
-    /// How many letters must be seen at least to find all of those.
-    fn reach(&self) -> usize {
-        match (self.limit, &self.task, &self.reason, &self.id) {
-            (Some(limit), None, None, None) => limit.saturating_add(self.skip),
-            _ => usize::MAX,
-        }
-    }
-
-    fn selects(&self, letter: &DeadLetter) -> bool {
-        let fits = |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|w| w == is);
-        fits(&self.task, &letter.task)
-            && fits(&self.reason, &letter.reason)
-            && fits(&self.id, &letter.id)
-    }
-}
-
-/// A message that nothing will run again by itself, and how it came to that.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct DeadLetter {
-    /// The call's id; empty where the message has none.
-    pub id: String,
-    /// The task's name; empty where the message names none.
-    pub task: String,
-    /// Why it is dead, in one word: `failed`, `panicked`, `timed_out` (the last attempt did);
-    /// `arguments`, `unknown_task`, `unreadable`, `unsupported`, `too_large` (it cannot be run); `result`
-    /// (its result cannot be returned); `poison` (it ended too many workers); `stopped` (its worker was,
-    /// after an early acknowledgement); RabbitMQ's own `delivery_limit`, `rejected`, `expired` and
-    /// `maxlen`; or `unknown`.
-    pub reason: String,
-    /// Why it is dead, in a sentence.
-    pub error: String,
-    /// How every attempt failed, the oldest first, those of earlier lives included: the newest that fit
-    /// 16 KiB.
-    pub errors: Vec<PastError>,
-    /// How many attempts were made in its last life.
-    pub attempts: u32,
-    /// How often it was retried from the dead letters before.
-    pub revivals: u32,
-    /// When it died, where that is known.
-    pub died_at: Option<SystemTime>,
-    /// The queue that it was taken from.
-    pub queue: String,
-    /// The exchange that it was sent to; empty if it was sent to its queue.
-    pub exchange: String,
-    /// The routing key that it was sent with.
-    pub routing_key: String,
-    /// The message with its original headers and body, and the notes of its death among the headers.
-    pub message: Message,
-}
-
-impl DeadLetter {
-    /// Reads the dead letter that `message` is, taken from the dead letters of `queue`.
-    fn read(message: Message, queue: &str, prefix: &str) -> Self {
-        let text = |name: &str| message.text(name).map(str::to_owned);
-        let plain = |name: String| name.strip_prefix(prefix).map(str::to_owned).unwrap_or(name);
-        let queue = text(header::QUEUE).map_or_else(|| queue.to_owned(), plain);
-        let attempts = message.count(header::ATTEMPTS);
-        Self {
-            id: message.id.clone(),
-            task: text("task").unwrap_or_default(),
-            reason: text(header::REASON).unwrap_or_else(|| NO_REASON.into()),
-            error: text(header::ERROR).unwrap_or_default(),
-            errors: message.errors(),
-            attempts: attempts.unwrap_or_else(|| message.attempt() - 1),
-            revivals: message.revivals(),
-            died_at: text(header::DIED_AT).as_deref().and_then(parse_time),
-            exchange: text(header::EXCHANGE).map_or_else(String::new, plain),
-            routing_key: text(header::ROUTING_KEY).unwrap_or_else(|| queue.clone()),
-            queue,
-            message,
-        }
-    }
-
-    /// The arguments as they would be written in a call: `2, 3, y: [1]`, each in JSON. Of a message that
-    /// cannot be read, its body as text.
-    #[must_use]
-    pub fn arguments(&self) -> String {
-        let Ok(Arguments { args, kwargs }) = Arguments::decode(&self.message) else {
-            return String::from_utf8_lossy(&self.message.body).into_owned();
-        };
-        let by_position = args.iter().map(|value| value.get().to_owned());
-        let by_name = kwargs
-            .iter()
-            .map(|(name, value)| format!("{name}: {value}"));
-        by_position.chain(by_name).collect::<Vec<_>>().join(", ")
-    }
-
-    /// The body as it was sent, byte for byte.
-    #[must_use]
-    pub fn body(&self) -> &[u8] {
-        &self.message.body
-    }
-}
-
-impl fmt::Display for DeadLetter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            id,
-            task,
-            reason,
-            attempts,
-            error,
-            ..
-        } = self;
-        write!(
-            f,
-            "task `{task}` ({id}) {reason} after {attempts} attempt(s): {error}"
-        )
-    }
-}
 
 /// The dead letters of one queue. Made by [`App::dead_letters`].
 ///
@@ -267,10 +104,7 @@ impl DeadLetters {
     /// # }
     /// ```
     pub fn stream(&self, which: Dead) -> Letters {
-        Letters {
-            page: Vec::new().into_iter(),
-            state: State::New(self.clone(), which),
-        }
+        Letters::new(self.clone(), which)
     }
 
     /// The letter of the call with this id, the oldest if it has several.
@@ -379,117 +213,4 @@ impl DeadLetters {
 /// Whether an error of one letter is one of all.
 fn stops(error: &Error) -> bool {
     error.is_transient() || matches!(error, Error::Closed { .. } | Error::Broker { .. })
-}
-
-/// Dead letters one by one. Made by [`DeadLetters::stream`].
-#[must_use = "nothing is fetched until its letters are taken with `.next().await`"]
-pub struct Letters {
-    page: std::vec::IntoIter<DeadLetter>,
-    state: State,
-}
-
-enum State {
-    New(DeadLetters, Dead),
-    Walking(Walk),
-    Done,
-}
-
-impl Letters {
-    /// The next letter; `None` at the end.
-    ///
-    /// # Errors
-    /// As for [`DeadLetters::list`]; nothing comes after an error.
-    pub async fn next(&mut self) -> Option<Result<DeadLetter>> {
-        loop {
-            if let Some(letter) = self.page.next() {
-                return Some(Ok(letter));
-            }
-            match self.turn().await {
-                Ok(true) => {}
-                Ok(false) => return None,
-                Err(error) => {
-                    self.state = State::Done;
-                    return Some(Err(error));
-                }
-            }
-        }
-    }
-
-    /// Goes one step on; false at the end.
-    async fn turn(&mut self) -> Result<bool> {
-        self.state = match std::mem::replace(&mut self.state, State::Done) {
-            State::New(letters, which) => State::Walking(Walk::start(&letters, which).await?),
-            State::Walking(mut walk) => {
-                let page = walk.page().await?;
-                if page.is_empty() {
-                    walk.close().await?;
-                    return Ok(false);
-                }
-                let letters = page.into_iter().map(|(letter, _)| letter);
-                self.page = letters.collect::<Vec<_>>().into_iter();
-                State::Walking(walk)
-            }
-            State::Done => return Ok(false),
-        };
-        Ok(true)
-    }
-}
-
-impl fmt::Debug for Letters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Letters").finish_non_exhaustive()
-    }
-}
-
-/// A walk through a dead-letter queue, from its head to what was its end.
-struct Walk {
-    look: Box<dyn Browse>,
-    letters: DeadLetters,
-    which: Dead,
-    /// Messages not seen yet of those that there were at the beginning.
-    unseen: usize,
-}
-
-impl Walk {
-    async fn start(letters: &DeadLetters, which: Dead) -> Result<Self> {
-        let unseen = usize::try_from(letters.count().await?).unwrap_or(usize::MAX);
-        Ok(Self {
-            look: letters.app.broker().browse(&letters.name()).await?,
-            letters: letters.clone(),
-            which,
-            unseen,
-        })
-    }
-
-    /// The next selected letters; none at the end.
-    async fn page(&mut self) -> Result<Vec<(DeadLetter, Delivery)>> {
-        let mut page = Vec::new();
-        while page.is_empty() && self.unseen > 0 && self.which.limit != Some(0) {
-            let wanted = self.which.reach().min(PAGE).min(self.unseen);
-            let shown = self.look.next(wanted).await?;
-            self.unseen = match shown.len() {
-                0 => 0,
-                seen => self.unseen.saturating_sub(seen),
-            };
-            for mut delivery in shown {
-                let message = std::mem::take(&mut delivery.message);
-                let prefix = self.letters.app.prefix();
-                let letter = DeadLetter::read(message, &self.letters.queue, prefix);
-                if !self.which.selects(&letter) || self.which.limit == Some(0) {
-                    continue;
-                }
-                if self.which.skip > 0 {
-                    self.which.skip -= 1;
-                    continue;
-                }
-                self.which.limit = self.which.limit.map(|limit| limit - 1);
-                page.push((letter, delivery));
-            }
-        }
-        Ok(page)
-    }
-
-    async fn close(self) -> Result<()> {
-        self.look.close().await
-    }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, TryStreamExt};
 use serde::de::DeserializeOwned;
@@ -50,6 +50,8 @@ pub struct Handle<T> {
     ids: Arc<[String]>,
     pub(crate) app: App,
     pub(crate) awaited: Awaited,
+    /// When the call is due, where it was not at once; of a workflow, the last one at the latest.
+    due: Option<SystemTime>,
     result: PhantomData<fn() -> T>,
 }
 
@@ -72,8 +74,14 @@ impl<T> Handle<T> {
             ids: ids.into(),
             app,
             awaited,
+            due: None,
             result: PhantomData,
         }
+    }
+
+    /// The handle of a call that is due at this time.
+    pub(crate) fn due(self, due: Option<SystemTime>) -> Self {
+        Self { due, ..self }
     }
 
     /// The handle of a call that was sent before, here or elsewhere, by Rust or Python: its result is read
@@ -106,7 +114,10 @@ impl<T> Handle<T> {
     /// Asks all workers not to run the call. One that runs it drops it, if the task is `async`; a plain
     /// one finds [`Context::is_cancelled`](crate::Context::is_cancelled) true. Who awaits the call gets a
     /// failure of the kind [`Cancelled`](FailureKind::Cancelled) when a worker meets the call, unless it was
-    /// done already. Brokers remember a cancelled call for a day: one that is due later may run after all.
+    /// done already.
+    ///
+    /// Brokers remember a cancelled call for a day from the time on at which it was sent to be due. (So one that
+    /// waits for longer in its queue, or for its next attempt, may run after all.)
     ///
     /// Of a workflow, all calls are cancelled.
     ///
@@ -114,15 +125,18 @@ impl<T> Handle<T> {
     /// Where the broker could not be told.
     pub async fn cancel(&self) -> Result<()> {
         if self.ids.is_empty() {
-            return self.app.broker().cancel(&self.id).await;
+            return self.cancel_call(&self.id).await;
         }
-        let cancel = |id: String| {
-            let app = self.app.clone();
-            async move { app.broker().cancel(&id).await }
-        };
-        stream::iter(self.ids.iter().cloned().map(Ok))
-            .try_for_each_concurrent(CANCELLED_AT_A_TIME, cancel)
+        stream::iter(self.ids.iter().map(Ok))
+            .try_for_each_concurrent(CANCELLED_AT_A_TIME, |id| self.cancel_call(id))
             .await
+    }
+
+    async fn cancel_call(&self, id: &str) -> Result<()> {
+        match self.due {
+            Some(due) => self.app.cancel_delayed(id, due).await,
+            None => self.app.cancel(id).await,
+        }
     }
 }
 

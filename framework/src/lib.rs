@@ -56,6 +56,7 @@ pub mod broker;
 pub mod context;
 pub mod dead_letters;
 pub mod retry;
+pub mod scheduler;
 pub mod worker;
 
 pub mod error;
@@ -76,6 +77,11 @@ pub use handle::Handle;
 pub use progress::Progress;
 pub use results::Results;
 pub use retry::Backoff;
+#[cfg(feature = "cron")]
+pub use scheduler::cron;
+pub use scheduler::{
+    Missed, RunningScheduler, Schedule, ScheduleEntry, Scheduler, Schedules, at, every,
+};
 pub use send_all::SendAll;
 pub use task::{Ack, Task};
 pub use time::{DAY, HOUR, MILLISECOND, MINUTE, SECOND};

@@ -75,38 +75,16 @@ impl Step {
 
     /// What goes to the broker if it is sent at `now`.
     pub(crate) fn prepare(self, now: SystemTime) -> Result<Outgoing> {
-        let Self {
-            task,
-            arguments,
-            options,
-            problem,
-            ..
-        } = self;
-        if let Some(problem) = problem {
-            return Err(problem);
+        let (task, arguments, options) = self.into_parts()?;
+        outgoing(&task, &arguments, options, now)
+    }
+
+    /// The task's name, the arguments and the options.
+    pub(crate) fn into_parts(self) -> Result<(String, Arguments, CallOptions)> {
+        match self.problem {
+            Some(problem) => Err(problem),
+            None => Ok((self.task, self.arguments, self.options)),
         }
-        options.validate(&task, now)?;
-        let id = options
-            .id
-            .clone()
-            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-        let mut message = Message::new(id, &task, &arguments);
-        let delay = options.write_to(&mut message, now);
-        let route = match &options.exchange {
-            Some((exchange, key)) => Route::Exchange {
-                exchange: exchange.name().to_owned(),
-                routing_key: key.clone(),
-            },
-            None => Route::Queue(options.queue.name().to_owned()),
-        };
-        Ok(Outgoing {
-            message,
-            route,
-            queue: options.queue,
-            exchange: options.exchange.map(|(exchange, _)| exchange),
-            delay,
-            wants_reply: !options.ignore_result,
-        })
     }
 
     /// The call as others carry it with them until its turn comes. `prefix` is the app's.
@@ -180,6 +158,37 @@ impl Step {
         }
         Ok(signature)
     }
+}
+
+/// What goes to the broker if a call of `task` is sent at `now`.
+pub(crate) fn outgoing(
+    task: &str,
+    arguments: &Arguments,
+    options: CallOptions,
+    now: SystemTime,
+) -> Result<Outgoing> {
+    options.validate(task, now)?;
+    let id = options
+        .id
+        .clone()
+        .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let mut message = Message::new(id, task, arguments);
+    let delay = options.write_to(&mut message, now);
+    let route = match &options.exchange {
+        Some((exchange, key)) => Route::Exchange {
+            exchange: exchange.name().to_owned(),
+            routing_key: key.clone(),
+        },
+        None => Route::Queue(options.queue.name().to_owned()),
+    };
+    Ok(Outgoing {
+        message,
+        route,
+        queue: options.queue,
+        exchange: options.exchange.map(|(exchange, _)| exchange),
+        delay,
+        wants_reply: !options.ignore_result,
+    })
 }
 
 fn encode<A: Serialize>(

@@ -8,6 +8,8 @@ use garenne::broker::{Broker, Queue, QueueType, Renew};
 use garenne::{App, Error, Worker, task};
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
 use super::fixture::{clean, connect, next, proxied, raw_channel, to_queue, unique, url};
@@ -225,6 +227,16 @@ async fn a_deaf_worker_tries_all_remedies_and_then_ends() {
     let _ = connection.close(200, "bye".into()).await;
 }
 
+/// What a worker answers when it is asked how it is.
+async fn says(port: u16) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("open");
+    let request = b"GET /consuming HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    stream.write_all(request).await.expect("asked");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    answer
+}
+
 #[tokio::test]
 async fn a_worker_that_hears_again_goes_on() {
     let Some(url) = url() else { return };
@@ -232,13 +244,18 @@ async fn a_worker_that_hears_again_goes_on() {
     let app = App::connect(&url).await.expect("a server");
     let handle = heard::call(7).queue(&*name).send(&app).await.expect("sent");
     let second = heard::call(8).queue(&*name).send(&app).await.expect("sent");
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = free.local_addr().expect("bound").port();
+    drop(free);
     let worker = Worker::new(&app)
         .queue(Queue::new(&*name).queue_type(QueueType::Classic), 2)
         .deaf_after(Duration::from_secs(1))
+        .health(port.to_string())
         .spawn();
     assert!(worker.ready().await);
-    // Long enough for the first remedy, not for the last.
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // The first remedy, not the last.
+    let says = async { while !says(port).await.contains("subscribing anew") {} };
+    timeout(Duration::from_secs(10), says).await.expect("deaf");
     drop(consumer);
     connection.close(200, "bye".into()).await.expect("closed");
     for (handle, expected) in [(handle, 7), (second, 8)] {

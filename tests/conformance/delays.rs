@@ -96,6 +96,33 @@ pub(crate) async fn a_delayed_message_is_ready_once_it_is_due_without_a_consumer
     f.ready_becomes(&queue, 1).await;
 }
 
+pub(crate) async fn delayed_messages_are_counted(f: &Fixture) {
+    let (one, two) = (f.declared("one").await, f.declared("two").await);
+    let before = within(f.consumer.delayed()).await.expect("a number");
+    for (queue, count) in [(&one, 3), (&two, 1)] {
+        for _ in 0..count {
+            let hour = Duration::from_secs(3600);
+            f.publish(delayed(hour, to_queue(queue, message("later"))))
+                .await;
+        }
+        f.send(queue, &["now"]).await;
+    }
+    let after = within(f.consumer.delayed()).await.expect("a number");
+    match f.shares_delays() {
+        false => assert_eq!(after, before + 4),
+        // Other tests' come and go.
+        true => assert!(after >= 4, "{after}"),
+    }
+    for (queue, count) in [(&one, 3), (&two, 1)] {
+        let delayed = f.depth(queue).await.delayed;
+        assert!(
+            delayed.is_none_or(|delayed| delayed == count),
+            "{delayed:?}"
+        );
+        assert_eq!(delayed.is_none(), f.shares_delays());
+    }
+}
+
 pub(crate) async fn a_delayed_message_arrives_as_it_was_sent(f: &Fixture) {
     let queue = f.declared("q").await;
     let mut consumer = f.consume(&queue, 1).await;

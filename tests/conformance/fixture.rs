@@ -46,6 +46,11 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
+    /// Whether delayed messages of all tests wait in one place, which does not tell for which queue.
+    pub(crate) fn shares_delays(&self) -> bool {
+        self.url.scheme == garenne::broker::url::Scheme::Amqp
+    }
+
     /// A fixture of this kind; `None`, with a note, where there is no such broker here.
     pub(crate) async fn open(kind: Kind) -> Option<Self> {
         let unique = uuid::Uuid::new_v4().simple().to_string();

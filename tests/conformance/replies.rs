@@ -120,3 +120,18 @@ pub(crate) async fn what_is_not_cancelled_is_not_reported(f: &Fixture) {
         );
     }
 }
+
+pub(crate) async fn a_far_call_that_is_cancelled_is_told_of_at_once_too(f: &Fixture) {
+    let mut heard = within(f.consumer.cancellations()).await.expect("a channel");
+    let id = f.name("far");
+    let month = Duration::from_secs(30 * 24 * 3600);
+    let cancel = f.publisher.cancel_delayed(&id, month);
+    within(cancel).await.expect("a cancel");
+    hears_of(&mut heard, &id).await;
+    let mut later = within(f.consumer.cancellations()).await.expect("a channel");
+    hears_of(&mut later, &id).await;
+    if f.shares_delays() {
+        // It waits to be told again when the broker will have forgotten it.
+        assert!(within(f.consumer.delayed()).await.expect("a number") > 0);
+    }
+}

@@ -25,7 +25,7 @@ struct Cluster {
 
 impl Cluster {
     fn start() -> Option<Self> {
-        let script = super::node::script()?;
+        let script = crate::script::script()?;
         let folder = super::node::scratch().join(unique("rabbitmq-cluster"));
         let cluster = Self { script, folder };
         cluster.run("cluster", &cluster.folder, &[]);

@@ -1,4 +1,5 @@
 //! What stays in memory after many tasks, many reconnects and many messages: nothing.
+//! `GARENNE_TEST_MESSAGES` says how many messages.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -17,6 +18,8 @@ use crate::support::within;
 const WORKER_GROWTH: i64 = 10 * 1024;
 const SENDER_GROWTH: i64 = 5 * 1024;
 const AWAITED: usize = 500;
+/// Messages after which memory is looked at for the first time.
+const EARLY: u64 = 10_000;
 
 #[test]
 fn tasks_and_reconnects_leave_nothing_behind() {
@@ -77,7 +80,9 @@ fn confirmed_messages_leave_nothing_behind() {
 }
 
 async fn confirmed(place: Place) {
-    let calls: u64 = if long() { 10_000_000 } else { 20_000 };
+    let asked = std::env::var("GARENNE_TEST_MESSAGES").ok();
+    let asked = asked.map(|asked| asked.parse::<u64>().expect("a number"));
+    let calls = asked.unwrap_or(if long() { 10_000_000 } else { 20_000 });
     let app = place.app().await;
     // A queue that keeps the newest only: the broker's memory is not what this is about.
     let connection = Connection::connect(&place.url, ConnectionProperties::default());
@@ -96,7 +101,7 @@ async fn confirmed(place: Place) {
     while let Some(outcome) = within("sending", sending.next()).await {
         drop(outcome.expect("confirmed"));
         sent += 1;
-        if sent % (calls / 10) == 0 {
+        if sent == EARLY || sent % (calls / 10) == 0 {
             sizes.push(memory(std::process::id()));
         }
     }

@@ -4,21 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::place::Place;
+use crate::script::{REMEMBER_QUEUES, script};
 use crate::support::unique;
-
-/// The script that starts nodes; `None`, said aloud, where RabbitMQ is missing and not required.
-pub(crate) fn script() -> Option<String> {
-    match std::env::var("GARENNE_TEST_RABBITMQ") {
-        Ok(script) if !script.is_empty() => Some(script),
-        _ if std::env::var_os("GARENNE_TEST_REQUIRE_AMQP").is_some() => {
-            panic!("GARENNE_TEST_RABBITMQ must name tests/support/rabbitmq")
-        }
-        _ => {
-            eprintln!("skipped: GARENNE_TEST_RABBITMQ names no script that starts nodes");
-            None
-        }
-    }
-}
 
 /// Where nodes live.
 pub(crate) fn scratch() -> PathBuf {
@@ -73,11 +60,9 @@ impl Node {
         (next(), next())
     }
 
-    /// Makes sure that a crash of the node leaves the queues that were declared so far: older releases
-    /// note only half a second later that a quorum queue exists, and lose its messages in a crash before
-    /// that (github.com/rabbitmq/ra/pull/443).
+    /// Makes sure that a crash of the node leaves the queues that were declared so far.
     pub(crate) fn remember_queues(&self) {
-        self.run("ctl", &["eval", "catch dets:sync(ra_directory_reverse)."]);
+        self.run("ctl", &["eval", REMEMBER_QUEUES]);
     }
 }
 

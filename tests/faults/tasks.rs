@@ -68,6 +68,12 @@ pub(crate) fn worker(app: &App, queue: impl Into<Queue>, slots: usize, journal: 
         .state(Meeting(Barrier::new(MEETING)))
 }
 
+/// Notes its id, which scheduler sent it, and when it came.
+#[task]
+pub(crate) async fn beat(journal: &Journal, ctx: &Context, sender: u32) {
+    journal.note(&format!("{} {sender} {}", ctx.id(), now()));
+}
+
 #[task]
 pub(crate) async fn echo(n: u64) -> u64 {
     n

@@ -8,26 +8,13 @@ use tokio::process::Command;
 
 use super::fault::Site;
 use super::history::now;
+use crate::script::REMEMBER_QUEUES;
 
 /// No command may take longer: starting a node on a busy machine is the longest.
 const LIMIT: Duration = Duration::from_secs(150);
 const ADDRESS_TICK: Duration = Duration::from_millis(5);
 /// What the nodes may use before the alarm, in bytes, as the script sets it.
 const WATERMARK: u64 = 1_000_000_000;
-
-/// Where the script is; `None`, said aloud, where RabbitMQ is missing and not required.
-pub(crate) fn script() -> Option<String> {
-    match std::env::var("GARENNE_TEST_RABBITMQ") {
-        Ok(script) if !script.is_empty() => Some(script),
-        _ if std::env::var_os("GARENNE_TEST_REQUIRE_AMQP").is_some() => {
-            panic!("GARENNE_TEST_RABBITMQ must name tests/support/rabbitmq")
-        }
-        _ => {
-            eprintln!("skipped: GARENNE_TEST_RABBITMQ names no script that starts nodes");
-            None
-        }
-    }
-}
 
 /// The nodes; they are taken down when this is dropped.
 pub(crate) struct Nodes {
@@ -83,12 +70,10 @@ impl Nodes {
         position.unwrap_or_else(|| panic!("{} is no node", folder.display()))
     }
 
-    /// Makes sure that a crash leaves the queues that were declared so far: older releases note only half a
-    /// second later that a quorum queue exists, and lose its messages in a crash before that
-    /// (github.com/rabbitmq/ra/pull/443).
+    /// Makes sure that a crash leaves the queues that were declared so far.
     pub(crate) async fn remember_queues(&self) {
         let each = self.all.iter();
-        let each = each.map(|node| node.eval("catch dets:sync(ra_directory_reverse)."));
+        let each = each.map(|node| node.eval(REMEMBER_QUEUES));
         futures_util::future::join_all(each).await;
     }
 }

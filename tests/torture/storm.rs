@@ -14,9 +14,10 @@ use super::conductor::Conductor;
 use super::disk::Disk;
 use super::fault::{Fault, Site};
 use super::history::{Event, Tail};
-use super::nodes::{Nodes, script};
+use super::nodes::Nodes;
 use super::process::Role;
 use super::table;
+use crate::script::script;
 use crate::support::unique;
 
 /// How long a storm rages, in minutes; without it, each fault happens once, and is short.

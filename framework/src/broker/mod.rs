@@ -18,6 +18,7 @@ pub mod amqp;
 mod browse;
 mod consumer;
 mod join;
+mod lease;
 pub mod memory;
 mod queue;
 pub mod routing;
@@ -29,6 +30,7 @@ pub use browse::Browse;
 pub use consumer::{Consumer, HoldLimit, Renew, Subscription};
 pub use join::Join;
 pub(crate) use join::is_join;
+pub use lease::Lease;
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub(crate) use queue::{dead_letter_name, is_reply_queue, validate_routing_key};
 
@@ -68,8 +70,14 @@ pub trait Broker: Send + Sync + 'static {
     /// Opens this app's own reply queue. Called at most once for each broker.
     fn replies(&self) -> BoxFuture<'_, Result<Replies>>;
 
-    /// Tells every worker, those that start later too, that the call `id` is not to be run.
-    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
+    /// Tells every worker, those that start later too, that the call `id`, which is due or nearly so, is not to
+    /// be run.
+    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.cancel_delayed(id, Duration::ZERO)
+    }
+
+    /// As [`cancel`](Self::cancel), of a call that is due after `due_in`: it is remembered for a day from then on.
+    fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>>;
 
     /// The ids of cancelled calls: those known now, and a channel of those to come.
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>>;
@@ -99,8 +107,35 @@ pub trait Broker: Send + Sync + 'static {
     /// Where the queue does not exist.
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>>;
 
+    /// How many messages wait for their time, on their way to any queue.
+    fn delayed(&self) -> BoxFuture<'_, Result<u64>>;
+
     /// Deletes a queue with all that is in it; a queue that does not exist is no error.
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Waits for its turn, then holds the lease of this name; it is made where there is none. Dropping the
+    /// future leaves the queue of those who wait.
+    ///
+    /// The one call that waits for as long as it takes: another may hold the lease for ever.
+    ///
+    /// # Errors
+    /// Where the broker refuses, or is closed.
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>>;
+
+    /// The value of the lease of this name, `None` where none was ever written.
+    ///
+    /// The embedded brokers show it whoever holds the lease. On RabbitMQ it is held for a moment to be read.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where somebody holds it for longer than 10 s, on RabbitMQ.
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>>;
+
+    /// Resolves when the value of a lease may be another than `known`: at once where a broker notices by itself,
+    /// otherwise after a second.
+    fn lease_changes<'a>(&'a self, name: &'a str, known: Option<&'a [u8]>) -> BoxFuture<'a, ()> {
+        let _ = (name, known);
+        Box::pin(tokio::time::sleep(Duration::from_secs(1)))
+    }
 
     /// Settles what is under way and disconnects. Unsettled deliveries go back to their queues.
     fn close(&self) -> BoxFuture<'_, ()>;
@@ -196,13 +231,29 @@ pub struct Depth {
     pub ready: u64,
     /// Consumers, of all processes.
     pub consumers: u64,
+    /// Messages that wait for their time, where the broker knows for which queue: RabbitMQ does not, and tells
+    /// only [how many there are in all](Broker::delayed).
+    pub delayed: Option<u64>,
 }
 
 impl Depth {
     /// A depth of `ready` messages and `consumers` consumers.
     #[must_use]
     pub fn new(ready: u64, consumers: u64) -> Self {
-        Self { ready, consumers }
+        Self {
+            ready,
+            consumers,
+            delayed: None,
+        }
+    }
+
+    /// With so many delayed messages.
+    #[must_use]
+    pub fn with_delayed(self, delayed: u64) -> Self {
+        Self {
+            delayed: Some(delayed),
+            ..self
+        }
     }
 }
 

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 
+import kombu.transport.native_delayed_delivery as native
 from celery import Celery, chain
 
 QUEUE = os.environ["INTEROP_QUEUE"]
@@ -12,6 +13,10 @@ RUST_QUEUE = QUEUE + "-rust"
 
 app = Celery("interop", broker=os.environ["INTEROP_BROKER"], backend="rpc://")
 app.conf.update(task_default_queue=QUEUE, worker_hijack_root_logger=False)
+
+if os.environ.get("INTEROP_QUEUE_TYPE") == "quorum":
+    # Its own ladder of delays, which Celery uses with quorum queues behind topic exchanges.
+    app.conf.update(task_default_queue_type="quorum", task_default_exchange_type="topic")
 
 
 @app.task(name="python.add")
@@ -52,6 +57,28 @@ def declare():
     """Makes the queue as a Python app would, before anybody else does."""
     with app.connection_for_write() as connection:
         app.amqp.queues[QUEUE].bind(connection.default_channel).declare()
+
+
+def ladder():
+    """Makes the queue and Celery's ladder of delays, as a worker of Celery's that consumed it would."""
+    with app.connection_for_write() as connection:
+        queue = app.amqp.queues[QUEUE]
+        queue.bind(connection.default_channel).declare()
+        native.declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
+        native.bind_queue_to_native_delayed_delivery_exchange(connection, queue)
+
+
+def delayed():
+    """Sends calls down Celery's ladder, and prints how late each started, in seconds, and what it saw."""
+    calls = []
+    for countdown in (1, 1.8, 3):
+        due = time.time() + countdown
+        calls.append((due, app.send_task("rust.begins", countdown=countdown)))
+    outcome = []
+    for due, running in calls:
+        started, *seen = running.get(timeout=30)
+        outcome.append([started - due, *seen])
+    print(json.dumps(outcome))
 
 
 def call():
@@ -102,4 +129,5 @@ def flow():
 
 
 if __name__ == "__main__":
-    {"declare": declare, "call": call, "flow": flow}[sys.argv[1]]()
+    commands = {"declare": declare, "call": call, "flow": flow, "ladder": ladder, "delayed": delayed}
+    commands[sys.argv[1]]()

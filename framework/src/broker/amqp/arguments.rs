@@ -88,6 +88,19 @@ fn kept_ms() -> i64 {
     i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// A lease's queue: one consumer at a time, and a token that may be given back any number of times.
+pub(super) fn of_lease(queue_type: QueueType) -> FieldTable {
+    let single = ("x-single-active-consumer", AMQPValue::Boolean(true));
+    match queue_type {
+        QueueType::Classic => table([("x-queue-type", text("classic")), single]),
+        QueueType::Quorum => table([
+            ("x-queue-type", text("quorum")),
+            single,
+            ("x-delivery-limit", AMQPValue::LongInt(NO_DELIVERY_LIMIT)),
+        ]),
+    }
+}
+
 /// Takes out what queues of others, and older ones of ours, were made without; whether it was there.
 pub(super) fn drop_consumer_timeout(arguments: &mut FieldTable) -> bool {
     let left = arguments.inner().iter();

@@ -1,29 +1,28 @@
 //! Looks at a queue: its messages are fetched on a channel of the look's own, left unsettled there, and
 //! given back in their order.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::Channel;
 use lapin::message::Delivery as Raw;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
     QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
-use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::closed;
-use super::live::{Live, Trouble, rpc};
+use super::death;
+use super::live::Trouble;
 use super::send::{Core, Outgoing};
+use super::shown::{Shared, Shown};
 use super::topology::EXCHANGE;
 use super::wire::{self, own};
-use crate::broker::{BoxFuture, Browse, Delivery, Publish, QueueType, Route, Settle, Stale};
-use crate::error::{Error, Result};
-use crate::message::{Message, header};
+use crate::broker::{BoxFuture, Browse, Delivery, Publish, QueueType, Route, Stale};
+use crate::error::Result;
 
 /// How long nothing may come before the queue is asked whether it still has something.
 const IDLE: Duration = Duration::from_millis(50);
@@ -81,54 +80,6 @@ pub(super) async fn start(core: Arc<Core>, queue: String) -> Result<Box<dyn Brow
 
 fn what(queue: &str) -> String {
     format!("a look at queue `{queue}`")
-}
-
-/// What the look and the deliveries that it shows have in common.
-struct Shared {
-    core: Arc<Core>,
-    queue: String,
-    channel: Channel,
-    /// The connection lives as long as someone holds it.
-    live: Arc<Live>,
-    tags: Mutex<Tags>,
-}
-
-/// The tags of what was fetched: on its way from `held` to `settled` to acknowledged.
-#[derive(Default)]
-struct Tags {
-    held: BTreeSet<u64>,
-    settled: BTreeSet<u64>,
-}
-
-impl Shared {
-    fn tags(&self) -> MutexGuard<'_, Tags> {
-        self.tags.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn stale(&self) -> Error {
-        Error::Stale {
-            queue: self.queue.clone(),
-        }
-    }
-
-    /// Awaits the server's answer, but not beyond the connection's end.
-    async fn rpc<T>(&self, request: impl Future<Output = lapin::Result<T>>) -> Result<T, Trouble> {
-        self.live.guard(rpc(request)).await
-    }
-
-    fn is_held(&self, tag: u64) -> bool {
-        self.channel.status().connected() && self.tags().held.contains(&tag)
-    }
-
-    /// Has a message acknowledged with the others of its page.
-    fn settle(&self, tag: u64) -> Result<()> {
-        let mut tags = self.tags();
-        if !self.channel.status().connected() || !tags.held.remove(&tag) {
-            return Err(self.stale());
-        }
-        tags.settled.insert(tag);
-        Ok(())
-    }
 }
 
 struct Look {
@@ -264,7 +215,7 @@ impl Look {
     fn show(&self, raw: Raw) -> Result<Delivery> {
         let queue = &self.shared.queue;
         let mut message = wire::message(&raw.properties, raw.data);
-        note_death(&mut message);
+        death::note(&mut message);
         let settle = Shown {
             shared: self.shared.clone(),
             tag: raw.delivery_tag,
@@ -281,7 +232,7 @@ impl Look {
     /// Puts a copy to the queue's end, whose deliveries count from the beginning, in the message's place.
     async fn renew(&self, raw: Raw) -> Result<()> {
         let mut message = wire::message(&raw.properties, raw.data);
-        note_death(&mut message);
+        death::note(&mut message);
         let copy = Publish {
             route: Route::Queue(self.shared.queue.clone()),
             message,
@@ -384,77 +335,5 @@ impl Drop for Look {
             // If it fails, the channel's end gives everything back.
             let _ = left.give_back().await;
         });
-    }
-}
-
-/// Settles one message that was shown.
-struct Shown {
-    shared: Arc<Shared>,
-    tag: u64,
-}
-
-impl Settle for Shown {
-    fn ack(self: Box<Self>, first: Vec<Publish>) -> BoxFuture<'static, Result<()>> {
-        Box::pin(async move {
-            if !self.shared.is_held(self.tag) {
-                return Err(self.shared.stale());
-            }
-            for publish in first {
-                self.shared.core.send(&mut Outgoing::new(publish)?).await?;
-            }
-            self.shared.settle(self.tag)
-        })
-    }
-
-    fn release(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
-        Box::pin(async { Ok(()) })
-    }
-}
-
-/// Says in our headers what the server noted of a message that it dead-lettered itself.
-fn note_death(message: &mut Message) {
-    if message.headers.contains_key(header::REASON) {
-        return;
-    }
-    let Some(death) = message
-        .headers
-        .get("x-death")
-        .and_then(|all| all.get(0))
-        .cloned()
-    else {
-        return;
-    };
-    let text = |name: &str| death.get(name).and_then(Value::as_str);
-    let seconds = death.get("time").and_then(Value::as_u64);
-    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds.unwrap_or_default()));
-    let reason = text("reason").unwrap_or_default();
-    *message = message.dead(
-        text("queue").unwrap_or_default(),
-        reason,
-        explain(reason),
-        at.unwrap_or(SystemTime::UNIX_EPOCH),
-    );
-    let known = message.headers.contains_key(header::EXCHANGE);
-    if let Some(exchange) = text("exchange").filter(|name| !known && !["", EXCHANGE].contains(name))
-    {
-        message.set(header::EXCHANGE, exchange);
-        let key = death.get("routing-keys").and_then(|keys| keys.get(0));
-        message.set(
-            header::ROUTING_KEY,
-            key.and_then(Value::as_str).unwrap_or_default(),
-        );
-    }
-}
-
-/// RabbitMQ's reasons, in a sentence.
-fn explain(reason: &str) -> &'static str {
-    match reason {
-        "delivery_limit" => {
-            "RabbitMQ: delivered more often than the queue's x-delivery-limit allows, without being settled"
-        }
-        "rejected" => "RabbitMQ: a consumer rejected it",
-        "expired" => "RabbitMQ: its time to live was over before a worker took it",
-        "maxlen" => "RabbitMQ: the queue was full",
-        _ => "RabbitMQ: dead-lettered",
     }
 }

@@ -31,14 +31,37 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a starting worker waits for what was cancelled before.
 const HISTORY_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Adds `id` to the stream.
-pub(super) async fn cancel(core: &Core, id: &str) -> Result<()> {
+/// How long the stream keeps an id, and the value that says so to the server.
+const MEMORY: Duration = Duration::from_secs(24 * 3600);
+const MAX_AGE: &str = "1D";
+/// How long before its call is due an id is told again that would be forgotten by then.
+const AHEAD: Duration = Duration::from_secs(3600);
+
+/// Adds `id` to the stream. Where its call is due when that will have been forgotten, the id is also sent after
+/// the call through the ladder of delays, to be added again shortly before.
+pub(super) async fn cancel(core: &Core, id: &str, due_in: Duration) -> Result<()> {
     let message = Message {
         id: id.to_owned(),
         body: id.as_bytes().to_vec(),
         ..Message::default()
     };
-    store(core, message).await
+    store(core, message.clone()).await?;
+    let Some(delay) = reminder(due_in) else {
+        return Ok(());
+    };
+    let again = Publish {
+        route: Route::Queue(STREAM.into()),
+        message,
+        delay,
+        deadline: DEADLINE,
+    };
+    core.send(&mut Outgoing::new(again)?).await
+}
+
+/// After how long a cancelled call that is due after `due_in` has to be told of again.
+fn reminder(due_in: Duration) -> Option<Duration> {
+    let delay = due_in.checked_sub(AHEAD)?;
+    (due_in.saturating_add(AHEAD) > MEMORY).then_some(delay)
 }
 
 async fn store(core: &Core, message: Message) -> Result<()> {
@@ -58,7 +81,7 @@ async fn store(core: &Core, message: Message) -> Result<()> {
             let declare = async move {
                 let arguments = table([
                     ("x-queue-type", text("stream")),
-                    ("x-max-age", text("1D")),
+                    ("x-max-age", text(MAX_AGE)),
                     // Old ids go a whole segment at a time.
                     (
                         "x-stream-max-segment-size-bytes",
@@ -234,5 +257,21 @@ fn offset(raw: &Delivery) -> Option<i64> {
         AMQPValue::LongLongInt(offset) => Some(*offset),
         AMQPValue::LongInt(offset) => Some((*offset).into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_be_forgotten_is_told_again_in_time() {
+        let hour = Duration::from_secs(3600);
+        for hours in [0, 1, 22, 23] {
+            assert_eq!(reminder(hours * hour), None, "{hours} h");
+        }
+        assert_eq!(reminder(24 * hour), Some(23 * hour));
+        assert_eq!(reminder(720 * hour), Some(719 * hour));
+        assert_eq!(MAX_AGE, format!("{}D", MEMORY.as_secs() / 86_400));
     }
 }

@@ -403,6 +403,21 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
     None
 }
 
+/// Where messages leave the ladder of delays that Celery builds; a prefix of its own may stand before it.
+const CELERY_DUE: &str = "celery_delayed_delivery";
+/// That ladder's levels. A delay's binary digits stand before the routing key, a word each.
+const CELERY_LEVELS: usize = 28;
+
+/// The routing key that a message had before Celery sent it through its ladder.
+fn celery_key(key: &str) -> &str {
+    let digits = key.as_bytes().chunks(2).take(CELERY_LEVELS);
+    let is_way = digits.clone().count() == CELERY_LEVELS
+        && digits.into_iter().all(|word| matches!(word, b"0." | b"1."));
+    key.get(2 * CELERY_LEVELS..)
+        .filter(|_| is_way)
+        .unwrap_or(key)
+}
+
 /// The exchange and key that the message was published to: empty for a queue's own name.
 fn origin(message: &Message, queue: &str, raw: &Raw) -> (String, String) {
     let key = raw.routing_key.as_str().to_owned();
@@ -410,10 +425,28 @@ fn origin(message: &Message, queue: &str, raw: &Raw) -> (String, String) {
         let key = message.text(header::ROUTING_KEY).map_or(key, str::to_owned);
         return (exchange.to_owned(), key);
     }
+    if raw.exchange.as_str().ends_with(CELERY_DUE) {
+        return (String::new(), celery_key(&key).to_owned());
+    }
     match delay::destination(&message.headers) {
         Some("") => (String::new(), queue.to_owned()),
         Some(exchange) => (exchange.to_owned(), key),
         None if raw.exchange.as_str() == EXCHANGE => (String::new(), key),
         None => (raw.exchange.as_str().to_owned(), key),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn celerys_way_down_its_ladder_is_no_part_of_the_key() {
+        let way = "0.".repeat(25) + "1.0.1.";
+        assert_eq!(celery_key(&format!("{way}cap.topic")), "cap.topic");
+        assert_eq!(celery_key(&way), "");
+        for other in ["", "cap", "0.1.cap", &"0.".repeat(27), &format!("2.{way}")] {
+            assert_eq!(celery_key(other), other);
+        }
     }
 }

@@ -201,6 +201,24 @@ impl Topology {
         Ok(())
     }
 
+    /// How many messages are in the ladders: delayed calls, and news of cancelled ones.
+    pub(super) async fn delayed(&self) -> Result<u64> {
+        let mut sum = 0;
+        for which in [Which::Usual, Which::Urgent] {
+            // Where the ladder was never built, the first level asked for is missing.
+            for level in (0..LEVELS).rev() {
+                match self.find(&which.level(level)).await? {
+                    Ok(queue) => sum += u64::from(queue.message_count()),
+                    Err(trouble) if trouble.code == Some(404) => break,
+                    Err(trouble) => {
+                        return Err(trouble.refused("to count the delayed messages"));
+                    }
+                }
+            }
+        }
+        Ok(sum)
+    }
+
     async fn build_ladder(&self, which: Which) -> Result<()> {
         // A crowd of first publishes builds it once.
         let _building = self.ladder.building.lock().await;

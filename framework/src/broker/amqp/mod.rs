@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use super::url::BrokerUrl;
 use super::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Publish, Queue,
-    QueueType, Replies, is_join,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
+    Queue, QueueType, Replies, is_join,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -24,10 +24,12 @@ mod collect;
 mod confirms;
 mod connection;
 mod consume;
+mod death;
 mod delay;
 mod dial;
 mod gate;
 mod joins;
+mod lease;
 mod live;
 mod publish;
 mod replies;
@@ -35,6 +37,7 @@ mod sanitize;
 mod send;
 mod server;
 mod settle;
+mod shown;
 mod stream;
 mod topology;
 mod transport;
@@ -141,8 +144,8 @@ impl Broker for AmqpBroker {
         Box::pin(replies::start(&self.core))
     }
 
-    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(cancel::cancel(&self.core, id))
+    fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>> {
+        Box::pin(cancel::cancel(&self.core, id, due_in))
     }
 
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>> {
@@ -178,9 +181,21 @@ impl Broker for AmqpBroker {
         Box::pin(self.on_topology(|topology| async move { topology.depth(&queue).await }))
     }
 
+    fn delayed(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.on_topology(|topology| async move { topology.delayed().await }))
+    }
+
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>> {
         let queue = queue.to_owned();
         Box::pin(self.on_topology(|topology| async move { topology.delete(&queue).await }))
+    }
+
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>> {
+        Box::pin(lease::acquire(self.core.clone(), name.to_owned()))
+    }
+
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>> {
+        Box::pin(lease::read(&self.core, name))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -1,6 +1,7 @@
 //! Finds a message's way to its queue, and mends the way once where part of it is missing.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use lapin::BasicProperties;
@@ -32,6 +33,8 @@ pub(super) struct Core {
     pub(super) reply_type: QueueType,
     /// Those whose deliveries become void when the broker is closed.
     sessions: Mutex<Vec<Weak<Session>>>,
+    /// The queues of leases that were declared.
+    leases: Mutex<HashSet<String>>,
 }
 
 /// A message whose way can be found again.
@@ -147,6 +150,7 @@ impl Core {
             publisher,
             reply_type,
             sessions: Mutex::default(),
+            leases: Mutex::default(),
         }
     }
 
@@ -154,6 +158,23 @@ impl Core {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.retain(|session| session.strong_count() > 0);
         sessions.push(Arc::downgrade(session));
+    }
+
+    fn leases(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is a lease's queue that was declared.
+    pub(super) fn is_lease(&self, queue: &str) -> bool {
+        self.leases().contains(queue)
+    }
+
+    pub(super) fn remember_lease(&self, queue: &str) {
+        self.leases().insert(queue.to_owned());
+    }
+
+    pub(super) fn forget_lease(&self, queue: &str) {
+        self.leases().remove(queue);
     }
 
     /// Makes all deliveries void.
@@ -259,7 +280,9 @@ impl Core {
     /// Whether a message may name this queue for its reply. Callers of other kinds call theirs what they
     /// like, but none of ours is meant: hostile, it would fill a queue with what is no call.
     fn takes_replies(&self, queue: &str) -> bool {
-        let is_ours = queue.starts_with("garenne.") || queue.ends_with(".dead");
+        let is_ours = queue.starts_with("garenne.")
+            || queue.contains("garenne.lease.")
+            || queue.ends_with(".dead");
         // A name like that which the server cannot decode ends the connection, with all that others
         // are publishing on it.
         let is_direct = queue.starts_with("amq.rabbitmq.reply-to");
@@ -273,7 +296,7 @@ impl Core {
             Route::Queue(name) => {
                 let known = self.topology.known(name);
                 let is_quorum = |known: Known| known.queue_type == Some(QueueType::Quorum);
-                is_join(name) || known.is_some_and(is_quorum)
+                is_join(name) || self.is_lease(name) || known.is_some_and(is_quorum)
             }
             Route::Exchange { .. } => true,
             Route::Reply(name) => is_reply_queue(name),

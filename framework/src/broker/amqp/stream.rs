@@ -13,6 +13,7 @@ use async_rs::{Runtime, Tokio};
 use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::{Stream, TryFutureExt};
 use lapin::tcp::AsyncTcpStream;
+use tokio::runtime::Handle;
 
 use super::sanitize;
 
@@ -68,7 +69,11 @@ impl Reactor for SanitizedSockets {
 
 /// A stream of AMQP frames, read frame by frame.
 pub(super) struct Sanitized<S> {
-    inner: S,
+    /// There until it is dropped.
+    inner: Option<S>,
+    /// Where it was connected. lapin drops it on a thread without a runtime, where the adapter around tokio's
+    /// socket starts one of its own for that: a panic where there are no files left.
+    tokio: Option<Handle>,
     /// What was read and not handed out yet: all that is between `start` and `end`.
     buffer: Vec<u8>,
     start: usize,
@@ -80,12 +85,21 @@ pub(super) struct Sanitized<S> {
 impl<S> Sanitized<S> {
     pub(super) fn new(inner: S) -> Self {
         Self {
-            inner,
+            inner: Some(inner),
+            tokio: Handle::try_current().ok(),
             buffer: vec![0; CHUNK],
             start: 0,
             end: 0,
             clear: 0,
         }
+    }
+
+    fn inner(&mut self) -> Result<Pin<&mut S>>
+    where
+        S: Unpin,
+    {
+        let inner = self.inner.as_mut().map(Pin::new);
+        inner.ok_or(Error::from(ErrorKind::NotConnected))
     }
 
     /// Looks at the next frame; says how many bytes of it must be there to go on.
@@ -139,6 +153,13 @@ impl<S> Sanitized<S> {
     }
 }
 
+impl<S> Drop for Sanitized<S> {
+    fn drop(&mut self) {
+        let _entered = self.tokio.as_ref().map(Handle::enter);
+        self.inner = None;
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Sanitized<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -166,8 +187,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Sanitized<S> {
                 return Poll::Ready(Ok(0));
             }
             this.make_room(wanted);
+            let Some(inner) = &mut this.inner else {
+                return Poll::Ready(Ok(0));
+            };
             let room = &mut this.buffer[this.end..];
-            let count = ready!(Pin::new(&mut this.inner).poll_read(cx, room))?;
+            let count = ready!(Pin::new(inner).poll_read(cx, room))?;
             if count == 0 {
                 // Half a frame at the end of a connection is worth nothing.
                 return Poll::Ready(Ok(0));
@@ -183,7 +207,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Sanitized<S> {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, data)
+        self.inner()?.poll_write(cx, data)
     }
 
     fn poll_write_vectored(
@@ -191,14 +215,37 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Sanitized<S> {
         cx: &mut Context<'_>,
         data: &[std::io::IoSlice<'_>],
     ) -> Poll<Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, data)
+        self.inner()?.poll_write_vectored(cx, data)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        self.inner()?.poll_flush(cx)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.inner).poll_close(cx)
+        self.inner()?.poll_close(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Socket(std::sync::mpsc::Sender<bool>);
+
+    impl Drop for Socket {
+        fn drop(&mut self) {
+            let _ = self.0.send(Handle::try_current().is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_dropped_where_it_finds_its_runtime() {
+        let (dropped, on_a_runtime) = std::sync::mpsc::channel();
+        let stream = Sanitized::new(Socket(dropped));
+        std::thread::spawn(move || drop(stream))
+            .join()
+            .expect("no panic");
+        assert_eq!(on_a_runtime.recv(), Ok(true));
     }
 }

@@ -56,7 +56,7 @@ struct Memory {
 /// What this broker has declared.
 pub(super) struct Topology {
     transport: Arc<Transport>,
-    default_type: QueueType,
+    pub(super) default_type: QueueType,
     memory: Mutex<Memory>,
     pub(super) server: tokio::sync::OnceCell<Server>,
     pub(super) ladder: delay::Ladder,
@@ -254,7 +254,11 @@ impl Topology {
         Err(trouble.refused(format!("to declare queue `{name}`")))
     }
 
-    async fn try_queue(&self, name: &str, arguments: FieldTable) -> Result<Result<(), Trouble>> {
+    pub(super) async fn try_queue(
+        &self,
+        name: &str,
+        arguments: FieldTable,
+    ) -> Result<Result<(), Trouble>> {
         self.on_channel(|channel| {
             let arguments = arguments.clone();
             async move {

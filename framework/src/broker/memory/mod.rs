@@ -5,19 +5,21 @@
 mod browse;
 mod consumer;
 mod joins;
+mod lease;
 mod queue;
 mod state;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::state::State;
 use crate::broker::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Publish, Queue,
-    Replies,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
+    Queue, Replies,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -117,9 +119,10 @@ impl Broker for MemoryBroker {
         })
     }
 
-    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
+    fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            self.shared.lock().open()?.cancel(id, Instant::now());
+            let mut state = self.shared.lock();
+            state.open()?.cancel(id, Instant::now(), due_in);
             Ok(())
         })
     }
@@ -184,7 +187,15 @@ impl Broker for MemoryBroker {
                 what: format!("the depth of queue `{queue}`"),
                 reason: "there is no such queue".into(),
             })?;
-            Ok(Depth::new(found.ready(Instant::now()), consumers))
+            let depth = Depth::new(found.ready(Instant::now()), consumers);
+            Ok(depth.with_delayed(found.delayed()))
+        })
+    }
+
+    fn delayed(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move {
+            let mut state = self.shared.lock();
+            Ok(state.open()?.delayed(Instant::now()))
         })
     }
 
@@ -193,6 +204,18 @@ impl Broker for MemoryBroker {
             self.shared.lock().open()?.queues.remove(queue);
             Ok(())
         })
+    }
+
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>> {
+        Box::pin(lease::acquire(&self.shared, name))
+    }
+
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>> {
+        Box::pin(async move { Ok(self.shared.lock().open()?.leases.value(name)) })
+    }
+
+    fn lease_changes<'a>(&'a self, name: &'a str, known: Option<&'a [u8]>) -> BoxFuture<'a, ()> {
+        Box::pin(lease::changes(&self.shared, name, known))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -125,6 +125,11 @@ impl MemoryQueue {
         self.ready.len() as u64
     }
 
+    /// How many messages wait for their time; exact after [`ready`](Self::ready).
+    pub(super) fn delayed(&self) -> u64 {
+        self.delayed.len() as u64
+    }
+
     /// Queues up what has fallen due.
     fn promote(&mut self, now: Instant) {
         while let Some(entry) = self.delayed.first_entry() {

@@ -1,7 +1,7 @@
 //! All that a memory broker knows, behind one lock: queues, exchanges, who consumes, what was cancelled, joins.
 //! Nothing in here waits, so that each operation is atomic.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::joins::Joins;
+use super::lease::Leases;
 use super::queue::{MemoryQueue, Stored};
 use crate::broker::{
     Binding, Delivery, Exchange, ExchangeKind, Publish, Queue, Route, is_join, is_reply_queue,
@@ -17,7 +18,7 @@ use crate::broker::{
 };
 use crate::error::{Error, Result};
 
-/// How long a cancelled call is remembered.
+/// How long a cancelled call is remembered once it is due.
 const CANCELLATION_MEMORY: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 /// Stands for times that the clock cannot express, as tokio's own does.
 const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
@@ -42,9 +43,11 @@ pub(super) struct State {
     exchanges: HashMap<String, ExchangeKind>,
     /// By number. A subscriber outlives its queue, to be served again when the queue is back.
     pub(super) subscribers: HashMap<u64, Subscriber>,
-    cancelled: VecDeque<(Instant, String)>,
+    /// Each with the time that its call is due.
+    cancelled: BTreeSet<(Instant, String)>,
     watchers: Vec<mpsc::UnboundedSender<String>>,
     pub(super) joins: Joins,
+    pub(super) leases: Leases,
     numbers: u64,
 }
 
@@ -244,14 +247,27 @@ impl State {
         consumers.count() as u64
     }
 
-    pub(super) fn cancel(&mut self, id: &str, now: Instant) {
-        while let Some((at, _)) = self.cancelled.front() {
-            if now.duration_since(*at) < CANCELLATION_MEMORY {
+    /// How many messages wait for their time in all queues.
+    pub(super) fn delayed(&mut self, now: Instant) -> u64 {
+        let queues = self.queues.values_mut();
+        queues
+            .map(|queue| {
+                queue.ready(now);
+                queue.delayed()
+            })
+            .sum()
+    }
+
+    /// Notes that a call which is due after `due_in` is cancelled.
+    pub(super) fn cancel(&mut self, id: &str, now: Instant, due_in: Duration) {
+        while let Some((due, _)) = self.cancelled.first() {
+            if now.saturating_duration_since(*due) < CANCELLATION_MEMORY {
                 break;
             }
-            self.cancelled.pop_front();
+            self.cancelled.pop_first();
         }
-        self.cancelled.push_back((now, id.to_owned()));
+        let due = now.checked_add(due_in).unwrap_or(now + FAR_FUTURE);
+        self.cancelled.insert((due, id.to_owned()));
         self.watchers
             .retain(|watcher| watcher.send(id.to_owned()).is_ok());
     }

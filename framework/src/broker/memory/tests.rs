@@ -47,6 +47,25 @@ async fn hours_of_delay_are_over_at_once_when_time_is_paused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cancelled_call_is_remembered_until_it_has_been_due() {
+    let broker = MemoryBroker::new();
+    let day = Duration::from_secs(24 * 3600);
+    broker.cancel("near").await.expect("a cancel");
+    let far = broker.cancel_delayed("far", 30 * day);
+    far.await.expect("a cancel");
+    let known = async |after: Duration| {
+        tokio::time::sleep(after).await;
+        broker.cancel("other").await.expect("a cancel");
+        let known = broker.cancellations().await.expect("a channel").known;
+        ["near", "far"].map(|id| known.iter().any(|known| known == id))
+    };
+    assert_eq!(known(day).await, [true, true]);
+    assert_eq!(known(28 * day).await, [false, true]);
+    assert_eq!(known(2 * day).await, [false, true]);
+    assert_eq!(known(3 * day).await, [false, false]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_delay_beyond_the_clock_is_no_panic() {
     let broker = MemoryBroker::new();
     let queue = Queue::new("q");

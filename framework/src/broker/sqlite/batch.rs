@@ -11,6 +11,7 @@ use super::command::{Claim, Outgoing, Parking, Request};
 use super::consume::Members;
 use super::fault::Failed;
 use super::joins::{self, Progress};
+use super::lease;
 use super::process;
 use super::store::{self, Taken};
 use crate::broker::join::{KEPT, warn_of_hostile};
@@ -22,7 +23,7 @@ use crate::message::Message;
 const DAY: i64 = 24 * 3600 * 1000;
 /// How long a dead letter is kept.
 const DEAD_LETTERS_KEPT: i64 = 30 * DAY;
-/// How long a cancelled call's id is kept.
+/// How long a cancelled call's id is kept once the call is due.
 const CANCELLED_KEPT: i64 = 2 * DAY;
 /// How long a join is kept that nobody uses.
 const JOINS_KEPT: i64 = KEPT.as_millis() as i64;
@@ -122,8 +123,8 @@ impl<'a> Batch<'a> {
                 batch.fire(join, progress, *parts, *fire)
             })?,
             Request::CloseJoin(join) => joins::close(self.db, join)?,
-            Request::Cancel(id) => {
-                store::cancel(self.db, id, self.now)?;
+            Request::Cancel(id, due) => {
+                store::cancel(self.db, id, self.now.max(*due))?;
                 self.announce = true;
             }
             Request::Cancellations(_) => {
@@ -134,6 +135,24 @@ impl<'a> Batch<'a> {
             Request::Prune => {
                 store::prune(self.db, self.now, self.now - CANCELLED_KEPT)?;
                 joins::prune(self.db, self.now - JOINS_KEPT)?;
+            }
+            Request::TakeLease { name, holder, .. } => {
+                let taken = lease::take(self.db, self.me.id, name, *holder)?;
+                return Ok(taken.then(|| name.clone()).into_iter().collect());
+            }
+            Request::WriteLease {
+                name,
+                holder,
+                value,
+            } => {
+                if !lease::write(self.db, self.me.id, name, *holder, value)? {
+                    return Err(Failed::Said(Error::Stale {
+                        queue: name.clone(),
+                    }));
+                }
+            }
+            Request::FreeLease { name, holder } => {
+                lease::free(self.db, self.me.id, name, *holder)?;
             }
             rare => self.guarded(|batch| batch.apply_rare(rare))?,
         }

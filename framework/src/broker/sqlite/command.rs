@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::liveness::DeadProcess;
 use crate::broker::join::part_key;
-use crate::broker::{Delivery, Exchange, Join, Publish, Queue, Route, validate_routing_key};
+use crate::broker::{Delivery, Exchange, Join, Publish, Queue, Route, Stale, validate_routing_key};
 use crate::error::{Error, Result};
 use crate::message::{Headers, Message};
 
@@ -103,7 +103,7 @@ impl Parking {
 }
 
 /// When what is delayed from `now` on is due. Rounded up, so that it is never early.
-fn due(delay: Duration, now: SystemTime) -> Option<i64> {
+pub(super) fn due(delay: Duration, now: SystemTime) -> Option<i64> {
     if delay.is_zero() {
         return None;
     }
@@ -165,7 +165,8 @@ pub(super) enum Request {
         fire: bool,
     },
     CloseJoin(String),
-    Cancel(String),
+    /// A call that is due at this time, in milliseconds since 1970, is cancelled.
+    Cancel(String, i64),
     Delete(String),
     Replies {
         address: String,
@@ -173,6 +174,21 @@ pub(super) enum Request {
     },
     /// Answered with the ids known.
     Cancellations(mpsc::Sender<String>),
+    /// Takes a lease; `granted` is answered if it was free.
+    TakeLease {
+        name: String,
+        holder: u64,
+        granted: oneshot::Sender<Stale>,
+    },
+    WriteLease {
+        name: String,
+        holder: u64,
+        value: Vec<u8>,
+    },
+    FreeLease {
+        name: String,
+        holder: u64,
+    },
     /// Takes back what a dead process held.
     Rescue(DeadProcess),
     /// Takes part again after this process's own row was taken for a dead one's.
@@ -197,10 +213,13 @@ impl Request {
             Self::OpenJoin(parking) => format!("opening join `{}`", parking.join),
             Self::CheckJoin { join, .. } => format!("looking at join `{join}`"),
             Self::CloseJoin(join) => format!("closing join `{join}`"),
-            Self::Cancel(id) => format!("cancelling `{id}`"),
+            Self::Cancel(id, _) => format!("cancelling `{id}`"),
             Self::Delete(queue) => format!("deleting queue `{queue}`"),
             Self::Replies { .. } => "opening the reply queue".into(),
             Self::Cancellations(_) => "reading the cancelled calls".into(),
+            Self::TakeLease { name, .. } => format!("taking the lease `{name}`"),
+            Self::WriteLease { name, .. } => format!("writing the lease `{name}`"),
+            Self::FreeLease { name, .. } => format!("freeing the lease `{name}`"),
             Self::Rescue(_) => "rescuing a dead process's deliveries".into(),
             Self::Rejoin => "registering this process".into(),
             Self::Prune => "forgetting old dead letters".into(),
@@ -208,7 +227,8 @@ impl Request {
     }
 }
 
-/// A request's result: ids for [`Request::Cancellations`], empty for all others.
+/// A request's result: ids for [`Request::Cancellations`], the name for a lease that was taken, empty for all
+/// others.
 pub(super) type Answer = Result<Vec<String>>;
 
 /// A request and who waits for it.

@@ -30,7 +30,14 @@ impl Engine {
         }
         for (mut job, answer) in jobs.into_iter().zip(outcome.answers) {
             let request = std::mem::replace(&mut job.request, Request::Prune);
-            self.note(request, answer.is_ok(), outcome.cancelled_until);
+            let took = answer.as_ref().is_ok_and(|taken| !taken.is_empty());
+            match request {
+                Request::TakeLease { granted, .. } if took => {
+                    // Whoever gave up frees it with a later request.
+                    let _ = granted.send(Stale::new(self.ended.subscribe()));
+                }
+                request => self.note(request, answer.is_ok(), outcome.cancelled_until),
+            }
             job.answer(answer);
         }
     }

@@ -14,6 +14,7 @@ mod engine;
 mod fault;
 mod handout;
 mod joins;
+mod lease;
 mod liveness;
 mod news;
 mod opened;
@@ -25,7 +26,7 @@ mod wake;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -36,8 +37,8 @@ use self::fault::Fault;
 use self::opened::OpenedFile;
 use super::url::BrokerUrl;
 use super::{
-    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Publish, Queue,
-    Replies,
+    BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
+    Queue, Replies,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -51,6 +52,7 @@ const CHANNEL: usize = 1024;
 /// Dropping the broker closes it: unsettled deliveries go back to their queues.
 pub struct SqliteBroker {
     handle: Handle,
+    /// Numbers consumers and holders of leases.
     consumers: AtomicU64,
     reader: Reader,
 }
@@ -217,8 +219,9 @@ impl Broker for SqliteBroker {
         })
     }
 
-    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
-        self.ask(Request::Cancel(id.to_owned()))
+    fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>> {
+        let due = command::due(due_in, SystemTime::now()).unwrap_or(0);
+        self.ask(Request::Cancel(id.to_owned(), due))
     }
 
     fn cancellations(&self) -> BoxFuture<'_, Result<Cancellations>> {
@@ -271,16 +274,33 @@ impl Broker for SqliteBroker {
                     store::depth(db, &name, millis(SystemTime::now()))
                 })
                 .await?;
-            let (ready, consumers) = counted.ok_or_else(|| Error::Refused {
+            let [ready, consumers, delayed] = counted.ok_or_else(|| Error::Refused {
                 what,
                 reason: "there is no such queue".into(),
             })?;
-            Ok(Depth::new(ready, consumers))
+            Ok(Depth::new(ready, consumers).with_delayed(delayed))
         })
+    }
+
+    fn delayed(&self) -> BoxFuture<'_, Result<u64>> {
+        let now = millis(SystemTime::now());
+        let count = move |db: &Connection| store::delayed(db, now);
+        Box::pin(
+            self.reader
+                .read("the number of delayed messages".into(), count),
+        )
     }
 
     fn delete<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<()>> {
         self.ask(Request::Delete(queue.to_owned()))
+    }
+
+    fn lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Box<dyn Lease>>> {
+        Box::pin(lease::acquire(self, name))
+    }
+
+    fn read_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>>> {
+        Box::pin(lease::read(&self.reader, name))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

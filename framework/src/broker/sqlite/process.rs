@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, Result, params};
 
 use super::catalog;
+use super::lease;
 
 pub(super) fn add_process(db: &Connection, id: i64, port: u16, now: i64) -> Result<()> {
     db.prepare_cached("INSERT INTO process (id, port, pid, started_at) VALUES (?1, ?2, ?3, ?4)")?
@@ -33,6 +34,7 @@ pub(super) fn remove_process(
     {
         return Ok(None);
     }
+    lease::free_all(db, id)?;
     let own: Vec<String> = db
         .prepare_cached("SELECT name FROM queue WHERE owner = ?1")?
         .query_map([id], |row| row.get(0))?

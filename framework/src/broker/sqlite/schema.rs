@@ -218,6 +218,14 @@ pub(super) fn create_private_directory(directory: &Path) -> std::io::Result<()> 
 
 /// Brings the tables to this version; the inner error is why they cannot be used.
 fn migrate(db: &Connection) -> rusqlite::Result<Result<(), String>> {
+    let done = migrate_version(db)?;
+    if done.is_ok() {
+        db.execute_batch(super::lease::TABLE)?;
+    }
+    Ok(done)
+}
+
+fn migrate_version(db: &Connection) -> rusqlite::Result<Result<(), String>> {
     let number = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     if number("application_id")? == APPLICATION_ID && number("user_version")? == VERSION {
         return Ok(Ok(()));

@@ -247,11 +247,13 @@ pub(super) fn discard(db: &Connection, seq: i64) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn cancel(db: &Connection, id: &str, now: i64) -> Result<()> {
+/// Remembers that the call `id` is cancelled; it is due at `at`, or now.
+pub(super) fn cancel(db: &Connection, id: &str, at: i64) -> Result<()> {
     db.prepare_cached(
-        "INSERT INTO cancelled (id, at) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET at = excluded.at",
+        "INSERT INTO cancelled (id, at) VALUES (?1, ?2)
+         ON CONFLICT (id) DO UPDATE SET at = max(at, excluded.at)",
     )?
-    .execute(params![id, now])?;
+    .execute(params![id, at])?;
     Ok(())
 }
 
@@ -275,17 +277,25 @@ pub(super) fn prune(db: &Connection, now: i64, cancelled_before: i64) -> Result<
     Ok(())
 }
 
-/// How many messages of a queue could be delivered now, and its consumers; `None` without the queue.
-pub(super) fn depth(db: &Connection, queue: &str, now: i64) -> Result<Option<(u64, u64)>> {
+/// How many messages of all queues wait for their time.
+pub(super) fn delayed(db: &Connection, now: i64) -> Result<u64> {
+    db.prepare_cached("SELECT count(*) FROM message WHERE due IS NOT NULL AND due > ?1")?
+        .query_row([now], |row| row.get(0).map(|n: i64| n.unsigned_abs()))
+}
+
+/// How many messages of a queue could be delivered now, its consumers, and how many messages wait for their
+/// time; `None` without the queue.
+pub(super) fn depth(db: &Connection, queue: &str, now: i64) -> Result<Option<[u64; 3]>> {
     db.prepare_cached(
         "SELECT (SELECT count(*) FROM message WHERE queue = ?1 AND owner IS NULL AND due IS NULL)
               + (SELECT count(*) FROM message WHERE queue = ?1 AND due IS NOT NULL AND due <= ?2),
-                (SELECT count(*) FROM consumer WHERE queue = ?1)
+                (SELECT count(*) FROM consumer WHERE queue = ?1),
+                (SELECT count(*) FROM message WHERE queue = ?1 AND due IS NOT NULL AND due > ?2)
          FROM queue WHERE name = ?1",
     )?
     .query_row(params![queue, now], |row| {
         let count = |column| row.get(column).map(|n: i64| n.unsigned_abs());
-        Ok((count(0)?, count(1)?))
+        Ok([count(0)?, count(1)?, count(2)?])
     })
     .optional()
 }

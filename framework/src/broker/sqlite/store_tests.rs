@@ -126,3 +126,31 @@ fn the_frequent_queries_use_their_indexes() {
         assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
     }
 }
+
+#[test]
+fn a_cancelled_call_is_remembered_until_it_has_been_due() {
+    let db = schema::in_memory();
+    cancel(&db, "near", 10).expect("cancelled");
+    cancel(&db, "far", 1000).expect("cancelled");
+    // Said again by somebody who does not know when it is due.
+    cancel(&db, "far", 10).expect("cancelled");
+    prune(&db, 500, 500).expect("pruned");
+    let known = cancelled(&db, 0, 9).expect("read");
+    assert_eq!(
+        known.into_iter().map(|(_, id)| id).collect::<Vec<_>>(),
+        ["far"]
+    );
+    prune(&db, 1001, 1001).expect("pruned");
+    assert_eq!(cancelled(&db, 0, 9).expect("read"), []);
+}
+
+#[test]
+fn delayed_messages_are_counted() {
+    let db = schema::in_memory();
+    declare_queue(&db, 1, &Queue::new("q")).expect("declared");
+    for due in [None, Some(5), Some(20), Some(30)] {
+        put(&db, 0, due);
+    }
+    assert_eq!(delayed(&db, 10).expect("counted"), 2);
+    assert_eq!(depth(&db, "q", 10).expect("counted"), Some([2, 0, 2]));
+}
