@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::dead_letters::DeadLetters;
 use crate::error::{Error, Result};
 use crate::message::{Message, Origin, format_time};
+use crate::rehearsal::Rehearsal;
 use crate::reply::{Progress, Reply};
 use crate::retry::LONGEST_DELAY;
 use crate::waiters::{Waiters, Waiting};
@@ -58,6 +59,8 @@ pub(crate) struct Settings {
     #[cfg(feature = "redis")]
     pub(crate) result_expires: Duration,
     pub(crate) clock: Clock,
+    /// For the testing kit, of an app in memory.
+    pub(crate) rehearsal: Option<Arc<Rehearsal>>,
 }
 
 impl Default for Settings {
@@ -78,6 +81,7 @@ impl Default for Settings {
             #[cfg(feature = "redis")]
             result_expires: crate::DAY,
             clock: Clock::default(),
+            rehearsal: None,
         }
     }
 }
@@ -138,6 +142,15 @@ impl App {
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.inner.prefix
+    }
+
+    /// What the testing kit needs, of an app in memory.
+    pub(crate) fn rehearsal(&self) -> Option<&Rehearsal> {
+        self.inner.settings.rehearsal.as_deref()
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.inner.settings.clock
     }
 
     pub(crate) fn send_timeout(&self) -> Duration {

@@ -10,6 +10,7 @@ use crate::broker::memory::MemoryBroker;
 use crate::broker::url::{BrokerUrl, Scheme};
 use crate::clock::Clock;
 use crate::error::Result;
+use crate::rehearsal::Rehearsal;
 
 /// Where [`App::from_env`] looks for the broker's URL.
 const BROKER_VARIABLE: &str = "GARENNE_BROKER";
@@ -100,12 +101,13 @@ impl AppBuilder {
     /// [`InvalidUrl`](crate::Error::InvalidUrl), [`Connect`](crate::Error::Connect).
     pub async fn connect(self) -> Result<App> {
         let url: BrokerUrl = self.url.parse()?;
-        let broker = broker::connect(&url, &self.settings.name).await?;
-        let mut settings = self.settings;
-        if url.scheme == Scheme::Memory {
-            settings.clock = Clock::tokio();
-        }
-        let app = App::over(broker, url.prefix, settings);
+        let app = match url.scheme {
+            Scheme::Memory => in_memory(url.prefix, self.settings),
+            _ => {
+                let broker = broker::connect(&url, &self.settings.name).await?;
+                App::over(broker, url.prefix, self.settings)
+            }
+        };
         #[cfg(feature = "redis")]
         app.connect_results().await?;
         Ok(app)
@@ -156,13 +158,13 @@ impl App {
     /// A broker in this process's memory, for tests. Each call makes another one.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self::over(
-            Arc::new(MemoryBroker::new()),
-            String::new(),
-            Settings {
-                clock: Clock::tokio(),
-                ..Settings::default()
-            },
-        )
+        in_memory(String::new(), Settings::default())
     }
+}
+
+fn in_memory(prefix: String, mut settings: Settings) -> App {
+    let broker = Arc::new(MemoryBroker::new());
+    settings.clock = Clock::tokio();
+    settings.rehearsal = Some(Arc::new(Rehearsal::new(broker.clone())));
+    App::over(broker, prefix, settings)
 }

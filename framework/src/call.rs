@@ -14,7 +14,7 @@ use crate::handle::Handle;
 use crate::message::Arguments;
 use crate::options::{CallOptions, Due};
 use crate::retry::Backoff;
-use crate::step::{Step, option_setters};
+use crate::step::{Sketch, Step, option_setters};
 use crate::task::{Ack, Definition, Parameter};
 
 /// A task with arguments and options, not yet sent; `T` is what the task returns.
@@ -115,7 +115,18 @@ impl<T> Call<T> {
         Ok(Handle::new(id, task, app.clone(), waiting).due(due))
     }
 
+    /// What would go to the broker if it were sent at `now`, under no id.
+    ///
+    /// # Errors
+    /// Why it could not be sent.
+    pub(crate) fn sketch(&self, now: SystemTime) -> Result<Sketch> {
+        self.step.sketch(now)
+    }
+
     /// The task's name, the arguments and the options.
+    ///
+    /// # Errors
+    /// An argument that could not be encoded.
     pub(crate) fn into_parts(self) -> Result<(String, Arguments, CallOptions)> {
         self.step.into_parts()
     }

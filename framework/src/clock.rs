@@ -1,8 +1,12 @@
 //! What time it is for an app: the system's time, or, in memory, one that stands still when tokio's is paused.
 
-use std::time::SystemTime;
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
+
+/// How long paused time is held for a thread, in real time.
+const HELD: Duration = Duration::from_secs(1);
 
 /// Where an app reads the time of day.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,7 +33,24 @@ impl Clock {
             Self::Tokio { start, since } => *start + since.elapsed(),
         }
     }
+
+    /// Keeps paused time from jumping ahead, as it does when the runtime has nothing to do, while a thread of
+    /// ours works: until this is dropped, but for no more than a second.
+    pub(crate) fn hold(&self) -> Option<Hold> {
+        match self {
+            Self::System => None,
+            Self::Tokio { .. } => {
+                let (hold, released) = mpsc::channel();
+                // Tokio does not move paused time while one of these runs. It ends when `hold` is dropped.
+                tokio::task::spawn_blocking(move || released.recv_timeout(HELD));
+                Some(Hold(hold))
+            }
+        }
+    }
 }
+
+/// Holds paused time while it lives.
+pub(crate) struct Hold(#[allow(dead_code, reason = "it is its end that counts")] mpsc::Sender<()>);
 
 #[cfg(test)]
 mod tests {

@@ -41,6 +41,7 @@ pub mod message;
 mod options;
 pub mod progress;
 pub mod registry;
+mod rehearsal;
 pub mod reply;
 #[cfg(feature = "redis")]
 mod result_store;
@@ -57,6 +58,7 @@ pub mod context;
 pub mod dead_letters;
 pub mod retry;
 pub mod scheduler;
+pub mod testing;
 pub mod worker;
 
 pub mod error;

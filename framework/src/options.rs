@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value as Json, json};
 
-use crate::broker::{Exchange, Queue, validate_routing_key};
+use crate::broker::{Exchange, Queue, Route, validate_routing_key};
 use crate::error::{Error, Result};
 use crate::message::{Headers, Message, format_time, header};
 use crate::retry::{Backoff, LONGEST_DELAY};
@@ -96,6 +96,17 @@ impl CallOptions {
             None => too_long("task name", task)
                 .or_else(|| self.id.as_deref().and_then(|id| too_long("call id", id)))
                 .map_or(Ok(()), Err),
+        }
+    }
+
+    /// Where the call goes.
+    pub(crate) fn route(&self) -> Route {
+        match &self.exchange {
+            Some((exchange, key)) => Route::Exchange {
+                exchange: exchange.name().to_owned(),
+                routing_key: key.clone(),
+            },
+            None => Route::Queue(self.queue.name().to_owned()),
         }
     }
 

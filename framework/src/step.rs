@@ -1,7 +1,7 @@
 //! A call without its type: what [`Call`](crate::Call), [`Partial`](crate::Partial) and the workflows made of them
 //! have in common.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -73,18 +73,37 @@ impl Step {
             .then_some(&self.options.queue)
     }
 
-    /// What goes to the broker if it is sent at `now`.
-    pub(crate) fn prepare(self, now: SystemTime) -> Result<Outgoing> {
-        let (task, arguments, options) = self.into_parts()?;
-        outgoing(&task, &arguments, options, now)
-    }
-
     /// The task's name, the arguments and the options.
     pub(crate) fn into_parts(self) -> Result<(String, Arguments, CallOptions)> {
         match self.problem {
             Some(problem) => Err(problem),
             None => Ok((self.task, self.arguments, self.options)),
         }
+    }
+
+    /// What goes to the broker if it is sent at `now`.
+    pub(crate) fn prepare(self, now: SystemTime) -> Result<Outgoing> {
+        let (task, arguments, options) = self.into_parts()?;
+        outgoing(&task, &arguments, options, now)
+    }
+
+    /// What would go to the broker if it were sent at `now`, under no id.
+    pub(crate) fn sketch(&self, now: SystemTime) -> Result<Sketch> {
+        if let Some(problem) = &self.problem {
+            return Err(Error::invalid(
+                "call of task",
+                &self.task,
+                problem.to_string(),
+            ));
+        }
+        self.options.validate(&self.task, now)?;
+        let mut message = Message::new(String::new(), &self.task, &self.arguments);
+        let delay = self.options.write_to(&mut message, now);
+        Ok(Sketch {
+            message,
+            route: self.options.route(),
+            delay,
+        })
     }
 
     /// The call as others carry it with them until its turn comes. `prefix` is the app's.
@@ -160,6 +179,13 @@ impl Step {
     }
 }
 
+/// What a call would look like, and where it would go.
+pub(crate) struct Sketch {
+    pub(crate) message: Message,
+    pub(crate) route: Route,
+    pub(crate) delay: Duration,
+}
+
 /// What goes to the broker if a call of `task` is sent at `now`.
 pub(crate) fn outgoing(
     task: &str,
@@ -174,16 +200,9 @@ pub(crate) fn outgoing(
         .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let mut message = Message::new(id, task, arguments);
     let delay = options.write_to(&mut message, now);
-    let route = match &options.exchange {
-        Some((exchange, key)) => Route::Exchange {
-            exchange: exchange.name().to_owned(),
-            routing_key: key.clone(),
-        },
-        None => Route::Queue(options.queue.name().to_owned()),
-    };
     Ok(Outgoing {
         message,
-        route,
+        route: options.route(),
         queue: options.queue,
         exchange: options.exchange.map(|(exchange, _)| exchange),
         delay,

@@ -139,7 +139,7 @@ impl<'a> Ticks<'a> {
     }
 
     /// The next tick of another sender than `old`: who sent it and how long after `since` it came.
-    async fn of_another(&mut self, old: u32, since: Duration) -> (u32, Duration) {
+    async fn tick_of_another(&mut self, old: u32, since: Duration) -> (u32, Duration) {
         loop {
             let tick = self.next().await;
             if tick.sender != old {
@@ -212,7 +212,7 @@ async fn a_killed_schedulers_ticks_are_sent_by_another(place: Place) {
         process.kill();
         let killed = since_1970();
         *process = SchedulerProcess::start(&place);
-        let (next, after) = ticks.of_another(active, killed).await;
+        let (next, after) = ticks.tick_of_another(active, killed).await;
         assert!(after < TAKEOVER, "{after:?}");
         takeovers.push(after);
         active = next;
@@ -253,7 +253,7 @@ async fn a_frozen_scheduler_does_no_harm(place: Place) {
         tokio::time::sleep(5 * SECOND).await;
         signal(active, "CONT");
     } else {
-        let (_, after) = ticks.of_another(active, frozen).await;
+        let (_, after) = ticks.tick_of_another(active, frozen).await;
         figure!(place, "a frozen scheduler is replaced after {after:.1?}");
         assert!(after < 3 * TAKEOVER, "{after:?}");
         ticks.next().await;
@@ -303,16 +303,17 @@ async fn idle(node: Node) {
     let set = "application:set_env(rabbit, consumer_timeout, 70000), \
                application:set_env(rabbit, channel_tick_interval, 1000).";
     node.run("ctl", &["eval", set]);
-    for queue_type in ["quorum", "classic"] {
+    let hold = async |queue_type: &str| {
         let mut place = node.place();
         place.url.push_str(&format!("?queue_type={queue_type}"));
         let app = place.app().await;
         let mut lease = app.broker().lease(queue_type).await.expect("held");
         lease.write(b"kept".to_vec()).await.expect("written");
         let lost = lease.lost().clone();
-        let lost = tokio::time::timeout(150 * SECOND, lost.stale()).await;
+        let lost = tokio::time::timeout(130 * SECOND, lost.stale()).await;
         assert!(lost.is_err(), "{queue_type}");
         lease.write(b"kept".to_vec()).await.expect("still held");
         app.close().await;
-    }
+    };
+    tokio::join!(hold("quorum"), hold("classic"));
 }

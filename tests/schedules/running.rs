@@ -127,7 +127,7 @@ async fn what_cannot_be_is_refused_at_the_start() {
     assert!(say(twice).await.contains("`a`: it is added twice"));
     let nameless = Scheduler::new(&app).add("", every(SECOND), call());
     assert!(say(nameless).await.contains("schedule name"));
-    let never = Scheduler::new(&app).add("a", every(garenne::MILLISECOND), call());
+    let never = Scheduler::new(&app).add("a", every(std::time::Duration::ZERO), call());
     assert!(say(never).await.contains("interval"));
     let with_id = Scheduler::new(&app).add("a", every(SECOND), call().id("mine"));
     assert!(say(with_id).await.contains("the id of its tick"));

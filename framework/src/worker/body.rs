@@ -41,6 +41,7 @@ impl Shared {
                     return None;
                 }
                 let (send, ended) = oneshot::channel();
+                let _held = self.app.clock().hold();
                 let runtime = tokio::runtime::Handle::current();
                 let runaways = self.runaways.clone();
                 // A thread of its own rather than one of the runtime's pool, whose shutdown would wait

@@ -159,8 +159,13 @@ impl Shared {
         key: &Key,
         registered: &Registered<'_>,
     ) -> (Verdict, Option<Error>) {
+        let name = task.name;
         let stale = registered.stale.clone();
         let mut verdict = self.run(task, message, key, stale).await;
+        if self.dies(name, custody.came_back(), message) {
+            // What is dropped unsettled is delivered again.
+            return (Verdict::HandBack, None);
+        }
         if matches!(
             (&custody, &verdict),
             (Custody::Released { .. }, Verdict::HandBack)
@@ -196,6 +201,7 @@ impl Shared {
         let failed = error
             .as_ref()
             .is_some_and(|error| !matches!(error, Error::Stale { .. }));
+        self.observe(message, verdict);
         let unroutable = matches!(error, Some(Error::Unroutable { .. }));
         report(message, verdict, error);
         if unroutable && let Err(error) = self.app.broker().declare(&lane.queue).await {

@@ -9,6 +9,7 @@ mod execute;
 mod health;
 mod joined;
 mod memory;
+mod observe;
 mod progress;
 mod serve;
 mod settle;
@@ -34,6 +35,8 @@ use crate::task::{Definition, Lent, State, Task};
 use cancel::CancelledCalls;
 use health::Health;
 use memory::{Outcomes, Running};
+use observe::Observer;
+pub use observe::{Outcome, Ran};
 pub use signal::{ShutdownSignal, shutdown_signal};
 use suspect::Suspects;
 
@@ -69,6 +72,7 @@ use suspect::Suspects;
 /// # }
 /// ```
 #[must_use = "a worker does nothing until `.run(…).await` or `.spawn()`"]
+#[derive(Clone)]
 pub struct Worker {
     app: App,
     queues: Vec<(Queue, usize)>,
@@ -80,6 +84,8 @@ pub struct Worker {
     max_deliveries: u32,
     deaf_after: Option<Duration>,
     health: Option<String>,
+    /// A test, which is told of each delivery.
+    observer: Option<Observer>,
 }
 
 /// What all slots of a running worker share.
@@ -95,6 +101,7 @@ struct Shared {
     suspects: Suspects,
     /// Threads of plain tasks whose time is up but which go on.
     runaways: Arc<AtomicIsize>,
+    observer: Option<Observer>,
     health: Health,
     /// True once the worker is told to stop: nothing is begun any more.
     stopping: watch::Sender<bool>,
@@ -115,6 +122,24 @@ impl Worker {
             max_deliveries: 5,
             deaf_after: Some(Duration::from_secs(5)),
             health: None,
+            observer: None,
+        }
+    }
+
+    pub(crate) fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// A worker for tests that is like this one but for its queue, and tells `observer` of each delivery. Tasks
+    /// that borrow what it does not have are refused when they are called.
+    pub(crate) fn twin(&self, queue: Queue, concurrency: usize, observer: Observer) -> Self {
+        Self {
+            queues: vec![(queue, concurrency)],
+            grace: Duration::ZERO,
+            deaf_after: None,
+            health: None,
+            observer: Some(observer),
+            ..self.clone()
         }
     }
 

@@ -169,6 +169,13 @@ pub(super) enum Custody {
     Released { queue: String },
 }
 
+impl Custody {
+    /// Whether the message may have been delivered before.
+    pub(super) fn came_back(&self) -> bool {
+        matches!(self, Self::Held(delivery) if delivery.came_back())
+    }
+}
+
 impl Shared {
     /// Acknowledges the delivery before the work, if the call or its task wishes so.
     ///

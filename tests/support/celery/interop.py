@@ -129,5 +129,5 @@ def flow():
 
 
 if __name__ == "__main__":
-    commands = {"declare": declare, "call": call, "flow": flow, "ladder": ladder, "delayed": delayed}
+    commands = {"declare": declare, "call": call, "ladder": ladder, "delayed": delayed, "flow": flow}
     commands[sys.argv[1]]()

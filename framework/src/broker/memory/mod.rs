@@ -5,10 +5,12 @@
 mod browse;
 mod consumer;
 mod joins;
+mod journal;
 mod lease;
 mod queue;
 mod state;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+pub(crate) use self::journal::Entry;
 use self::state::State;
 use crate::broker::{
     BoxFuture, Broker, Browse, Cancellations, Consumer, Depth, Exchange, Join, Lease, Publish,
@@ -73,6 +76,22 @@ impl MemoryBroker {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The calls that were sent, the oldest first.
+    pub(crate) fn sent(&self) -> Vec<Entry> {
+        self.shared.lock().journal.entries()
+    }
+
+    /// Resolves when something has been sent since it last did.
+    pub(crate) async fn sending(&self) {
+        let sending = self.shared.lock().journal.sending.clone();
+        sending.notified().await;
+    }
+
+    /// The task queues in which something waits, now or for its time, or is not settled yet, and how much.
+    pub(crate) fn unfinished(&self) -> BTreeMap<String, u64> {
+        self.shared.lock().unfinished(Instant::now())
     }
 }
 

@@ -1,7 +1,7 @@
 //! All that a memory broker knows, behind one lock: queues, exchanges, who consumes, what was cancelled, joins.
 //! Nothing in here waits, so that each operation is atomic.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::joins::Joins;
+use super::journal::Journal;
 use super::lease::Leases;
 use super::queue::{MemoryQueue, Stored};
 use crate::broker::{
@@ -20,6 +21,8 @@ use crate::error::{Error, Result};
 
 /// How long a cancelled call is remembered once it is due.
 const CANCELLATION_MEMORY: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+/// How names of dead-letter queues end.
+const DEAD: &str = ".dead";
 /// Stands for times that the clock cannot express, as tokio's own does.
 const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
@@ -49,6 +52,7 @@ pub(super) struct State {
     pub(super) joins: Joins,
     pub(super) leases: Leases,
     numbers: u64,
+    pub(super) journal: Journal,
 }
 
 impl State {
@@ -131,6 +135,7 @@ impl State {
             .map(|publish| self.route(publish))
             .collect::<Result<Vec<_>>>()?;
         for (publish, queues) in publishes.into_iter().zip(targets) {
+            self.journal.note(&publish);
             self.store(publish, &queues, now)?;
         }
         Ok(())
@@ -256,6 +261,20 @@ impl State {
                 queue.delayed()
             })
             .sum()
+    }
+
+    /// The task queues in which something waits, now or for its time, or is not settled yet, and how much.
+    pub(super) fn unfinished(&mut self, now: Instant) -> BTreeMap<String, u64> {
+        let mut unfinished = BTreeMap::new();
+        for (name, queue) in &mut self.queues {
+            let held = self.subscribers.values().filter(|of| of.queue == *name);
+            let held: usize = held.map(|of| of.unsettled).sum();
+            let count = queue.ready(now) + queue.delayed() + held as u64;
+            if count > 0 && !is_reply_queue(name) && !name.ends_with(DEAD) {
+                unfinished.insert(name.clone(), count);
+            }
+        }
+        unfinished
     }
 
     /// Notes that a call which is due after `due_in` is cancelled.
