@@ -238,6 +238,7 @@ async fn what_came_down_celerys_ladder_runs_when_it_is_due() {
         .expect("the test's RabbitMQ");
     let worker = Worker::new(&app)
         .queue(interop.queue.as_str(), 4)
+        .state(workflows::Log::default())
         .grace(SECOND)
         .spawn();
     assert!(worker.ready().await);

@@ -50,7 +50,7 @@ pub struct Handle<T> {
     ids: Arc<[String]>,
     pub(crate) app: App,
     pub(crate) awaited: Awaited,
-    /// When the call is due, where it was not at once.
+    /// When the call is due, where it was not at once; of a workflow, the last one at the latest.
     due: Option<SystemTime>,
     result: PhantomData<fn() -> T>,
 }
@@ -125,18 +125,18 @@ impl<T> Handle<T> {
     /// Where the broker could not be told.
     pub async fn cancel(&self) -> Result<()> {
         if self.ids.is_empty() {
-            return match self.due {
-                Some(due) => self.app.cancel_delayed(&self.id, due).await,
-                None => self.app.cancel(&self.id).await,
-            };
+            return self.cancel_call(&self.id).await;
         }
-        let cancel = |id: String| {
-            let app = self.app.clone();
-            async move { app.cancel(&id).await }
-        };
-        stream::iter(self.ids.iter().cloned().map(Ok))
-            .try_for_each_concurrent(CANCELLED_AT_A_TIME, cancel)
+        stream::iter(self.ids.iter().map(Ok))
+            .try_for_each_concurrent(CANCELLED_AT_A_TIME, |id| self.cancel_call(id))
             .await
+    }
+
+    async fn cancel_call(&self, id: &str) -> Result<()> {
+        match self.due {
+            Some(due) => self.app.cancel_delayed(id, due).await,
+            None => self.app.cancel(id).await,
+        }
     }
 }
 

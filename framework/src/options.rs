@@ -110,6 +110,18 @@ impl CallOptions {
         }
     }
 
+    /// How long after `now` the call is due.
+    pub(crate) fn delay(&self, now: SystemTime) -> Duration {
+        match self.due {
+            Due::Now => Duration::ZERO,
+            Due::In(countdown) => countdown,
+            Due::At(eta) => eta
+                .duration_since(now)
+                .unwrap_or_default()
+                .min(LONGEST_DELAY),
+        }
+    }
+
     /// Writes the options into the message's headers, and says how long the broker is to keep it.
     pub(crate) fn write_to(&self, message: &mut Message, now: SystemTime) -> Duration {
         message.headers.extend(self.headers.clone());
@@ -138,14 +150,7 @@ impl CallOptions {
         if let Some(deadline) = self.deadline.and_then(|after| now.checked_add(after)) {
             message.set_deadline(deadline);
         }
-        let delay = match self.due {
-            Due::Now => Duration::ZERO,
-            Due::In(countdown) => countdown,
-            Due::At(eta) => eta
-                .duration_since(now)
-                .unwrap_or_default()
-                .min(LONGEST_DELAY),
-        };
+        let delay = self.delay(now);
         if let Some(eta) = (!delay.is_zero()).then(|| now.checked_add(delay)).flatten() {
             message.set("eta", format_time(eta));
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use garenne::{App, Failure, group};
+use garenne::{App, Error, Failure, group};
 use tokio::task::JoinSet;
 
 use super::child::Spawn;
@@ -75,9 +75,16 @@ async fn each_body_runs_with_its_members_results(place: Place) {
 
 /// Sends a chord and awaits it; returns its body's id.
 async fn run(app: App, queue: String, chord: u64) -> (u64, String) {
-    let members = (0..MEMBERS).map(|n| bring::call(chord, n).queue(&*queue));
-    let whole = group(members).then(gather::partial(chord).queue(&*queue));
-    let handle = whole.send(&app).await.expect("sent");
+    let handle = loop {
+        let members = (0..MEMBERS).map(|n| bring::call(chord, n).queue(&*queue));
+        let whole = group(members).then(gather::partial(chord).queue(&*queue));
+        match whole.send(&app).await {
+            Ok(handle) => break handle,
+            // A busy RabbitMQ may not open a join within 10 s: nothing is sent then.
+            Err(error @ Error::Unavailable { .. }) => println!("chord {chord} again: {error}"),
+            Err(error) => panic!("chord {chord}: {error}"),
+        }
+    };
     let ended: Result<u64, Failure> = handle.result().await;
     assert_eq!(ended, Ok(chord));
     (chord, handle.id().to_owned())

@@ -7,7 +7,7 @@
 //! built-in task [`COLLECT`] stands before or behind them.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
 
@@ -32,6 +32,8 @@ pub(super) struct Frozen {
     pub(super) queues: Vec<Queue>,
     /// What the last call's task is called.
     pub(super) task: String,
+    /// How long all of its calls are delayed together: none is due later than this after being sent.
+    pub(super) delay: Duration,
 }
 
 /// Whose replies make up the result.
@@ -76,6 +78,7 @@ pub(super) fn freeze(
         queues: BTreeMap::new(),
         callbacks: Vec::new(),
         task: String::new(),
+        delay: Duration::ZERO,
     };
     let links = freezer.flatten(node)?;
     let mut plan = Plan::default();
@@ -87,6 +90,7 @@ pub(super) fn freeze(
         gates: freezer.gates,
         queues: freezer.queues.into_values().collect(),
         task: freezer.task,
+        delay: freezer.delay,
     })
 }
 
@@ -105,6 +109,7 @@ struct Freezer<'a> {
     queues: BTreeMap<String, Queue>,
     callbacks: Vec<Box<RawValue>>,
     task: String,
+    delay: Duration,
 }
 
 impl Freezer<'_> {
@@ -304,6 +309,7 @@ impl Freezer<'_> {
         } else {
             self.task.clone_from(&step.task);
         }
+        self.delay = self.delay.saturating_add(step.options.delay(self.now));
         let queue = step.options.queue.clone();
         let signature = step.freeze(self.prefix, self.now)?;
         self.queues.entry(queue.name().to_owned()).or_insert(queue);

@@ -31,6 +31,7 @@ pub(super) async fn send<T>(
         gates,
         queues,
         task,
+        delay,
     } = frozen;
     let id = match &expected {
         Expected::One(id) | Expected::Nothing(id) => id.clone(),
@@ -49,7 +50,8 @@ pub(super) async fn send<T>(
     }
     let root = ids.first().map(String::as_str);
     app.launch(plan, None, root).await?;
-    Ok(Handle::of_workflow(id, task, ids, app.clone(), awaited))
+    let due = app.now().checked_add(delay).filter(|_| !delay.is_zero());
+    Ok(Handle::of_workflow(id, task, ids, app.clone(), awaited).due(due))
 }
 
 fn awaited(expected: Expected, app: &App) -> Result<Awaited> {

@@ -82,6 +82,7 @@ fn a_chain_is_its_first_call_with_the_others() {
         gates,
         queues,
         task,
+        ..
     } = frozen(chain);
     assert_eq!(tasks(&plan.calls[0]), ["a", "b", "c", "d"]);
     assert_eq!((plan.calls.len(), plan.joins.len(), gates.len()), (1, 0, 0));
