@@ -1,6 +1,8 @@
 //! Python's Celery on the other side: Rust calls its tasks, and it calls Rust's.
 
 mod support;
+#[path = "celery/workflows.rs"]
+mod workflows;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,7 +12,7 @@ use garenne::{App, Call, Context, FailureKind, SECOND, Worker, task};
 use support::{eventually, unique, within};
 
 #[task(name = "rust.add")]
-async fn add(a: i64, b: i64) -> i64 {
+pub(crate) async fn add(a: i64, b: i64) -> i64 {
     a + b
 }
 
@@ -193,6 +195,7 @@ async fn python_calls_rust() {
         .expect("the test's RabbitMQ");
     let worker = Worker::new(&app)
         .queue(interop.queue.as_str(), 2)
+        .state(workflows::Log::default())
         .grace(SECOND)
         .spawn();
     assert!(worker.ready().await);

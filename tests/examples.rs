@@ -216,6 +216,25 @@ fn dead_letters(broker: &str) {
     );
 }
 
+fn workflows(broker: &str) {
+    let mut printed: Vec<_> = run("workflows", broker)
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    // Who is told of a failure hears of it while others go on.
+    printed[4..].sort();
+    let expected = [
+        "3 words",
+        r#"["all about ants", "all about bees", "all about wasps"]"#,
+        "9 words in all",
+        "twice: 6",
+        "fetch failed: 404",
+        "found 1 of 2",
+        "sorry, Ann: 404",
+    ];
+    assert_eq!(printed, expected);
+}
+
 fn options(broker: &str) {
     prints(
         "options",
@@ -306,7 +325,7 @@ macro_rules! on_every_broker {
 
 on_every_broker! {
     hello work_queue publish_subscribe routing topics rpc game state supervised retries schedule dead_letters
-    options web
+    options web workflows
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod faults {
     mod addresses;
     mod alarms;
     mod child;
+    mod chords;
     mod clients;
     mod cluster;
     mod connections;

@@ -292,22 +292,11 @@ impl App {
             delay,
             wants_reply,
         } = outgoing;
-        if let Some(origin) = &self.origin {
-            message.descend_from(origin);
-        }
-        check_deadline(&message)?;
-        let (size, limit) = (message.body.len(), self.inner.settings.max_message_size);
-        if size > limit {
-            let task = message.text("task").unwrap_or_default().to_owned();
-            return Err(Error::TooLarge { task, size, limit });
-        }
-        message
-            .check_headers()
-            .map_err(|unreadable| Error::invalid("call", &message.id, unreadable.0))?;
+        self.check(&mut message)?;
         let mut waiting = None;
         if wants_reply {
             message.reply_to = Some(self.reply_address().await?.to_owned());
-            waiting = Some(self.inner.waiters.add(&message.id)?);
+            waiting = Some(self.await_reply(&message.id)?);
         }
         let route = self.physical(route);
         let publish = Publish {
@@ -330,6 +319,43 @@ impl App {
         #[cfg(feature = "redis")]
         self.follow(waiting.as_deref()).await;
         Ok(waiting)
+    }
+
+    /// Makes the message what its origin wants it to be, and refuses it where it is out of bounds.
+    pub(crate) fn check(&self, message: &mut Message) -> Result<()> {
+        if let Some(origin) = &self.origin {
+            message.descend_from(origin);
+        }
+        check_deadline(message)?;
+        let (size, limit) = (message.body.len(), self.max_message_size());
+        if size > limit {
+            let task = message.text("task").unwrap_or_default().to_owned();
+            return Err(Error::TooLarge { task, size, limit });
+        }
+        message
+            .check_headers()
+            .map_err(|unreadable| Error::invalid("call", &message.id, unreadable.0))
+    }
+
+    /// Awaits the reply to the call `id` from now on.
+    pub(crate) fn await_reply(&self, id: &str) -> Result<Arc<Waiting>> {
+        self.inner.waiters.add(id)
+    }
+
+    /// Makes sure that a queue which is known by its name on the broker exists.
+    pub(crate) async fn declare_route(&self, route: &Route) -> Result<()> {
+        match route {
+            Route::Queue(name) => self.declare_queue(&Queue::new(name)).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for a queue that is not there though it was declared.
+    pub(crate) async fn declare_anew(&self, route: &Route) -> Result<()> {
+        if let Route::Queue(name) = route {
+            self.forget(name);
+        }
+        self.declare_route(route).await
     }
 
     async fn publish_to_queue(&self, queue: &Queue, publish: Publish) -> Result<()> {
@@ -403,7 +429,7 @@ impl App {
     }
 
     /// The name of this app's reply queue, which is opened when the first call wants a reply.
-    async fn reply_address(&self) -> Result<&str> {
+    pub(crate) async fn reply_address(&self) -> Result<&str> {
         let open = async || {
             let Replies {
                 address,

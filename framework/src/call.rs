@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde_json::Value as Json;
-use serde_json::value::RawValue;
 
-use crate::app::{App, Outgoing};
-use crate::broker::{Exchange, Queue, Route};
+use crate::app::App;
+use crate::broker::{Exchange, Queue};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
-use crate::message::{Arguments, Message};
+use crate::message::Arguments;
 use crate::options::{CallOptions, Due};
 use crate::retry::Backoff;
+use crate::step::{Sketch, Step, option_setters};
 use crate::task::{Ack, Definition, Parameter};
 
 /// A task with arguments and options, not yet sent; `T` is what the task returns.
@@ -43,22 +43,14 @@ use crate::task::{Ack, Definition, Parameter};
 /// ```
 #[must_use = "a call does nothing until it is sent: `.send(&app).await`"]
 pub struct Call<T> {
-    task: String,
-    arguments: Arguments,
-    options: CallOptions,
-    /// An argument that could not be encoded; returned when the call is sent.
-    problem: Option<Error>,
+    pub(crate) step: Step,
     result: PhantomData<fn() -> T>,
 }
 
 impl<T> Call<T> {
-    fn new(task: String, queue: &str) -> Self {
-        let options = CallOptions::to(queue);
+    pub(crate) fn of(step: Step) -> Self {
         Self {
-            task,
-            arguments: Arguments::default(),
-            options,
-            problem: None,
+            step,
             result: PhantomData,
         }
     }
@@ -74,7 +66,7 @@ impl<T> Call<T> {
     /// # }
     /// ```
     pub fn named(task: impl Into<String>) -> Self {
-        Self::new(task.into(), crate::task::TaskOptions::DEFAULT.queue)
+        Self::of(Step::named(task.into()))
     }
 
     /// Adds an argument by position.
@@ -82,9 +74,7 @@ impl<T> Call<T> {
     /// # Errors
     /// [`Error::Encode`].
     pub fn arg<A: Serialize>(mut self, value: A) -> Result<Self> {
-        let what = || format!("argument {}", self.arguments.args.len() + 1);
-        let raw = encode(&self.task, what, &value)?;
-        self.arguments.args.push(raw);
+        self.step.arg(&value)?;
         Ok(self)
     }
 
@@ -93,108 +83,22 @@ impl<T> Call<T> {
     /// # Errors
     /// [`Error::Encode`].
     pub fn kwarg<A: Serialize>(mut self, name: impl Into<String>, value: A) -> Result<Self> {
-        let name = name.into();
-        let raw = encode(&self.task, || format!("argument `{name}`"), &value)?;
-        self.arguments.kwargs.insert(name, raw);
+        self.step.kwarg(name.into(), &value)?;
         Ok(self)
-    }
-
-    /// Goes to this queue. It is declared if it does not exist yet.
-    pub fn queue(mut self, queue: impl Into<Queue>) -> Self {
-        self.options.queue = queue.into();
-        self
     }
 
     /// Goes through `exchange` to all queues that are bound to it, instead of to one queue.
     ///
     /// Each of these queues gets a copy. Awaited, the first reply counts.
     pub fn publish_to(mut self, exchange: &Exchange, routing_key: impl Into<String>) -> Self {
-        self.options.exchange = Some((exchange.clone(), routing_key.into()));
+        self.step.options.exchange = Some((exchange.clone(), routing_key.into()));
         self
     }
 
-    /// Is sent under this id instead of a random one. Sent twice, it is recognisably the same call.
-    pub fn id(mut self, id: impl Into<String>) -> Self {
-        self.options.id = Some(id.into());
-        self
-    }
+    option_setters!();
 
-    /// Repeats a failed attempt at most this many times.
-    pub fn retries(mut self, retries: u32) -> Self {
-        self.options.retries = Some(retries);
-        self
-    }
-
-    /// Waits this long between attempts, for example `SECOND..5 * MINUTE`.
-    pub fn backoff(mut self, backoff: impl Into<Backoff>) -> Self {
-        self.options.backoff = Some(backoff.into());
-        self
-    }
-
-    /// Ends an attempt that takes longer.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.options.timeout = Some(timeout);
-        self
-    }
-
-    /// Is delivered before calls of lower priority, on queues that have priorities
-    /// ([`Queue::max_priority`]); 0 is the lowest.
-    pub fn priority(mut self, priority: u8) -> Self {
-        self.options.priority = Some(priority);
-        self
-    }
-
-    /// Is not started later than this after being sent.
-    pub fn expires(mut self, after: Duration) -> Self {
-        self.options.expires = Some(after);
-        self
-    }
-
-    /// Is to be done within this time after being sent, with all its retries and all that its tasks send: the
-    /// whole has one deadline. (A [`timeout`](Self::timeout) is each attempt's own, and what
-    /// [`expires`](Self::expires) may take any time once it is started.)
-    ///
-    /// Past it, the call is not started (it fails with the kind [`Expired`]), an attempt that runs is ended
-    /// ([`TimedOut`]), and a retry that would be due after it is not made: the call fails with the error of its
-    /// last attempt. What a task sends through [`ctx.app()`](crate::Context::app) inherits the deadline, and may
-    /// only have a nearer one of its own.
-    ///
-    /// [`Expired`]: crate::FailureKind::Expired
-    /// [`TimedOut`]: crate::FailureKind::TimedOut
-    pub fn deadline(mut self, after: Duration) -> Self {
-        self.options.deadline = Some(after);
-        self
-    }
-
-    /// When the worker acknowledges it.
-    pub fn ack(mut self, ack: Ack) -> Self {
-        self.options.ack = Some(ack);
-        self
-    }
-
-    /// Is not started before this time has passed. It waits in the broker.
-    pub fn countdown(mut self, countdown: Duration) -> Self {
-        self.options.due = Due::In(countdown);
-        self
-    }
-
-    /// Is not started before this moment. It waits in the broker.
-    pub fn eta(mut self, eta: SystemTime) -> Self {
-        self.options.due = Due::At(eta);
-        self
-    }
-
-    /// Wants no reply: cheaper for calls that nobody awaits.
-    pub fn ignore_result(mut self) -> Self {
-        self.options.ignore_result = true;
-        self
-    }
-
-    /// Carries a header of your own, which headers exchanges can route by and the task can read with
-    /// [`Context::header`](crate::Context::header).
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<Json>) -> Self {
-        self.options.headers.insert(name.into(), value.into());
-        self
+    fn options_mut(&mut self) -> &mut CallOptions {
+        &mut self.step.options
     }
 
     /// Sends it; resolves when the broker has confirmed that it is stored.
@@ -203,7 +107,7 @@ impl<T> Call<T> {
     /// Every [`Error`] of sending says whether the call is stored. Within the app's send timeout (30 s
     /// unless set) there is always an answer.
     pub async fn send(self, app: &App) -> Result<Handle<T>> {
-        let outgoing = self.prepare(app.now())?;
+        let outgoing = self.step.prepare(app.now())?;
         let id = outgoing.message.id.clone();
         let task = outgoing.message.text("task").unwrap_or_default().to_owned();
         let due = outgoing.message.eta();
@@ -216,102 +120,35 @@ impl<T> Call<T> {
     /// # Errors
     /// Why it could not be sent.
     pub(crate) fn sketch(&self, now: SystemTime) -> Result<Sketch> {
-        let Self {
-            task,
-            arguments,
-            options,
-            problem,
-            ..
-        } = self;
-        if let Some(problem) = problem {
-            return Err(Error::invalid("call of task", task, problem.to_string()));
-        }
-        options.validate(task, now)?;
-        let mut message = Message::new(String::new(), task, arguments);
-        let delay = options.write_to(&mut message, now);
-        Ok(Sketch {
-            message,
-            route: options.route(),
-            delay,
-        })
-    }
-
-    /// What goes to the broker if it is sent at `now`.
-    fn prepare(self, now: SystemTime) -> Result<Outgoing> {
-        let (task, arguments, options) = self.into_parts()?;
-        outgoing(&task, &arguments, options, now)
+        self.step.sketch(now)
     }
 
     /// The task's name, the arguments and the options.
+    ///
+    /// # Errors
+    /// An argument that could not be encoded.
     pub(crate) fn into_parts(self) -> Result<(String, Arguments, CallOptions)> {
-        match self.problem {
-            Some(problem) => Err(problem),
-            None => Ok((self.task, self.arguments, self.options)),
-        }
+        self.step.into_parts()
     }
-}
-
-/// What goes to the broker if a call of `task` is sent at `now`.
-pub(crate) fn outgoing(
-    task: &str,
-    arguments: &Arguments,
-    options: CallOptions,
-    now: SystemTime,
-) -> Result<Outgoing> {
-    options.validate(task, now)?;
-    let id = options
-        .id
-        .clone()
-        .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-    let mut message = Message::new(id, task, arguments);
-    let delay = options.write_to(&mut message, now);
-    let route = options.route();
-    Ok(Outgoing {
-        message,
-        route,
-        queue: options.queue,
-        exchange: options.exchange.map(|(exchange, _)| exchange),
-        delay,
-        wants_reply: !options.ignore_result,
-    })
-}
-
-/// What a call would look like, and where it would go.
-pub(crate) struct Sketch {
-    pub(crate) message: Message,
-    pub(crate) route: Route,
-    pub(crate) delay: Duration,
-}
-
-fn encode<A: Serialize>(
-    task: &str,
-    what: impl FnOnce() -> String,
-    value: &A,
-) -> Result<Box<RawValue>> {
-    serde_json::value::to_raw_value(value).map_err(|source| Error::Encode {
-        task: task.to_owned(),
-        what: what(),
-        source,
-    })
 }
 
 /// Builds the call of a registered task. Used by `#[task]`.
 #[doc(hidden)]
 pub struct CallBuilder {
     definition: &'static Definition,
-    arguments: Arguments,
-    problem: Option<Error>,
+    pub(crate) step: Step,
 }
 
 impl CallBuilder {
-    /// Begins a call of the task.
+    /// Begins a call of the task, with the options of its attribute.
     #[must_use]
     pub fn new(definition: &'static Definition) -> Self {
-        Self {
-            definition,
-            arguments: Arguments::default(),
-            problem: None,
-        }
+        let options = &definition.options;
+        let mut step = Step::new(definition.name.to_owned(), options.queue);
+        step.options.priority = options.priority;
+        step.options.expires = options.expires;
+        step.is_ours = true;
+        Self { definition, step }
     }
 
     /// Encodes the next argument. A failure is kept, and returned when the call is sent.
@@ -322,9 +159,9 @@ impl CallBuilder {
     )]
     pub fn argument<A>(mut self, parameter: &Parameter<A>, value: A) -> Self {
         match (parameter.encode)(&value) {
-            Ok(raw) => self.arguments.args.push(raw),
+            Ok(raw) => self.step.arguments.args.push(raw),
             Err(source) => {
-                self.problem = self.problem.or_else(|| {
+                self.step.problem = self.step.problem.or_else(|| {
                     Some(Error::Encode {
                         task: self.definition.name.to_owned(),
                         what: format!("argument `{}`", parameter.name),
@@ -336,23 +173,17 @@ impl CallBuilder {
         self
     }
 
-    /// The call, with the options of the task's attribute.
+    /// The call.
     pub fn call<T>(self) -> Call<T> {
-        let options = &self.definition.options;
-        let mut call = Call::new(self.definition.name.to_owned(), options.queue);
-        call.arguments = self.arguments;
-        call.problem = self.problem;
-        call.options.priority = options.priority;
-        call.options.expires = options.expires;
-        call
+        Call::of(self.step)
     }
 }
 
 impl<T> fmt::Debug for Call<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
-            .field("task", &self.task)
-            .field("queue", &self.options.queue.name())
+            .field("task", &self.step.task)
+            .field("queue", &self.step.options.queue.name())
             .finish_non_exhaustive()
     }
 }

@@ -2,8 +2,13 @@
 
 use std::fmt::{self, Display};
 
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
 /// How a call came not to succeed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FailureKind {
     /// The task returned an error, and no retry is left.
@@ -16,10 +21,11 @@ pub enum FailureKind {
     Expired,
     /// The call was cancelled.
     Cancelled,
-    /// What became of the call is not known: no reply came in time, or it could not be read.
-    Unknown,
     /// The worker could not run the call: unknown task, unreadable message, wrong arguments, poison.
     Rejected,
+    /// What became of the call is not known: no reply came in time, or it could not be read.
+    #[serde(other)]
+    Unknown,
 }
 
 impl FailureKind {
@@ -55,7 +61,10 @@ impl Display for FailureKind {
 }
 
 /// Why a call has no result: what a caller sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// It travels in messages, too, as an argument: of what [`on_error`](crate::Workflow::on_error) names, and in
+/// collected results. Where a Python worker names a failed call by its id alone, the rest is left open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Failure {
     /// The task's name.
@@ -112,3 +121,84 @@ impl Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// A failure as it is written.
+#[derive(Deserialize)]
+struct Written {
+    #[serde(default)]
+    task: String,
+    id: String,
+    kind: FailureKind,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    error_type: String,
+    #[serde(default)]
+    attempts: u32,
+    #[serde(default)]
+    traceback: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Failure {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Failure;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a failure, or a failed call's id")
+            }
+
+            fn visit_str<E>(self, id: &str) -> Result<Failure, E> {
+                let message = "a Python worker says no more than that it failed";
+                Ok(Failure::new("", id, FailureKind::Failed, message))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Failure, A::Error> {
+                let written = Written::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Failure {
+                    task: written.task,
+                    id: written.id,
+                    kind: written.kind,
+                    message: written.message,
+                    error_type: written.error_type.into(),
+                    attempts: written.attempts,
+                    traceback: written.traceback,
+                })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_travels_in_messages() {
+        let failure = Failure {
+            error_type: "demo::Error".into(),
+            attempts: 3,
+            traceback: Some("here".into()),
+            ..Failure::new("demo", "id-1", FailureKind::TimedOut, "too slow")
+        };
+        let text = serde_json::to_string(&failure).expect("JSON");
+        assert!(text.contains(r#""kind":"timed_out""#), "{text}");
+        assert_eq!(serde_json::from_str::<Failure>(&text).ok(), Some(failure));
+        for kind in FailureKind::ALL {
+            let word = serde_json::to_value(kind).expect("JSON");
+            assert_eq!(word, kind.as_str());
+        }
+        let newer = r#"{"id": "a", "kind": "melted", "colour": "red"}"#;
+        let newer: Failure = serde_json::from_str(newer).expect("a later version's");
+        assert_eq!((newer.kind, &*newer.id), (FailureKind::Unknown, "a"));
+    }
+
+    #[test]
+    fn a_python_worker_gives_the_failed_calls_id() {
+        let failure: Failure = serde_json::from_str(r#""id-1""#).expect("an id");
+        assert_eq!((&*failure.id, failure.kind), ("id-1", FailureKind::Failed));
+        assert!(serde_json::from_str::<Failure>("7").is_err());
+    }
+}

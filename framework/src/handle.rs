@@ -6,14 +6,19 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::stream::{self, TryStreamExt};
 use serde::de::DeserializeOwned;
 
 use crate::app::App;
+use crate::awaited::{Awaited, Outcome};
 use crate::broker::BoxFuture;
 use crate::error::Result;
 use crate::failure::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::waiters::Waiting;
+
+/// Calls of a workflow that are cancelled at a time.
+const CANCELLED_AT_A_TIME: usize = 64;
 
 /// A call that was sent: await it, or [`result`](Self::result), for what the task returned.
 ///
@@ -41,9 +46,10 @@ use crate::waiters::Waiting;
 pub struct Handle<T> {
     id: String,
     task: String,
-    app: App,
-    /// `None` where the call was sent to have no reply.
-    waiting: Option<Arc<Waiting>>,
+    /// All calls that are cancelled with it, if it is a workflow's; otherwise its own.
+    ids: Arc<[String]>,
+    pub(crate) app: App,
+    pub(crate) awaited: Awaited,
     /// When the call is due, where it was not at once.
     due: Option<SystemTime>,
     result: PhantomData<fn() -> T>,
@@ -51,11 +57,23 @@ pub struct Handle<T> {
 
 impl<T> Handle<T> {
     pub(crate) fn new(id: String, task: String, app: App, waiting: Option<Arc<Waiting>>) -> Self {
+        let awaited = waiting.map_or(Awaited::Nothing, Awaited::One);
+        Self::of_workflow(id, task, Vec::new(), app, awaited)
+    }
+
+    pub(crate) fn of_workflow(
+        id: String,
+        task: String,
+        ids: Vec<String>,
+        app: App,
+        awaited: Awaited,
+    ) -> Self {
         Self {
             id,
             task,
+            ids: ids.into(),
             app,
-            waiting,
+            awaited,
             due: None,
             result: PhantomData,
         }
@@ -81,13 +99,13 @@ impl<T> Handle<T> {
         Ok(Self::new(id, String::new(), app.clone(), Some(waiting)))
     }
 
-    /// The call's id.
+    /// The call's id; of a workflow its last call's, and of a group an id of its own.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The task's name.
+    /// The task's name; in a workflow, of its last call.
     #[must_use]
     pub fn task(&self) -> &str {
         &self.task
@@ -101,13 +119,24 @@ impl<T> Handle<T> {
     /// Brokers remember a cancelled call for a day from the time on at which it was sent to be due. (So one that
     /// waits for longer in its queue, or for its next attempt, may run after all.)
     ///
+    /// Of a workflow, all calls are cancelled.
+    ///
     /// # Errors
     /// Where the broker could not be told.
     pub async fn cancel(&self) -> Result<()> {
-        match self.due {
-            Some(due) => self.app.cancel_delayed(&self.id, due).await,
-            None => self.app.cancel(&self.id).await,
+        if self.ids.is_empty() {
+            return match self.due {
+                Some(due) => self.app.cancel_delayed(&self.id, due).await,
+                None => self.app.cancel(&self.id).await,
+            };
         }
+        let cancel = |id: String| {
+            let app = self.app.clone();
+            async move { app.cancel(&id).await }
+        };
+        stream::iter(self.ids.iter().cloned().map(Ok))
+            .try_for_each_concurrent(CANCELLED_AT_A_TIME, cancel)
+            .await
     }
 }
 
@@ -117,6 +146,8 @@ impl<T> Handle<T> {
     ///
     /// It is news, not a record: who is slow gets the newest, and nothing is told to calls that were sent with
     /// [`ignore_result`](crate::Call::ignore_result).
+    ///
+    /// In a workflow it is the last call that is heard; of a group, none.
     ///
     /// ```standalone_crate
     /// # use garenne::{App, Context, Worker, task};
@@ -149,7 +180,7 @@ impl<T> Handle<T> {
 
     /// As [`progress`](Self::progress), typed. What is no `P` is skipped, with a warning in the log.
     pub fn progress_as<P: DeserializeOwned + Send + 'static>(&self) -> Progress<P> {
-        Progress::of(self.app.clone(), self.waiting.clone())
+        Progress::of(self.app.clone(), self.awaited.one().cloned())
     }
 }
 
@@ -167,40 +198,51 @@ impl<T: DeserializeOwned> Handle<T> {
         &self,
         timeout: Duration,
     ) -> impl Future<Output = Result<T, Failure>> + Send + use<T> {
-        let (id, task, waiting) = (self.id.clone(), self.task.clone(), self.waiting.clone());
+        let (id, task, awaited) = (self.id.clone(), self.task.clone(), self.awaited.clone());
         let app = self.app.clone();
         async move {
             // The app is what reads the reply: it lives at least as long as somebody waits.
             let _app = app;
-            let unknown =
-                |message: String| Failure::new(&*task, &*id, FailureKind::Unknown, message);
-            let Some(waiting) = waiting else {
-                return Err(unknown(
-                    "the call was sent with `ignore_result`: it has no reply".into(),
-                ));
-            };
-            let outcome = tokio::time::timeout(timeout, waiting.outcome())
-                .await
-                .map_err(|_| {
-                    unknown(format!(
-                        "no reply within {timeout:?}; the call may be waiting, running or done"
-                    ))
-                })?;
-            let raw = outcome.map_err(|failure| match task.is_empty() {
-                true => failure,
-                false => Failure {
-                    task: task.clone(),
-                    ..failure
-                },
-            })?;
-            serde_json::from_str(raw.get()).map_err(|error| {
-                let expected = std::any::type_name::<T>();
-                unknown(format!(
-                    "the task succeeded, but its result is no `{expected}`: {error}"
-                ))
-            })
+            let outcome = tokio::time::timeout(timeout, awaited.outcome(no_reply));
+            let outcome = outcome.await.unwrap_or_else(|_| Err(too_late(timeout)));
+            decode(outcome, &id, &task)
         }
     }
+}
+
+/// What a task returned, as a `T`.
+pub(crate) fn decode<T: DeserializeOwned>(
+    outcome: Outcome,
+    id: &str,
+    task: &str,
+) -> Result<T, Failure> {
+    let raw = outcome.map_err(|failure| complete(failure, id, task))?;
+    serde_json::from_str(raw.get()).map_err(|error| {
+        let expected = std::any::type_name::<T>();
+        let message = format!("the task succeeded, but its result is no `{expected}`: {error}");
+        Failure::new(task, id, FailureKind::Unknown, message)
+    })
+}
+
+/// A reply does not always say whose failure it is.
+fn complete(mut failure: Failure, id: &str, task: &str) -> Failure {
+    if failure.task.is_empty() {
+        failure.task = task.to_owned();
+    }
+    if failure.id.is_empty() {
+        failure.id = id.to_owned();
+    }
+    failure
+}
+
+pub(crate) fn no_reply() -> Failure {
+    let message = "the call was sent with `ignore_result`: it has no reply";
+    Failure::new("", "", FailureKind::Unknown, message)
+}
+
+pub(crate) fn too_late(timeout: Duration) -> Failure {
+    let message = format!("no reply within {timeout:?}; the call may be waiting, running or done");
+    Failure::new("", "", FailureKind::Unknown, message)
 }
 
 impl<T: DeserializeOwned + 'static> IntoFuture for Handle<T> {

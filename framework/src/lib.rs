@@ -32,6 +32,7 @@
 // The way of a call, from the function to the wire …
 pub mod app;
 pub mod app_builder;
+mod awaited;
 pub mod call;
 pub mod celery;
 mod clock;
@@ -44,9 +45,12 @@ mod rehearsal;
 pub mod reply;
 #[cfg(feature = "redis")]
 mod result_store;
+pub mod results;
 pub mod send_all;
+mod step;
 pub mod task;
 mod waiters;
+pub mod workflow;
 // … what carries it …
 pub mod broker;
 // … and what runs it.
@@ -73,6 +77,7 @@ pub use failure::{Failure, FailureKind};
 pub use garenne_macros::task;
 pub use handle::Handle;
 pub use progress::Progress;
+pub use results::Results;
 pub use retry::Backoff;
 #[cfg(feature = "cron")]
 pub use scheduler::cron;
@@ -83,6 +88,7 @@ pub use send_all::SendAll;
 pub use task::{Ack, Task};
 pub use time::{DAY, HOUR, MILLISECOND, MINUTE, SECOND};
 pub use worker::{RunningWorker, Worker, shutdown_signal};
+pub use workflow::{Group, Partial, Workflow, group};
 
 /// Durations to multiply: `10 * SECOND`.
 mod time {

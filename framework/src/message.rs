@@ -9,15 +9,19 @@ use serde_json::{Map, Value};
 
 mod arguments;
 mod check;
+mod embed;
 mod origin;
 mod past;
+mod signature;
 mod unpack;
 
 pub use arguments::Arguments;
 #[cfg(feature = "amqp")]
 pub(crate) use check::DEPTH_LIMIT;
+pub use embed::Embed;
 pub use origin::Origin;
 pub use past::PastError;
+pub use signature::{Following, Joined, Part, Signature, SignatureOptions, Signatures};
 
 /// A message's header table, as JSON values.
 pub type Headers = Map<String, Value>;
@@ -57,6 +61,10 @@ pub mod header {
     pub const LEFT_OUT: &str = "garenne-left-out";
     /// How many attempts a dead letter took.
     pub const ATTEMPTS: &str = "garenne-attempts";
+    /// The join that a call is a member of, in JSON.
+    pub const JOIN: &str = "garenne-join";
+    /// What an error callback wants instead of the failed call's id, which Celery gives it: `failure`.
+    pub const INPUT: &str = "garenne-input";
 }
 
 /// What a broker carries: metadata and a body it does not look into.

@@ -57,6 +57,9 @@ struct Note {
     task: String,
     #[serde(default)]
     error_type: String,
+    /// The call that has failed, in a reply to another one that was to follow it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
 }
 
 impl ReplyBody {
@@ -77,6 +80,18 @@ impl Reply {
     /// The message that carries this reply to who awaits `request`.
     #[must_use]
     pub fn encode(&self, request: &Message, now: SystemTime) -> Message {
+        self.encode_for(request.correlation_id.as_deref(), request, now)
+    }
+
+    /// The message that carries this reply to who knows the call by `correlation_id`, or by its id. `request`
+    /// is what has failed, if something did: the same call, or one that it was to follow.
+    #[must_use]
+    pub fn encode_for(
+        &self,
+        correlation_id: Option<&str>,
+        request: &Message,
+        now: SystemTime,
+    ) -> Message {
         let (status, result, traceback) = match &self.outcome {
             Ok(value) => ("SUCCESS", value.clone(), None),
             Err(failure) => (
@@ -95,23 +110,24 @@ impl Reply {
             attempts: failure.attempts,
             task: cut(&failure.task, NAME_LIMIT).into(),
             error_type: cut(&failure.error_type, NAME_LIMIT).into(),
+            id: (failure.id != self.id).then(|| cut(&failure.id, NAME_LIMIT).into()),
         };
         let mut body = ReplyBody::new(status, result, self.id.clone());
         body.traceback = traceback;
         body.date_done = Some(format_time(now));
         body.garenne = self.outcome.as_ref().err().map(note);
-        Self::message(request, &body)
+        Self::message(correlation_id, &body)
     }
 
-    /// The message that carries `body` to who awaits `request`.
-    fn message(request: &Message, body: &ReplyBody) -> Message {
+    /// The message that carries `body` to who knows the call by `correlation_id`.
+    fn message(correlation_id: Option<&str>, body: &ReplyBody) -> Message {
         let id = &body.task_id;
         Message {
             id: cut(id, NAME_LIMIT).to_owned(),
             headers: Headers::new(),
             content_type: "application/json".into(),
             content_encoding: "utf-8".into(),
-            correlation_id: Some(request.correlation_id.clone().unwrap_or_else(|| id.clone())),
+            correlation_id: Some(correlation_id.unwrap_or(id).to_owned()),
             reply_to: None,
             priority: None,
             body: serde_json::to_vec(body).expect("a reply always serialises"),
@@ -171,13 +187,14 @@ fn failure(body: &ReplyBody) -> Failure {
         }),
         (None, None) => None,
     };
+    let id = note.and_then(|note| note.id.clone());
     Failure {
         error_type: error_type.unwrap_or_default().into(),
         attempts: note.map_or(0, |note| note.attempts),
         traceback: body.traceback.clone(),
         ..Failure::new(
             note.map_or("", |note| &*note.task),
-            body.task_id.clone(),
+            id.unwrap_or_else(|| body.task_id.clone()),
             kind,
             said.unwrap_or_else(|| "the worker gave no reason".into()),
         )

@@ -8,61 +8,122 @@ use syn::{Ident, Type};
 
 use crate::task::{Kind, Output, Parameter, Task, is_named, owned_form, result_arguments};
 
-/// The struct with `call`, and the definition that the linker collects.
+/// The struct with `call` and `partial`, and the definition that the linker collects.
 pub(crate) fn task(task: &Task) -> TokenStream {
-    let arguments = task.owned().enumerate().map(|(position, (ident, ty))| {
-        let parameter = parameter(position, ident, ty);
-        quote_spanned!(ty.span()=> .argument(&#parameter, #ident))
-    });
+    let arguments: Vec<_> = task
+        .owned()
+        .enumerate()
+        .map(|(position, (ident, ty))| {
+            let parameter = parameter(position, ident, ty);
+            quote_spanned!(ty.span()=> .argument(&#parameter, #ident))
+        })
+        .collect();
     let ident = &task.signature.ident;
-    let body = quote_spanned! {ident.span()=>
-        ::garenne::__private::CallBuilder::new(<Self as ::garenne::Task>::DEFINITION)
-            #(#arguments)*
-            .call()
+    let builder = |arguments: &[TokenStream]| {
+        quote_spanned! {ident.span()=>
+            ::garenne::__private::CallBuilder::new(<Self as ::garenne::Task>::DEFINITION)
+                #(#arguments)*
+        }
     };
-    let parameters = task.owned().map(|(ident, ty)| quote!(#ident: #ty));
-    let head = head(task, &quote!(#(#parameters),*), &quote!(), &body);
+    let parameters: Vec<_> = task
+        .owned()
+        .map(|(ident, ty)| quote!(#ident: #ty))
+        .collect();
+    let made = builder(&arguments);
+    let call = call(task, &parameters, &quote!(), &quote!(#made.call()));
+    let partial = task.owned().next().map(|(_, input)| {
+        let made = builder(&arguments[1..]);
+        partial(
+            task,
+            input,
+            &parameters[1..],
+            &quote!(),
+            &quote!(#made.partial()),
+        )
+    });
+    let head = head(task, &quote!(#call #partial));
     let registration = registration(task);
     quote!(#head #registration)
 }
 
-/// For a function that cannot be a task: a `call` of about the right form, so that its callers do not
-/// fail as well.
+/// For a function that cannot be a task: a `call` and a `partial` of about the right form, so that its users
+/// do not fail as well.
 pub(crate) fn fallback(task: &Task) -> TokenStream {
     if task.signature.receiver().is_some() {
         return TokenStream::new(); // A struct cannot stand beside a method.
     }
     let generics = &task.signature.generics;
-    let parameters = task.parameters.iter().filter_map(|parameter| {
+    let owned = task.parameters.iter().filter_map(|parameter| {
         let ident = &parameter.ident;
         match &parameter.kind {
-            Kind::Owned(ty) => Some(quote!(#ident: #ty)),
-            Kind::Lent(reference) => owned_form(reference).map(|ty| quote!(#ident: #ty)),
+            Kind::Owned(ty) => Some((ident, quote!(#ty))),
+            Kind::Lent(reference) => owned_form(reference).map(|ty| (ident, quote!(#ty))),
         }
     });
-    head(
-        task,
-        &quote!(#(#parameters),*),
-        &quote!(#generics),
-        &quote!(::core::unreachable!()),
-    )
+    let (idents, types): (Vec<_>, Vec<_>) = owned.unzip();
+    let parameters: Vec<_> = idents
+        .iter()
+        .zip(&types)
+        .map(|(ident, ty)| quote!(#ident: #ty))
+        .collect();
+    let (generics, body) = (quote!(#generics), quote!(::core::unreachable!()));
+    let call = call(task, &parameters, &generics, &body);
+    // What its input is may be just what is wrong with it.
+    let input = Ident::new("__GarenneInput", Span::call_site());
+    let partial = (task.signature.generics.params.is_empty() && !types.is_empty())
+        .then(|| partial(task, &input, &parameters[1..], &quote!(<#input>), &body));
+    head(task, &quote!(#call #partial))
 }
 
-fn head(
+fn call(
     task: &Task,
-    parameters: &TokenStream,
+    parameters: &[TokenStream],
     generics: &TokenStream,
     body: &TokenStream,
 ) -> TokenStream {
-    let (ident, visibility) = (&task.signature.ident, &task.visibility);
-    let (attributes, summary) = (task.shared_attributes(), task.summary());
-    let clause = &task.signature.generics.where_clause;
     let value = task.output.value();
-    let name = task.function_name();
-    let about = format!("The task `{name}`: see [`call`](Self::call).");
     // All of it stands at the return type: what is wrong with that is then reported once.
     let made = quote_spanned!(task.output.span()=> ::garenne::Call<#value>);
-    let call = format!("A call of the task `{name}`, to be sent.");
+    let about = format!("A call of the task `{}`, to be sent.", task.function_name());
+    let summary = task.summary();
+    let clause = &task.signature.generics.where_clause;
+    quote_spanned! {task.signature.ident.span()=>
+        #[doc = #about]
+        #[doc = ""]
+        #(#summary)*
+        pub fn call #generics (#(#parameters),*) -> #made #clause {
+            #body
+        }
+    }
+}
+
+fn partial(
+    task: &Task,
+    input: &impl quote::ToTokens,
+    parameters: &[TokenStream],
+    generics: &TokenStream,
+    body: &TokenStream,
+) -> TokenStream {
+    let value = task.output.value();
+    let made = quote_spanned!(task.output.span()=> ::garenne::Partial<#input, #value>);
+    let about = format!(
+        "A call of the task `{}` that gets its first argument from what is before it in a workflow.",
+        task.function_name()
+    );
+    let clause = &task.signature.generics.where_clause;
+    quote_spanned! {task.signature.ident.span()=>
+        #[doc = #about]
+        pub fn partial #generics (#(#parameters),*) -> #made #clause {
+            #body
+        }
+    }
+}
+
+fn head(task: &Task, functions: &TokenStream) -> TokenStream {
+    let (ident, visibility) = (&task.signature.ident, &task.visibility);
+    let attributes = task.shared_attributes();
+    let name = task.function_name();
+    let about = format!("The task `{name}`: see [`call`](Self::call).");
     quote_spanned! {ident.span()=>
         #(#attributes)*
         #[doc = #about]
@@ -75,12 +136,7 @@ fn head(
             unreachable_pub, clippy::all, clippy::pedantic
         )]
         impl #ident {
-            #[doc = #call]
-            #[doc = ""]
-            #(#summary)*
-            pub fn call #generics (#parameters) -> #made #clause {
-                #body
-            }
+            #functions
         }
     }
 }

@@ -16,6 +16,7 @@ const SLOTS: &str = "GARENNE_CHILD_SLOTS";
 const GRACE: &str = "GARENNE_CHILD_GRACE";
 const SIGNALS: &str = "GARENNE_CHILD_SIGNALS";
 const JOURNAL: &str = "GARENNE_CHILD_JOURNAL";
+const DELIVERIES: &str = "GARENNE_CHILD_DELIVERIES";
 const READY: &str = "the worker is ready";
 
 /// How often a call may end a child before it counts as poison.
@@ -30,6 +31,7 @@ pub(crate) struct Spawn {
     grace: Duration,
     signals: bool,
     limit: Option<&'static str>,
+    deliveries: u32,
 }
 
 impl Spawn {
@@ -43,7 +45,13 @@ impl Spawn {
             grace: Duration::from_secs(30),
             signals: false,
             limit: None,
+            deliveries: MAX_DELIVERIES,
         }
+    }
+
+    /// Deliveries after which a call counts as poison.
+    pub(crate) fn deliveries(self, deliveries: u32) -> Self {
+        Self { deliveries, ..self }
     }
 
     pub(crate) fn url(self, url: impl Into<String>) -> Self {
@@ -97,6 +105,7 @@ impl Spawn {
             .env(SLOTS, self.slots.to_string())
             .env(GRACE, self.grace.as_millis().to_string())
             .env(SIGNALS, u8::from(self.signals).to_string())
+            .env(DELIVERIES, self.deliveries.to_string())
             .env(JOURNAL, self.journal)
             .stdout(Stdio::piped())
             .spawn()
@@ -208,7 +217,7 @@ fn child_worker() {
         let journal = variable(JOURNAL);
         let worker = worker(&app, variable(QUEUE), slots, Path::new(&journal))
             .grace(Duration::from_millis(number(GRACE)))
-            .max_deliveries(MAX_DELIVERIES);
+            .max_deliveries(number(DELIVERIES) as u32);
         let signal = garenne::shutdown_signal();
         let ended = if number(SIGNALS) == 1 {
             println!("\n{READY}");

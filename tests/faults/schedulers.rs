@@ -290,3 +290,30 @@ async fn restart(node: Node, how: &str) {
     ticks.check(how).await;
     app.close().await;
 }
+
+/// What is held for longer than RabbitMQ's consumer timeout is taken back, unless it is renewed.
+#[test]
+fn a_lease_outlives_the_consumer_timeout() {
+    if long() {
+        alone("a_lease_outlives_the_consumer_timeout", Node::start, idle);
+    }
+}
+
+async fn idle(node: Node) {
+    let set = "application:set_env(rabbit, consumer_timeout, 70000), \
+               application:set_env(rabbit, channel_tick_interval, 1000).";
+    node.run("ctl", &["eval", set]);
+    let hold = async |queue_type: &str| {
+        let mut place = node.place();
+        place.url.push_str(&format!("?queue_type={queue_type}"));
+        let app = place.app().await;
+        let mut lease = app.broker().lease(queue_type).await.expect("held");
+        lease.write(b"kept".to_vec()).await.expect("written");
+        let lost = lease.lost().clone();
+        let lost = tokio::time::timeout(130 * SECOND, lost.stale()).await;
+        assert!(lost.is_err(), "{queue_type}");
+        lease.write(b"kept".to_vec()).await.expect("still held");
+        app.close().await;
+    };
+    tokio::join!(hold("quorum"), hold("classic"));
+}

@@ -259,3 +259,20 @@ pub(crate) async fn hogs(journal: &Journal, ctx: &Context, n: u64, millis: u64) 
     }
     !ctx.is_stale()
 }
+
+/// A member of a chord.
+#[task]
+pub(crate) async fn bring(chord: u64, n: u64) -> u64 {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    chord * 1_000 + n
+}
+
+/// The body of a chord of [`bring`]: notes `chord id process right`.
+#[task]
+pub(crate) async fn gather(values: Vec<u64>, journal: &Journal, ctx: &Context, chord: u64) -> u64 {
+    let expected: Vec<u64> = (0..50).map(|n| chord * 1_000 + n).collect();
+    let (id, process) = (ctx.id(), std::process::id());
+    journal.note(&format!("{chord} {id} {process} {}", values == expected));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    chord
+}

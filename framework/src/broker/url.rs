@@ -151,7 +151,9 @@ impl fmt::Debug for BrokerUrl {
 #[must_use]
 pub fn redact(url: &str) -> String {
     let redact_one = |address: &str| -> String {
-        let Some((scheme, rest)) = address.split_once("://") else {
+        let is_scheme = |scheme: &str| !scheme.contains([':', '/', '@']);
+        let parts = address.split_once("://");
+        let Some((scheme, rest)) = parts.filter(|(scheme, _)| is_scheme(scheme)) else {
             // Perhaps a URL with a typing error, whose password is still one.
             return match address.rsplit_once('@') {
                 Some((_, host)) => format!("***@{host}"),
@@ -238,6 +240,7 @@ mod tests {
         let url = "amqp://ann:secret@a/v;amqp://bob:se@cret@b";
         assert_eq!(redact(url), "amqp://ann:***@a/v;amqp://bob:***@b");
         assert_eq!(redact("amqp:/ann:secret@a/v"), "***@a/v");
+        assert_eq!(redact("amqp:/ann:secret:@://a"), "***@://a");
         assert!(!format!("{:?} {}", parse(url), parse(url)).contains("cret"));
         assert!(
             !"amqp://ann:secret@a?queue_type=x"

@@ -5,46 +5,21 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::{Message, Unreadable, cut};
+use super::{Embed, Message, Unreadable, cut};
 
 /// Characters of the arguments shown in `argsrepr`, which monitors print.
 const REPR_LIMIT: usize = 200;
 /// More arguments than any function has: each costs twenty times its own bytes in memory.
 const ARGUMENTS_LIMIT: usize = 1000;
 
+/// How a body ends after whose call nothing is to follow.
+pub(super) const NOTHING_FOLLOWS: &[u8] =
+    br#",{"callbacks":null,"chain":null,"chord":null,"errbacks":null}]"#;
+
 /// A body as it is read: `[args, kwargs, embed]`.
 type Body<'a> = (Args, Option<Kwargs>, &'a RawValue);
-
-/// What Celery's canvas says is to follow a call.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Embed<'a> {
-    #[serde(borrow)]
-    callbacks: Option<&'a RawValue>,
-    #[serde(borrow)]
-    errbacks: Option<&'a RawValue>,
-    #[serde(borrow)]
-    chain: Option<&'a RawValue>,
-    #[serde(borrow)]
-    chord: Option<&'a RawValue>,
-}
-
-impl Embed<'_> {
-    fn follows(&self) -> Option<&'static str> {
-        [
-            ("callbacks", self.callbacks),
-            ("errbacks", self.errbacks),
-            ("chain", self.chain),
-            ("chord", self.chord),
-        ]
-        .into_iter()
-        .find(|(_, part)| part.is_some_and(|part| !matches!(part.get(), "null" | "[]" | "{}")))
-        .map(|(name, _)| name)
-    }
-}
 
 struct Args(Vec<Box<RawValue>>);
 
@@ -64,7 +39,16 @@ impl Arguments {
     /// The JSON body of a message with these arguments: `[args, kwargs, embed]`.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let embed = json!({"callbacks": null, "errbacks": null, "chain": null, "chord": null});
+        let mut body =
+            serde_json::to_vec(&(&self.args, &self.kwargs)).expect("raw JSON always serialises");
+        body.pop();
+        body.extend_from_slice(NOTHING_FOLLOWS);
+        body
+    }
+
+    /// The same, with what is to follow the call.
+    #[must_use]
+    pub fn encode_with(&self, embed: &Embed) -> Vec<u8> {
         serde_json::to_vec(&(&self.args, &self.kwargs, embed)).expect("raw JSON always serialises")
     }
 
@@ -76,14 +60,11 @@ impl Arguments {
         Self::decode_all(message).map(|(arguments, _)| arguments)
     }
 
-    /// Reads a message's body, and what is to follow the call, if something is: the name of the part of
-    /// `embed` that says so.
+    /// Reads a message's body, and what is to follow the call.
     ///
     /// # Errors
     /// As for [`decode`](Self::decode).
-    pub(crate) fn decode_all(
-        message: &Message,
-    ) -> Result<(Self, Option<&'static str>), Unreadable> {
+    pub(crate) fn decode_all(message: &Message) -> Result<(Self, Embed), Unreadable> {
         if let Some(reason) = message.unsupported() {
             return Err(Unreadable(reason));
         }
@@ -98,13 +79,13 @@ impl Arguments {
             kwargs: kwargs.unwrap_or_default().0,
         };
         // What is no map names nothing to follow.
-        let follows = match embed.get().starts_with('{') {
-            true => serde_json::from_str::<Embed<'_>>(embed.get())
-                .unwrap_or_default()
-                .follows(),
-            false => None,
+        let embed = match embed.get().starts_with('{') {
+            true => serde_json::from_str(embed.get()).map_err(|e| {
+                Unreadable(format!("what is to follow the call cannot be read: {e}"))
+            })?,
+            false => Embed::default(),
         };
-        Ok((arguments, follows))
+        Ok((arguments, embed))
     }
 
     pub(super) fn repr(&self) -> (String, String) {

@@ -27,7 +27,7 @@ impl Progress {
     #[must_use]
     pub fn encode(self, request: &Message) -> Message {
         let body = ReplyBody::new(STATE, self.value, self.id);
-        Reply::message(request, &body)
+        Reply::message(request.correlation_id.as_deref(), &body)
     }
 
     /// Reads what a task, in Rust or Python, tells of its progress; `None` for anything else.

@@ -25,7 +25,8 @@ use crate::error::{Error, Result};
 
 /// How long it sleeps at most, so that it notices when the clock is set.
 const NAP: Duration = Duration::from_secs(20);
-/// How long after a failure an entry, or the writing of progress, is tried again.
+/// How long after a failure the writing of progress is tried again, or an entry: that then waits longer each
+/// time, up to 32 times as long.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long it waits at its start for the entries that were set at run time.
 const TABLE_LIMIT: Duration = Duration::from_secs(10);
@@ -47,8 +48,9 @@ struct Entry {
     /// From where on its next tick was looked for, and when that is to be sent.
     next: Option<(Timestamp, Option<Timestamp>)>,
     sending: bool,
-    /// Not before this, after a failure.
+    /// Not before this, after a failure; and how many there were.
     again: Option<Instant>,
+    failures: u32,
 }
 
 /// What became of an entry's ticks.
@@ -174,7 +176,8 @@ impl Leader {
                 row,
                 next: None,
                 sending: before.as_ref().is_some_and(|before| before.sending),
-                again: before.and_then(|before| before.again),
+                again: before.as_ref().and_then(|before| before.again),
+                failures: before.map_or(0, |before| before.failures),
             });
         }
         for (name, gone) in before {
@@ -260,7 +263,12 @@ impl Leader {
         let entry = self.entries.iter_mut().find(|entry| entry.name == name);
         if let Some(entry) = entry {
             entry.sending = false;
-            entry.again = error.as_ref().map(|_| Instant::now() + AGAIN);
+            entry.failures = match error {
+                Some(_) => entry.failures.saturating_add(1),
+                None => 0,
+            };
+            let pause = AGAIN * (1 << entry.failures.saturating_sub(1).min(5));
+            entry.again = error.as_ref().map(|_| Instant::now() + pause);
         }
         if let Some(error) = error {
             tracing::error!(name, %error, "a tick cannot be sent: it is tried again");

@@ -10,11 +10,12 @@ use serde_json::value::RawValue;
 use super::tick;
 use crate::app::App;
 use crate::broker::{Exchange, ExchangeKind, Queue, QueueType};
-use crate::call::{Call, outgoing};
+use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::message::{Arguments, Headers, format_time, parse_time};
 use crate::options::{CallOptions, Due};
 use crate::retry::Backoff;
+use crate::step::outgoing;
 use crate::task::Ack;
 
 /// A call to be sent under other ids.

@@ -3,16 +3,20 @@
 use std::time::{Duration, SystemTime};
 
 use super::Shared;
+use super::continuation::unsupported;
 use super::settle::{Verdict, failure};
 use crate::broker::Delivery;
 use crate::failure::FailureKind;
-use crate::message::{Arguments, Message};
+use crate::message::{Arguments, Joined, Message};
 use crate::retry::LONGEST_DELAY;
 use crate::task::Definition;
+use crate::workflow::builtin;
 
 /// The call's arguments, checked so far as can be without knowing the function's types.
 pub(super) struct Checked {
     pub(super) arguments: Arguments,
+    /// The join whose body the call is.
+    pub(super) joined: Option<Joined>,
     pub(super) definition: &'static Definition,
     pub(super) name: &'static str,
 }
@@ -84,7 +88,8 @@ impl Shared {
         if let Some(delay) = early(message, now) {
             return Err(Verdict::Postponed { delay });
         }
-        let definition = self.tasks.get(name).ok_or_else(|| {
+        let registered = self.tasks.get(name).or_else(|| builtin(name));
+        let definition = registered.ok_or_else(|| {
             let known: Vec<_> = self.tasks.iter().map(|task| task.name).collect();
             let text = format!(
                 "no task `{}` in this worker, which knows {}",
@@ -93,15 +98,14 @@ impl Shared {
             );
             dead_as("unknown_task", "celery.exceptions.NotRegistered", text)
         })?;
-        let (arguments, follows) =
+        let (arguments, embed) =
             Arguments::decode_all(message).map_err(|e| dead("unreadable", e.to_string()))?;
-        if let Some(follows) = follows {
-            let text =
-                format!("other calls are to follow (`{follows}`), which this worker cannot send");
+        if let Some(text) = unsupported(&embed) {
             return Err(dead("unsupported", text));
         }
         Ok(Checked {
             arguments,
+            joined: embed.garenne_join,
             definition,
             name: definition.name,
         })

@@ -91,6 +91,10 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
         }),
         _ => checked,
     };
+    let checked = match checked {
+        Ok(task) => worker.join(task, delivery.came_back(), &message).await,
+        verdict => verdict,
+    };
     match checked {
         Ok(task) => {
             let span = tracing::info_span!(
@@ -390,6 +394,7 @@ fn report(message: &Message, verdict: &Verdict, error: Option<Error>) {
             )
         }
         Verdict::HandBack => tracing::info!(id, task, "handed back"),
+        Verdict::Over => tracing::info!(id, task, "delivered again after it was settled"),
     }
     if let Some(error) = error {
         tracing::warn!(

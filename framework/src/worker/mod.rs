@@ -3,9 +3,11 @@
 mod body;
 mod cancel;
 mod check;
+mod continuation;
 mod deaf;
 mod execute;
 mod health;
+mod joined;
 mod memory;
 mod observe;
 mod progress;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::Shared;
 use crate::broker::{BoxFuture, Publish, Route, Stale};
 use crate::error::Result;
-use crate::message::Message;
+use crate::message::{Message, header};
 use crate::reply::Progress;
 
 /// The pause between two reports.
@@ -86,6 +86,10 @@ impl Reporter<'_> {
         let (Some(value), Some(address)) = (value, self.message.reply_to.clone()) else {
             return;
         };
+        if self.message.headers.contains_key(header::JOIN) {
+            // A join waits for results; it would take this for one.
+            return;
+        }
         if self.stale.borrow().is_stale() {
             // Another attempt at the same call may be telling its own.
             return;

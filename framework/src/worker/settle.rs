@@ -6,11 +6,13 @@ use std::time::{Duration, SystemTime};
 use serde_json::value::RawValue;
 
 use super::Shared;
+use super::continuation::Continuation;
 use super::serve::Lane;
 use crate::broker::{Delivery, Publish, Route, dead_letter_name};
 use crate::error::{Error, TaskError, Then};
 use crate::failure::{Failure, FailureKind};
 use crate::message::{Message, header};
+#[cfg(feature = "redis")]
 use crate::reply::Reply;
 use crate::retry::{Backoff, LONGEST_DELAY};
 use crate::task::{Ack, TaskOptions};
@@ -43,9 +45,20 @@ pub(super) enum Verdict {
     PutOff { deaths: u32, delay: Duration },
     /// It goes back to its queue as if it had not been taken.
     HandBack,
+    /// It was settled before, all that follows it was sent, and only its acknowledgement was lost.
+    Over,
 }
 
 impl Verdict {
+    /// What the call came to, if it is over.
+    fn outcome(&self) -> Option<Result<Box<RawValue>, Failure>> {
+        match self {
+            Self::Done(value) => Some(Ok(value.clone())),
+            Self::Dead { failure, .. } | Self::Dropped(failure) => Some(Err((**failure).clone())),
+            _ => None,
+        }
+    }
+
     /// Bytes of the result it carries.
     pub(super) fn size(&self) -> usize {
         match self {
@@ -137,12 +150,9 @@ fn is_void(custody: &Custody) -> bool {
 }
 
 /// What the caller is told, if the call is over.
+#[cfg(feature = "redis")]
 fn encode_reply(message: &Message, verdict: &Verdict, now: SystemTime) -> Option<Message> {
-    let outcome = match verdict {
-        Verdict::Done(value) => Ok(value.clone()),
-        Verdict::Dead { failure, .. } | Verdict::Dropped(failure) => Err((**failure).clone()),
-        _ => return None,
-    };
+    let outcome = verdict.outcome()?;
     let id = message.id.clone();
     Some(Reply { id, outcome }.encode(message, now))
 }
@@ -207,7 +217,12 @@ impl Shared {
             Custody::Held(delivery) => &delivery.queue,
             Custody::Released { queue } => queue,
         };
-        let reply = self.reply(message, verdict);
+        let continuation = Continuation::of(message);
+        let then = self.then(&continuation, queue, verdict);
+        for publish in &then {
+            self.app.declare_route(&publish.route).await?;
+        }
+        let routes: Vec<_> = then.iter().map(|publish| publish.route.clone()).collect();
         #[cfg(feature = "redis")]
         if !is_void(&custody) {
             self.keep_result(message, verdict).await?;
@@ -234,7 +249,7 @@ impl Shared {
             }
             _ => None,
         };
-        match (custody, verdict) {
+        let settled = match (custody, verdict) {
             (Custody::Held(delivery), Verdict::HandBack) => delivery.release().await,
             (
                 Custody::Held(delivery),
@@ -244,19 +259,66 @@ impl Shared {
                 None => delivery.release().await,
             },
             (Custody::Held(delivery), Verdict::Dead { .. }) => match follow {
-                Some(dead) => delivery.reject(dead, reply).await,
-                None => delivery.ack(reply).await,
+                Some(dead) => delivery.reject(dead, then).await,
+                None => delivery.ack(then).await,
             },
-            (Custody::Held(delivery), Verdict::Done(_) | Verdict::Dropped(_)) => {
-                delivery.ack(reply).await
+            (Custody::Held(delivery), Verdict::Done(_) | Verdict::Dropped(_) | Verdict::Over) => {
+                delivery.ack(then).await
             }
-            (Custody::Released { .. }, _) => {
-                for publish in follow.into_iter().chain(reply) {
-                    self.publish_surely(publish).await?;
+            (Custody::Released { .. }, _) => self.publish_all(follow.into_iter().chain(then)).await,
+        };
+        match &settled {
+            Ok(()) => self.close_join(&continuation, verdict).await,
+            Err(Error::Unroutable { .. }) => {
+                // Somebody deleted the queue of a call that follows.
+                for route in &routes {
+                    self.app.declare_anew(route).await?;
                 }
-                Ok(())
             }
+            Err(_) => {}
         }
+        settled
+    }
+
+    /// What the outcome leads to, in the order in which it is to be sent.
+    fn then(
+        &self,
+        continuation: &Continuation<'_>,
+        queue: &str,
+        verdict: &Verdict,
+    ) -> Vec<Publish> {
+        let Some(outcome) = verdict.outcome() else {
+            return Vec::new();
+        };
+        // A Python caller may leave the queue to the worker's own configuration.
+        let home = |task: &str| {
+            let registered = self.tasks.get(task).map(|task| task.options.queue);
+            let prefix = self.app.prefix();
+            Route::Queue(
+                registered.map_or_else(|| queue.to_owned(), |queue| format!("{prefix}{queue}")),
+            )
+        };
+        let next = continuation
+            .next(&outcome, self.app.now(), &home)
+            .into_iter();
+        next.map(|next| self.publish(next.route, next.message, next.delay))
+            .collect()
+    }
+
+    /// Forgets the join of a body that is settled for good. A dead letter may be run again, and needs it then.
+    async fn close_join(&self, continuation: &Continuation<'_>, verdict: &Verdict) {
+        if let (Some(join), Verdict::Done(_) | Verdict::Dropped(_)) = (continuation.join(), verdict)
+            && let Err(error) = self.app.broker().close_join(join).await
+        {
+            tracing::warn!(join, "not closed, so it is kept until it expires: {error}");
+        }
+    }
+
+    async fn publish_all(&self, publishes: impl Iterator<Item = Publish>) -> Result<(), Error> {
+        for publish in publishes {
+            self.publish_surely(publish).await?;
+        }
+        Ok(())
     }
 
     /// Publishes what no delivery stands for any more, so that nothing but this attempt can repeat it.
@@ -271,15 +333,6 @@ impl Shared {
             }
         }
         self.app.broker().publish(publish).await
-    }
-
-    fn reply(&self, message: &Message, verdict: &Verdict) -> Option<Publish> {
-        let address = message
-            .reply_to
-            .clone()
-            .filter(|_| !message.ignores_result())?;
-        let reply = encode_reply(message, verdict, self.app.now())?;
-        Some(self.publish(Route::Reply(address), reply, Duration::ZERO))
     }
 
     /// Keeps the result where the app keeps results. Before the acknowledgement, so that none is missing.

@@ -6,9 +6,10 @@ import sys
 import time
 
 import kombu.transport.native_delayed_delivery as native
-from celery import Celery
+from celery import Celery, chain
 
 QUEUE = os.environ["INTEROP_QUEUE"]
+RUST_QUEUE = QUEUE + "-rust"
 
 app = Celery("interop", broker=os.environ["INTEROP_BROKER"], backend="rpc://")
 app.conf.update(task_default_queue=QUEUE, worker_hijack_root_logger=False)
@@ -33,6 +34,16 @@ def unsteady(self):
     if self.request.retries < 1:
         raise self.retry(countdown=0.1)
     return self.request.retries
+
+
+@app.task(name="python.sum")
+def total(values):
+    return sum(values)
+
+
+def rust(task, *arguments, **options):
+    """A call of a Rust task. Through this exchange, Python does not try to declare the queue in its own way."""
+    return app.signature(task, arguments, exchange="garenne", routing_key=RUST_QUEUE, **options)
 
 
 @app.task(name="python.tells", bind=True)
@@ -93,6 +104,30 @@ def call():
     print(json.dumps(outcome))
 
 
+def python(x, *arguments):
+    """A call of `add` here. A Rust worker sends what names no queue to the queue that it has it from."""
+    return add.s(x, *arguments).set(queue=QUEUE)
+
+
+def flow():
+    """Chains through Rust's tasks, and callbacks between the two sides."""
+    outcome = {
+        "chain": chain(python(2, 3), rust("rust.add", 10), python(100))().get(timeout=20),
+        "rust first": chain(rust("rust.add", 1, 2), python(10), rust("rust.add", 100))().get(timeout=20),
+    }
+    failing = chain(python(1, 1), rust("rust.fails_with", "no luck"), python(1), rust("rust.add", 1))
+    for name, result in [("failed", failing()), ("failed parent", failing().parent)]:
+        try:
+            result.get(timeout=20)
+        except Exception as error:
+            outcome[name] = [type(error).__name__, str(error)]
+    # What they say, the Rust side hears.
+    rust("rust.add", 20, 20).apply_async(link=[python(2), rust("rust.note", "linked")])
+    rust("rust.fails_with", 1, "oh").apply_async(link_error=rust("rust.failed", "rust"), task_id="failing-rust")
+    fail.apply_async(("oh",), link_error=rust("rust.failed", "python"), task_id="failing-python")
+    print(json.dumps(outcome))
+
+
 if __name__ == "__main__":
-    commands = {"declare": declare, "call": call, "ladder": ladder, "delayed": delayed}
+    commands = {"declare": declare, "call": call, "ladder": ladder, "delayed": delayed, "flow": flow}
     commands[sys.argv[1]]()

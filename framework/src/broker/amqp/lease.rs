@@ -278,13 +278,16 @@ async fn declare(core: &Core, queue: &str) -> Result<bool> {
 /// Waits for a turn, over as many connections as it takes.
 async fn wait(core: Arc<Core>, queue: String) -> Result<(Seat, Token)> {
     let mut backoff = Backoff::default();
+    let mut told = false;
     loop {
         backoff.wait().await;
         let declared = core.is_lease(&queue);
         let mut seat = match Seat::take(&core, &queue).await {
             Ok(seat) => seat,
             Err(error) if error.is_transient() => {
-                tracing::debug!(lease = queue, %error, "cannot wait for a lease yet");
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(lease = queue, %error, "cannot wait for a lease yet");
+                }
                 continue;
             }
             Err(_) if declared => {

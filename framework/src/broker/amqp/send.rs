@@ -280,7 +280,9 @@ impl Core {
     /// Whether a message may name this queue for its reply. Callers of other kinds call theirs what they
     /// like, but none of ours is meant: hostile, it would fill a queue with what is no call.
     fn takes_replies(&self, queue: &str) -> bool {
-        let is_ours = queue.starts_with("garenne.") || queue.ends_with(".dead");
+        let is_ours = queue.starts_with("garenne.")
+            || queue.contains("garenne.lease.")
+            || queue.ends_with(".dead");
         // A name like that which the server cannot decode ends the connection, with all that others
         // are publishing on it.
         let is_direct = queue.starts_with("amq.rabbitmq.reply-to");
