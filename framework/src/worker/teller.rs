@@ -99,12 +99,20 @@ impl Shared {
         }
     }
 
+    /// In memory nobody dies unseen, and a heartbeat would make days of paused time long.
+    fn heartbeat(&self) -> Duration {
+        match self.app.rehearsal() {
+            Some(_) => crate::DAY,
+            None => HEARTBEAT,
+        }
+    }
+
     fn status(&self) -> WorkerStatus {
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let mut load = load.split(' ').map_while(|number| number.parse().ok());
         WorkerStatus {
             pid: std::process::id(),
-            freq: HEARTBEAT.as_secs_f64(),
+            freq: self.heartbeat().as_secs_f64(),
             active: self.activity.running(),
             processed: self.activity.begun().values().sum(),
             loadavg: [(); 3].map(|()| load.next().unwrap_or_default()),
@@ -195,7 +203,7 @@ impl Voice {
         shared
             .announce(EventKind::WorkerOnline(shared.status()))
             .await;
-        let mut heartbeat = interval(HEARTBEAT);
+        let mut heartbeat = interval(shared.heartbeat());
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeat.tick().await;
         let mut events = Vec::with_capacity(LARGEST_GROUP);
