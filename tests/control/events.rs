@@ -105,7 +105,9 @@ on_every_broker! {
         app.control().to([&node]).heartbeat().await.expect("asked");
         let seen = until(&mut events, &node, |event| event.name() == "worker-heartbeat").await;
         let EventKind::WorkerHeartbeat(status) = &seen[seen.len() - 1].kind else { panic!("{seen:?}") };
-        assert_eq!((status.pid, status.sw_ident.as_str(), status.freq), (std::process::id(), "garenne", 10.0));
+        assert_eq!((status.pid, status.sw_ident.as_str()), (std::process::id(), "garenne"));
+        // In memory, where nobody dies unseen, it is rarer.
+        assert!(status.freq >= 10.0, "{status:?}");
         within("a stop", worker.stop()).await.expect("stopped");
         until(&mut events, &node, |event| event.name() == "worker-offline").await;
         app.delete(&queue).await.expect("deleted");
