@@ -66,7 +66,8 @@ async fn a_file_from_before_there_were_joins_gets_them() {
     close(&[&broker]).await;
     let db = rusqlite::Connection::open(place.file()).unwrap();
     db.execute_batch(
-        "DROP TABLE join_part; DROP TABLE join_body; DROP TABLE open_join; PRAGMA user_version = 1",
+        "DROP TABLE listener; DROP TABLE announcement;
+         DROP TABLE join_part; DROP TABLE join_body; DROP TABLE open_join; PRAGMA user_version = 1",
     )
     .unwrap();
     drop(db);

@@ -105,6 +105,7 @@ pub(super) fn claim(db: &Connection, me: i64, queue: &str, limit: usize) -> Resu
         )?
         .query_map(params![me, queue, limit], read)?
         .collect::<Result<_>>()?;
+    check_index(db, queue, limit, taken.len())?;
     // The order of returned rows is not the subquery's.
     taken.sort_unstable_by_key(|taken| (std::cmp::Reverse(taken.priority), taken.seq));
     Ok(taken)
@@ -122,8 +123,23 @@ pub(super) fn take_replies(db: &Connection, queue: &str, limit: usize) -> Result
         )?
         .query_map(params![queue, limit], read)?
         .collect::<Result<_>>()?;
+    check_index(db, queue, limit, taken.len())?;
     taken.sort_unstable_by_key(|taken| (std::cmp::Reverse(taken.priority), taken.seq));
     Ok(taken.into_iter().map(|taken| taken.message).collect())
+}
+
+/// An entry of a damaged index that leads to no message would be found again and again, and keep the
+/// messages behind it from ever being taken.
+fn check_index(db: &Connection, queue: &str, limit: i64, taken: usize) -> Result<()> {
+    if i64::try_from(taken).unwrap_or(i64::MAX) < limit && has_ready(db, queue)? {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT_INDEX),
+            Some(format!(
+                "the index of queue `{queue}` names messages that are not there"
+            )),
+        ));
+    }
+    Ok(())
 }
 
 fn read(row: &Row<'_>) -> Result<Taken> {
