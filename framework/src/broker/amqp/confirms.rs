@@ -10,10 +10,11 @@ use lapin::Channel;
 use lapin::options::ConfirmSelectOptions;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
 use super::backoff::Backoff;
 use super::live::{Live, Trouble, rpc};
+use super::probe;
 use super::publish::{BACKLOG, Late, Request, Ticket, Verdict, unsent};
 use super::transport::Transport;
 use super::window::{Fate, Window};
@@ -21,10 +22,13 @@ use crate::error::{Error, Result};
 
 /// How exact deadlines are.
 const TICK: Duration = Duration::from_millis(20);
-/// How long nothing may be stored, though messages are sent, before the channel, and then the connection, is
-/// made anew. A quorum queue's new leader takes less; after its election RabbitMQ sometimes leaves what a
-/// channel has sent unconfirmed for good, or refuses it.
+/// How long nothing may be stored, though messages are sent, before another channel is tried beside it.
+const PROBE: Duration = Duration::from_secs(1);
+/// How long nothing may be stored before the channel, and then the connection, is made anew. A quorum queue's
+/// new leader takes less; after its election RabbitMQ sometimes leaves what a channel has sent unconfirmed.
 const STALL: Duration = Duration::from_secs(8);
+/// How long a channel may refuse one message after the other before another is tried.
+const REFUSAL: Duration = Duration::from_millis(500);
 /// How many ticks the confirms of a closed channel may take to fail.
 const TICKS_TO_FAIL: u32 = 10;
 /// Channels that may end under a message before it is held responsible.
@@ -35,6 +39,8 @@ const CONNECTION_FORCED: u16 = 320;
 const OVERDUE: usize = 256;
 
 type Opened = (Channel, Arc<Live>);
+/// A channel, and the number of the ticket of which a copy is stored through it.
+type Opening = JoinHandle<Result<(Opened, Option<u64>)>>;
 
 /// The task.
 pub(super) struct Actor {
@@ -45,7 +51,7 @@ pub(super) struct Actor {
     window: Window,
     /// With the connection, which lives as long as someone holds it.
     channel: Option<Opened>,
-    opening: Option<JoinHandle<Result<Opened>>>,
+    opening: Option<Opening>,
     blocked: watch::Receiver<Option<String>>,
     flush: watch::Receiver<bool>,
     next_number: u64,
@@ -104,7 +110,7 @@ impl Actor {
                 opened = async { self.opening.as_mut().expect("guarded").await }, if self.opening.is_some() => {
                     self.opening = None;
                     match opened {
-                        Ok(Ok(opened)) => self.take(opened),
+                        Ok(Ok((opened, stored))) => self.take(opened, stored),
                         // No answer: the next remedy's turn.
                         Ok(Err(Error::Unavailable { .. })) => {}
                         _ => self.accepts = false,
@@ -138,7 +144,8 @@ impl Actor {
         }
         let Some((channel, _)) = &self.channel else {
             if self.opening.is_none() && !self.waiting.is_empty() {
-                self.opening = Some(tokio::spawn(open(self.transport.clone())));
+                let transport = self.transport.clone();
+                self.opening = Some(tokio::spawn(async { Ok((open(transport).await?, None)) }));
             }
             return;
         };
@@ -191,19 +198,25 @@ impl Actor {
     }
 
     /// Goes on with a new channel. One that was opened beside another is used only if nothing got on there
-    /// meanwhile: that it could be opened shows that the server is alive.
-    fn take(&mut self, opened: Opened) {
+    /// meanwhile: that something is stored here, or that it could be opened, shows that the server is alive.
+    fn take(&mut self, (channel, live): Opened, stored: Option<u64>) {
         if self.channel.is_some() && self.remedies == 0 {
+            tokio::spawn(close(channel, live));
             return;
         }
         if let Some((old, live)) = self.channel.take() {
             tracing::warn!(
-                "nothing was confirmed for {STALL:?}: publishing again on a new channel"
+                "nothing was confirmed for {:.1?}: publishing again on a new channel",
+                self.got_on.elapsed()
             );
+            let copied = |ticket: &&mut Ticket| Some(ticket.number) == stored;
+            if let Some(ticket) = self.window.tickets().find(copied) {
+                ticket.tell(Verdict::Stored);
+            }
             self.lose(&Trouble::new("nothing is confirmed"));
             tokio::spawn(close(old, live));
         }
-        self.channel = Some(opened);
+        self.channel = Some((channel, live));
         self.got_on = Instant::now();
     }
 
@@ -211,7 +224,7 @@ impl Actor {
     /// full queue; but RabbitMQ 3.10 sometimes goes on like that on the channel that saw the old leader.
     fn be_refused(&mut self) {
         let since = *self.refused.get_or_insert_with(Instant::now);
-        if since.elapsed() > STALL && self.window.is_empty() {
+        if since.elapsed() > REFUSAL && self.window.is_empty() {
             self.refused = None;
             // The next message opens another.
             self.channel = None;
@@ -223,20 +236,25 @@ impl Actor {
         let Some((_, live)) = &self.channel else {
             return;
         };
-        let oldest = self
-            .window
-            .tickets()
-            .filter_map(|ticket| ticket.written)
-            .min();
-        let stalled = oldest.is_some_and(|oldest| oldest.max(self.got_on).elapsed() > STALL);
-        if !stalled || self.opening.is_some() || self.blocked.borrow().is_some() {
+        let written = |ticket: &&mut Ticket| ticket.written;
+        let Some(oldest) = self.window.tickets().min_by_key(written) else {
+            return;
+        };
+        let since = oldest.written.map_or(self.got_on, |at| at.max(self.got_on));
+        if self.opening.is_some() || self.blocked.borrow().is_some() {
             return;
         }
         match self.remedies {
-            0 => {
-                let opening = open(self.transport.clone());
-                self.opening = Some(tokio::spawn(async {
-                    timeout(STALL, opening).await.unwrap_or_else(|_| {
+            0 if since.elapsed() > PROBE => {
+                let (transport, until) = (self.transport.clone(), since + STALL);
+                let (number, request) = (oldest.number, oldest.request.clone());
+                self.opening = Some(tokio::spawn(async move {
+                    let probe = async {
+                        let (channel, live) = open(transport).await?;
+                        let stored = probe::is_stored(&channel, &live, &request, until).await;
+                        Ok(((channel, live), stored.then_some(number)))
+                    };
+                    timeout_at(until + STALL, probe).await.unwrap_or_else(|_| {
                         Err(Error::Unavailable {
                             what: "another channel".into(),
                             waited: STALL,
@@ -245,7 +263,7 @@ impl Actor {
                     })
                 }));
             }
-            1 => {
+            1 if since.elapsed() > STALL => {
                 tracing::warn!("still nothing was confirmed for {STALL:?}: connecting anew");
                 self.transport.publishing.leave(live);
             }

@@ -32,6 +32,7 @@ mod gate;
 mod joins;
 mod lease;
 mod live;
+mod probe;
 mod publish;
 mod replies;
 mod sanitize;

@@ -1,0 +1,68 @@
+//! Finds out whether a channel has been forgotten. A quorum queue without a leader takes what is published,
+//! and RabbitMQ 3.10 sometimes loses it before there is a new one: the channel then waits for confirms that
+//! do not come until RabbitMQ looks again, after ten seconds. Another channel is not concerned.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Confirmation};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::live::{Live, rpc};
+use super::publish::Request;
+
+/// Pause between two questions.
+const PAUSE: Duration = Duration::from_millis(200);
+/// A queue that has no leader is described all the same, after the 250 ms that RabbitMQ waits for it.
+const LEADERLESS: Duration = Duration::from_millis(200);
+
+/// Publishes a copy of `request` on `channel` as soon as its queue has a leader. Resolves with `true` when the
+/// copy is stored, with `false` when that cannot be known by then: at `until`.
+pub(super) async fn is_stored(
+    channel: &Channel,
+    live: &Arc<Live>,
+    request: &Request,
+    until: Instant,
+) -> bool {
+    let copy = async {
+        while !has_leader(live, request).await? {
+            sleep(PAUSE).await;
+        }
+        publish(channel, request).await
+    };
+    if let Ok(Some(true)) = timeout_at(until, copy).await {
+        return true;
+    }
+    sleep_until(until).await;
+    false
+}
+
+/// Whether the queue that the request goes to can be expected to confirm it; `None` if it goes to no queue of
+/// that name, or the connection ended.
+async fn has_leader(live: &Arc<Live>, request: &Request) -> Option<bool> {
+    // Of its own: the server closes it if there is no such queue.
+    let channel = live.channel().await.ok()?;
+    let start = Instant::now();
+    let name = request.routing_key.clone();
+    let options = QueueDeclareOptions::durable().passive();
+    let declare = channel.queue_declare(name, options, FieldTable::default());
+    let found = live.guard(rpc(declare)).await;
+    let took = start.elapsed();
+    let _ = live.guard(rpc(channel.close(200, "bye".into()))).await;
+    found.ok().map(|_| took < LEADERLESS)
+}
+
+/// Whether the server confirms the request here.
+async fn publish(channel: &Channel, request: &Request) -> Option<bool> {
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
+    };
+    let (exchange, key) = (request.exchange.clone(), request.routing_key.clone());
+    let properties = request.properties.clone();
+    let sent = channel.basic_publish(exchange, key, options, &request.body, properties);
+    let confirmed = sent.await.ok()?.await.ok()?;
+    Some(matches!(confirmed, Confirmation::Ack(None)))
+}
