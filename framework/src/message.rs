@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 mod arguments;
+mod canvas;
 mod check;
 mod embed;
 mod origin;
@@ -16,6 +17,7 @@ mod signature;
 mod unpack;
 
 pub use arguments::Arguments;
+pub use canvas::{Beginning, Chord, First, Kind};
 #[cfg(feature = "amqp")]
 pub(crate) use check::DEPTH_LIMIT;
 pub use embed::Embed;

@@ -239,7 +239,7 @@ impl Signature {
             callbacks: options.link,
             errbacks: options.link_error,
             chain: Signatures(chain),
-            chord: None,
+            chord: options.chord,
             garenne_join: options.garenne_join,
         };
         let id = options

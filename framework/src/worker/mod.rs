@@ -10,6 +10,8 @@ mod deaf;
 mod execute;
 mod health;
 mod joined;
+#[cfg(feature = "redis")]
+mod kept;
 mod lanes;
 mod limits;
 mod memory;
