@@ -259,13 +259,17 @@ impl App {
         Ok(waiting)
     }
 
-    /// Also looks for the result of a sent call where Python's workers may keep it.
-    pub(crate) async fn follow(&self, waiting: Option<&Waiting>) {
-        if let (Some(results), Some(waiting)) = (self.results(), waiting)
-            && let Err(error) = results.follow(waiting.id()).await
-        {
-            // The call is sent; the store is looked at again and again.
-            tracing::warn!(id = waiting.id(), "{error}");
+    /// Also looks for the result of a sent call where Python's workers may keep it. The call is sent: nothing waits
+    /// for a Redis that is away.
+    pub(crate) fn follow(&self, waiting: Option<&Waiting>) {
+        if let (Some(results), Some(waiting)) = (self.results(), waiting) {
+            let (results, id) = (results.clone(), waiting.id().to_owned());
+            tokio::spawn(async move {
+                if let Err(error) = results.follow(&id).await {
+                    // It is looked at again and again.
+                    tracing::warn!(id, "{error}");
+                }
+            });
         }
     }
 }

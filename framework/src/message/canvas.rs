@@ -194,6 +194,8 @@ impl Membership<'_> {
             return Ok(signature.encode());
         }
         match signature.kind() {
+            // It ends a chain that is a member of a chord: Celery has told its members.
+            Kind::Call if self.body.is_none() && signature.options.chord.is_some() => {}
             Kind::Call => {
                 let options = &mut signature.options;
                 options.group_id = Some(self.group.to_owned());

@@ -90,6 +90,23 @@ pub(crate) struct Complete {
 }
 
 impl ResultStore {
+    /// Keeps the ids of a group's members, for Python's `GroupResult.restore`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], also where Redis cannot be reached: nothing waits for it.
+    pub(crate) async fn keep_group(&self, group: &str, members: &Value) -> Result<()> {
+        let key = format!("{GROUP}{group}");
+        let body = serde_json::json!({ "result": members }).to_string();
+        let mut keep = redis::pipe();
+        match self.0.expires.as_secs() {
+            0 => keep.set(&key, body),
+            expires => keep.set_ex(&key, body, expires),
+        };
+        let mut redis = self.0.redis.clone();
+        let kept = keep.exec_async(&mut redis).await;
+        kept.map_err(|error| self.refused(&format!("the members of group `{group}`"), &error))
+    }
+
     /// Says how many members a chord has, before they are sent.
     ///
     /// # Errors
