@@ -14,6 +14,7 @@ mod embed;
 mod origin;
 mod past;
 mod signature;
+mod stamps;
 mod unpack;
 
 pub use arguments::Arguments;
@@ -24,6 +25,7 @@ pub use embed::Embed;
 pub use origin::Origin;
 pub use past::PastError;
 pub use signature::{Following, Joined, Part, Signature, SignatureOptions, Signatures};
+pub(crate) use stamps::values as stamp_values;
 
 /// A message's header table, as JSON values.
 pub type Headers = Map<String, Value>;

@@ -64,7 +64,7 @@ impl Shared {
             );
             return Err(dead("poison", text));
         }
-        if self.cancelled.contains(&message.id) {
+        if self.cancelled.contains(&message.id) || self.stamps.revoke(message) {
             return Err(Verdict::Dropped(failure(
                 message,
                 FailureKind::Cancelled,

@@ -21,6 +21,7 @@ mod progress;
 mod serve;
 mod settle;
 mod signal;
+mod stamps;
 mod start;
 mod suspect;
 mod teller;
@@ -110,6 +111,7 @@ struct Shared {
     max_deliveries: u32,
     slots: usize,
     cancelled: CancelledCalls,
+    stamps: stamps::RevokedStamps,
     running: Running,
     outcomes: Outcomes,
     suspects: Suspects,
