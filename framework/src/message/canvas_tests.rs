@@ -7,7 +7,7 @@ fn sig(name: &str) -> Value {
     json!({"task": name, "args": [], "options": {"task_id": name}})
 }
 
-fn several(kind: &str, kwargs: Value, id: &str) -> Value {
+fn several(kind: &str, kwargs: &Value, id: &str) -> Value {
     json!({"task": format!("celery.{kind}"), "subtask_type": kind, "args": [], "kwargs": kwargs,
         "options": {"task_id": id}})
 }
@@ -31,7 +31,7 @@ fn task_of(raw: &RawValue) -> String {
 fn a_chain_begins_with_its_first_step() {
     let chain = several(
         "chain",
-        json!({"tasks": [sig("a"), sig("b"), sig("c")]}),
+        &json!({"tasks": [sig("a"), sig("b"), sig("c")]}),
         "c",
     );
     let begun = begin(&chain, &[sig("z"), sig("d")]);
@@ -44,9 +44,9 @@ fn a_chain_begins_with_its_first_step() {
 
 #[test]
 fn a_group_begins_with_all_its_members() {
-    let inner = several("group", json!({"tasks": [sig("b"), sig("c")]}), "inner");
+    let inner = several("group", &json!({"tasks": [sig("b"), sig("c")]}), "inner");
     let begun = begin(
-        &several("group", json!({"tasks": [sig("a"), inner]}), "g"),
+        &several("group", &json!({"tasks": [sig("a"), inner]}), "g"),
         &[],
     );
     assert_eq!(names(&begun), ["a", "b", "c"]);
@@ -61,8 +61,12 @@ fn a_group_begins_with_all_its_members() {
 
 #[test]
 fn the_members_of_a_chord_carry_its_body_and_what_follows() {
-    let header = several("group", json!({"tasks": [sig("a"), sig("b")]}), "g");
-    let chord = several("chord", json!({"header": header, "body": sig("body")}), "g");
+    let header = several("group", &json!({"tasks": [sig("a"), sig("b")]}), "g");
+    let chord = several(
+        "chord",
+        &json!({"header": header, "body": sig("body")}),
+        "g",
+    );
     let begun = begin(&chord, &[sig("last"), sig("next")]);
     assert_eq!(names(&begun), ["a", "b"]);
     let group = "g".to_owned();
@@ -87,15 +91,15 @@ fn the_members_of_a_chord_carry_its_body_and_what_follows() {
 
 #[test]
 fn who_is_in_a_chord_is_the_last_of_a_chain_and_the_body_of_a_chord() {
-    let chain = several("chain", json!({"tasks": [sig("a"), sig("b")]}), "b");
+    let chain = several("chain", &json!({"tasks": [sig("a"), sig("b")]}), "b");
     let inner = several(
         "chord",
-        json!({"header": [sig("c"), sig("d")], "body": sig("e")}),
+        &json!({"header": [sig("c"), sig("d")], "body": sig("e")}),
         "in",
     );
     let outer = several(
         "chord",
-        json!({"header": [chain, inner], "body": sig("f")}),
+        &json!({"header": [chain, inner], "body": sig("f")}),
         "out",
     );
     let begun = begin(&outer, &[]);
@@ -118,18 +122,18 @@ fn who_is_in_a_chord_is_the_last_of_a_chain_and_the_body_of_a_chord() {
 
 #[test]
 fn a_group_in_the_middle_of_a_chain_is_the_header_of_a_chord() {
-    let group = several("group", json!({"tasks": [sig("a"), sig("b")]}), "g");
-    let chain = several("chain", json!({"tasks": [group, sig("c"), sig("d")]}), "d");
+    let group = several("group", &json!({"tasks": [sig("a"), sig("b")]}), "g");
+    let chain = several("chain", &json!({"tasks": [group, sig("c"), sig("d")]}), "d");
     let begun = begin(&chain, &[]);
     assert_eq!(names(&begun), ["a", "b"]);
     assert_eq!(begun.chords[0].size, 2);
-    let followed = several("group", json!({"tasks": [sig("a")]}), "g");
+    let followed = several("group", &json!({"tasks": [sig("a")]}), "g");
     assert_eq!(begin(&followed, &[sig("c")]).chords[0].size, 1);
 }
 
 #[test]
 fn a_chord_of_nobody_begins_with_its_body() {
-    let chord = several("chord", json!({"header": [], "body": sig("body")}), "g");
+    let chord = several("chord", &json!({"header": [], "body": sig("body")}), "g");
     let begun = begin(&chord, &[]);
     assert_eq!(names(&begun), ["body"]);
     assert_eq!(begun.calls[0].input.as_ref().expect("input").get(), "[]");
@@ -138,16 +142,16 @@ fn a_chord_of_nobody_begins_with_its_body() {
 
 #[test]
 fn what_cannot_be_sent_is_said() {
-    let begin = |value: Value| {
+    let begin = |value: &Value| {
         let signature = read(&raw(&value.to_string())).expect("a signature");
         Beginning::of(signature, None, Vec::new()).map(drop)
     };
-    assert!(begin(several("chord", json!({"header": []}), "g")).is_err());
-    assert!(begin(several("group", json!({}), "g")).is_err());
-    assert!(begin(several("chain", json!({"tasks": 7}), "g")).is_err());
+    assert!(begin(&several("chord", &json!({"header": []}), "g")).is_err());
+    assert!(begin(&several("group", &json!({}), "g")).is_err());
+    assert!(begin(&several("chain", &json!({"tasks": 7}), "g")).is_err());
     let long = "x".repeat(1 << 20);
     let body = json!({"task": "t", "args": [long]});
     let members: Vec<_> = (0..100).map(|_| sig("a")).collect();
-    let chord = several("chord", json!({"header": members, "body": body}), "g");
-    assert!(begin(chord).expect_err("too large").contains("copies"));
+    let chord = several("chord", &json!({"header": members, "body": body}), "g");
+    assert!(begin(&chord).expect_err("too large").contains("copies"));
 }

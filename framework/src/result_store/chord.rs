@@ -286,7 +286,7 @@ struct Kept {
 /// The ids of a header, as Celery keeps a `GroupResult`.
 enum Tree {
     One(String),
-    Several(Vec<Tree>),
+    Several(Vec<Self>),
 }
 
 impl Tree {

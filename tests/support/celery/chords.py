@@ -35,8 +35,8 @@ def fail(text):
 
 
 @app.task(name="python.failed")
-def failed(id, text):
-    app.backend.client.rpush(f"{QUEUE}.errbacks", f"{text}: {id}")
+def failed(id):
+    app.backend.client.rpush(f"{QUEUE}.errbacks", f"python: {id}")
 
 
 def python(name, *arguments, **options):
@@ -90,7 +90,7 @@ def members():
 
 def failures():
     """Chords with a member that fails, whose body never runs."""
-    told = rust("failed", "rust"), python("failed", "python")
+    told = rust("failed", "rust"), python("failed")
 
     def body(name, id):
         return rust(name).set(task_id=f"{QUEUE}-{id}", link_error=list(told))
@@ -147,8 +147,9 @@ def groups():
     """Groups, and what they are once they were saved and restored."""
     several = group(pair(1) + [rust("add", 1, 1)]).apply_async()
     several.save()
+    results = several.get(timeout=30)
     again = GroupResult.restore(several.id, app=app)
-    return {"results": again.get(timeout=30), "done": [again.ready(), again.successful(), again.completed_count()]}
+    return {"results": results, "done": [again.ready(), again.successful(), again.completed_count()]}
 
 
 def restore():
