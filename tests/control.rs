@@ -8,6 +8,9 @@ mod asking;
 mod celery;
 #[path = "control/events.rs"]
 mod events;
+#[path = "control/flower.rs"]
+#[cfg(feature = "amqp")]
+mod flower;
 #[path = "control/steering.rs"]
 mod steering;
 mod support;

@@ -1,5 +1,5 @@
-//! Celery's own tools at a worker of ours: `inspect`, `control`, `status`, `events`, Flower, and a Python worker beside
-//! it that listens to what it tells.
+//! Celery's own tools at a worker of ours: `inspect`, `control`, `status`, `events`, and a Python worker beside it that
+//! listens to what it tells.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -7,22 +7,20 @@ use std::process::{Child, Command, Stdio};
 
 use garenne::{App, FailureKind};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 
 use crate::support::{self, eventually, within};
 use crate::tasks::{Crew, add, pass};
 
 /// Celery's program, a RabbitMQ for both sides, and a worker of ours there.
-struct Watched {
+pub(crate) struct Watched {
     celery: String,
     broker: String,
-    crew: Crew,
+    pub(crate) crew: Crew,
 }
 
 /// A program that is killed at the end.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -33,7 +31,7 @@ impl Drop for Running {
 
 impl Watched {
     /// `None`, said aloud, where there is no Celery or no RabbitMQ.
-    async fn new(slots: usize) -> Option<Self> {
+    pub(crate) async fn new(slots: usize) -> Option<Self> {
         let Ok(celery) = std::env::var("GARENNE_TEST_CELERY") else {
             eprintln!("skipped: GARENNE_TEST_CELERY names no `celery` program");
             return None;
@@ -50,7 +48,7 @@ impl Watched {
         })
     }
 
-    fn command(&self, program: impl AsRef<Path>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
         command
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/support/celery"))
@@ -63,7 +61,7 @@ impl Watched {
         command
     }
 
-    async fn output(&self, mut command: Command) -> String {
+    pub(crate) async fn output(&self, mut command: Command) -> String {
         command.stderr(Stdio::inherit());
         let output = spawn_blocking(move || command.output().expect("it runs"));
         let output = output.await.expect("no panic");
@@ -72,20 +70,20 @@ impl Watched {
     }
 
     /// Runs `celery -A watched …`.
-    fn tool(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn tool(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(&self.celery);
         command.args(["-A", "watched"]).args(arguments);
         command
     }
 
     /// Runs `watched.py WHAT` about our node and a call.
-    async fn python(&self, what: &str, call: &str) -> Value {
+    pub(crate) async fn python(&self, what: &str, call: &str) -> Value {
         let mut command = self.command(Path::new(&self.celery).with_file_name("python"));
         command.args(["watched.py", what, &self.crew.node, call]);
         serde_json::from_str(&self.output(command).await).expect("JSON")
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         let app = self.crew.app.clone();
         self.crew.stop().await;
         app.close().await;
@@ -313,152 +311,50 @@ async fn celerys_monitor_and_a_python_worker_listen() {
     watched.end().await;
 }
 
-/// The status and the body of an answer over HTTP.
-async fn http(port: u16, method: &str, path: &str, form: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-    let length = form.len();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\ncontent-length: {length}\r\n\
-         content-type: application/x-www-form-urlencoded\r\n\r\n{form}"
-    );
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.ok()?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flower_shows_and_steers() {
-    let Some(watched) = Watched::new(2).await else {
+async fn stamped_calls_are_revoked_together() {
+    let Some(watched) = Watched::new(1).await else {
         return;
     };
     let crew = &watched.crew;
-    let port = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        listener.local_addr().expect("bound").port()
+    let send = async |call: &str, batch: &str| {
+        let id = watched
+            .python("stamp", &format!("{}/{call}/{batch}", crew.queue))
+            .await;
+        id.as_str().expect("an id").to_owned()
     };
-    let arguments = [
-        "flower",
-        "--address=127.0.0.1",
-        &format!("--port={port}"),
-        "--logging=warning",
-    ];
-    let _flower = Running(watched.tool(&arguments).spawn().expect("flower starts"));
-    let node = &crew.node;
-    let get = async |path: String| {
-        http(port, "GET", &path, "")
-            .await
-            .unwrap_or((0, String::new()))
-    };
-    eventually("Flower", || async {
-        get("/healthcheck".into()).await.0 == 200
-    })
-    .await;
-    // Its worker pages are there once it has asked the worker.
-    eventually("our worker", || async {
-        get(format!("/api/workers?refresh=1&workername={node}"))
-            .await
-            .1
-            .contains("active_queues")
-    })
-    .await;
-    // It switches events on itself; calls go on until it has heard of one.
-    let mut done = String::new();
-    within("a task", async {
-        loop {
-            let sum = crew
-                .call(add::call(2, 3))
-                .send(&crew.app)
-                .await
-                .expect("sent");
-            done = sum.id().to_owned();
-            within("a result", sum).await.expect("a sum");
-            tokio::time::sleep(garenne::SECOND / 2).await;
-            // Events may have been asked for while it ran, so that its name was not told.
-            let (_, info) = get(format!("/api/task/info/{done}")).await;
-            if info.contains("SUCCESS") && info.contains("control.add") {
-                return;
-            }
-        }
-    })
-    .await;
-    for (path, expected) in [
-        ("/".to_owned(), "Workers"),
-        (format!("/worker/{node}"), crew.queue.as_str()),
-        (format!("/worker/{node}"), "control.pass"),
-        ("/tasks".into(), "Tasks"),
-        (format!("/task/{done}"), "control.add"),
-        ("/workers?json=1".into(), node),
-    ] {
-        let (status, body) = get(path.clone()).await;
-        assert!(
-            status == 200 && body.contains(expected),
-            "{path}: {status} {body}"
-        );
-    }
-
-    let runs = crew
-        .call(pass::call(1))
-        .send(&crew.app)
-        .await
-        .expect("sent");
+    let runs = send("7", "first").await;
     crew.gate.has_let_in(1).await;
-    let more = format!("{}.more", crew.queue);
-    let queue = format!("queue={more}");
-    let to = format!("workername={node}");
-    for (path, form) in [
-        (format!("/api/worker/pool/grow/{node}"), "n=2".to_owned()),
-        (format!("/api/worker/pool/shrink/{node}"), "n=1".to_owned()),
-        (
-            format!("/api/worker/queue/add-consumer/{node}"),
-            queue.clone(),
-        ),
-        (format!("/api/worker/queue/cancel-consumer/{node}"), queue),
-        (
-            "/api/task/rate-limit/control.add".into(),
-            format!("{to}&ratelimit=100%2Fs"),
-        ),
-        (
-            "/api/task/timeout/control.add".into(),
-            format!("{to}&hard=900&soft=800"),
-        ),
-        (
-            format!("/api/task/revoke/{}", runs.id()),
-            "terminate=true".into(),
-        ),
-    ] {
-        let (status, body) = http(port, "POST", &path, &form).await.expect("an answer");
-        assert_eq!(status, 200, "{path}: {body}");
-    }
-    let failure = within("a failure", runs).await.expect_err("ended");
-    assert_eq!(failure.kind, FailureKind::Cancelled);
-    let tasks = crew
-        .control()
-        .registered()
+    // One slot: these wait.
+    let revoked = send("8", "second").await;
+    let goes_on = send("9", "third").await;
+    let by_line = [
+        "control",
+        "-d",
+        &crew.node,
+        "-t",
+        "10",
+        "revoke_by_stamped_headers",
+        "batch=second",
+    ];
+    let said = watched.output(watched.tool(&by_line)).await;
+    assert!(said.contains("'batch': 'second'"), "{said}");
+    let said = watched.python("revoke_stamped", "first").await;
+    assert_eq!(said, json!({"ok": "headers {'batch': ['first']} revoked"}));
+    // What ran is ended, and the next but one is let in.
+    crew.gate.has_let_in(2).await;
+    let control = crew.control();
+    let known = control.query_task([&runs, &revoked, &goes_on]);
+    let known = known
         .await
         .expect("asked")
-        .remove(node)
-        .expect("an answer")
-        .expect("tasks");
-    assert!(
-        tasks.contains(&"control.add [rate_limit=100/s]".to_owned()),
-        "{tasks:?}"
-    );
-    let (status, body) = http(port, "POST", &format!("/api/worker/shutdown/{node}"), "")
-        .await
+        .remove(&crew.node)
         .expect("an answer");
-    assert_eq!(status, 200, "{body}");
-    let stopped = crew
-        .app
-        .control()
-        .to([node])
-        .timeout(support::PATIENCE / 15);
-    eventually("the worker's end", || async {
-        stopped.ping().await.expect("asked").is_empty()
-    })
-    .await;
-    crew.app.delete(&more).await.expect("deleted");
+    let known: Vec<_> = known.expect("calls").into_keys().collect();
+    assert_eq!(known, [goes_on]);
+    let nothing = control.terminate_by_stamp("batch", "nobody's");
+    let nothing = nothing.await.expect("asked").remove(&crew.node);
+    let nothing = nothing.expect("an answer").expect("told");
+    assert!(nothing.ends_with("were not terminated"), "{nothing}");
     watched.end().await;
 }

@@ -122,10 +122,10 @@ fn shapes() -> Vec<Case> {
             Dead("unsupported", "what is to follow it cannot be read"),
         ),
         body(
-            "a chain that goes on with Python's group",
+            "a chain that goes on with a chord that nobody counts",
             "add",
-            r#"[[2, 3], {}, {"chain": [{"task": "celery.group", "subtask_type": "group", "kwargs": {"tasks": []}}]}]"#,
-            Dead("unsupported", "a group of Celery's"),
+            r#"[[2, 3], {}, {"chain": [{"task": "celery.chord", "subtask_type": "chord", "kwargs": {"header": [{"task": "a"}], "body": {"task": "b"}}}]}]"#,
+            Dead("unsupported", "followed by a chord of Celery's"),
         ),
         body(
             "a chord that would be lost",

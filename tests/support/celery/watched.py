@@ -62,5 +62,20 @@ def tell(node, running):
     print(json.dumps(said))
 
 
+def stamp(node, what):
+    """Sends a stamped call of `control.pass`, and prints its id."""
+    queue, number, batch = what.split("/")
+    call = app.signature("control.pass", (int(number),), exchange="garenne", routing_key=queue)
+    call.stamp(batch=batch)
+    print(json.dumps(call.apply_async().id))
+
+
+def revoke_stamped(node, batch):
+    """Revokes calls by their stamp, those that run, too, and prints what the worker says."""
+    answers = app.control.revoke_by_stamped_headers({"batch": [batch]}, destination=[node], terminate=True, reply=True,
+                                                    timeout=15, limit=1)
+    print(json.dumps(answers[0][node]))
+
+
 if __name__ == "__main__":
-    {"ask": ask, "tell": tell}[sys.argv[1]](*sys.argv[2:])
+    {"ask": ask, "tell": tell, "stamp": stamp, "revoke_stamped": revoke_stamped}[sys.argv[1]](*sys.argv[2:])
