@@ -3,6 +3,7 @@
 mod activity;
 mod body;
 mod cancel;
+mod canvas;
 mod check;
 mod continuation;
 mod control;
