@@ -19,7 +19,7 @@ mod to_python;
 use std::process::ExitCode;
 
 use case::Tally;
-use garenne::SECOND;
+use garenne::{Queue, QueueType, SECOND};
 use place::{Client, Place};
 
 /// How many versions of Celery are tested at once: what their workers do is mostly to wait.
@@ -41,21 +41,48 @@ async fn main() -> ExitCode {
 
 /// All cases with one version of Celery.
 async fn run(place: &Place, wanted: &str, tally: &Tally) {
-    let mut client = Client::start(place, wanted);
-    let python = place.python_worker();
-    client.declared().await;
     let app = place.app().await;
-    let worker = tasks::worker(&app, &place.rust_queue()).spawn();
+    // Rust makes them before Python comes.
+    let ours = ["ours", "rust-ours"].map(|kind| place.queue_of(kind));
+    for queue in &ours {
+        let queue = Queue::new(queue.as_str());
+        let queue = match place.version.starts_with("5.3") {
+            // Its workers cannot take from quorum queues.
+            true => queue.queue_type(QueueType::Classic),
+            false => queue,
+        };
+        app.declare(queue).await.expect("declared");
+    }
+    let mut client = Client::start(place, wanted);
+    let python = place.python_worker("both", "4");
+    // One at a time, so that what waits is taken by its priority.
+    let shared = place.python_worker("shared", "1");
+    client.declared().await;
+    let worker = tasks::worker(&app, &place.queue_of("rust"))
+        .queue(place.queue_of("rust-priority"), 1)
+        .queue(place.queue_of("rust-quorum"), 2)
+        .queue(ours[1].as_str(), 2)
+        .spawn();
     assert!(worker.ready().await, "the Rust worker starts");
     python.ready(&app, &place.queue).await;
+    shared.ready(&app, &ours[0]).await;
     let side = to_python::Side::new(place, &app);
     futures_util::future::join(
         client.run(place, tally),
         to_python::run(&side, wanted, place, tally),
     )
     .await;
+    drop((python, shared));
     worker.stop().await.expect("stopped");
-    for queue in [&place.queue, &place.rust_queue()] {
+    let kinds = [
+        "",
+        "priority",
+        "quorum",
+        "rust",
+        "rust-priority",
+        "rust-quorum",
+    ];
+    for queue in kinds.map(|kind| place.queue_of(kind)).iter().chain(&ours) {
         app.delete(queue).await.expect("deleted");
     }
     tokio::time::timeout(10 * SECOND, app.close())

@@ -56,9 +56,12 @@ impl Place {
         }
     }
 
-    /// The queue of Rust's tasks.
-    pub(crate) fn rust_queue(&self) -> String {
-        format!("{}-rust", self.queue)
+    /// One of the queues of this run: of kind `rust`, that of Rust's tasks.
+    pub(crate) fn queue_of(&self, kind: &str) -> String {
+        match kind {
+            "" => self.queue.clone(),
+            kind => format!("{}-{kind}", self.queue),
+        }
     }
 
     /// An app that accepts what Python may send.
@@ -80,21 +83,23 @@ impl Place {
             .env("INTEROP_BROKER", &self.broker)
             .env("INTEROP_QUEUE", &self.queue)
             .env("PYTHONDONTWRITEBYTECODE", "1")
+            // Such as that it runs as root.
+            .env("PYTHONWARNINGS", "ignore")
             .stderr(Stdio::inherit());
         command
     }
 
-    /// A worker with processes for four tasks.
-    pub(crate) fn python_worker(&self) -> PythonWorker {
+    /// A worker of this app with so many processes.
+    pub(crate) fn python_worker(&self, app: &str, processes: &str) -> PythonWorker {
         let mut command = self.program("celery");
-        command.args(["-A", "both", "worker", "--pool", "prefork", "-c", "4"]);
+        command.args(["-A", app, "worker", "--pool", "prefork", "-c", processes]);
         command.args([
             "--loglevel",
             "CRITICAL",
             "--without-gossip",
             "--without-mingle",
         ]);
-        command.args(["-n", &format!("{}@localhost", self.queue)]);
+        command.args(["-n", &format!("{app}-{}@localhost", self.queue)]);
         command.stdout(Stdio::null());
         PythonWorker(command.spawn().expect("celery starts"))
     }

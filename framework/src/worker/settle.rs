@@ -291,18 +291,24 @@ impl Shared {
             return Vec::new();
         };
         // A Python caller may leave the queue to the worker's own configuration.
-        let home = |task: &str| {
-            let registered = self.tasks.get(task).map(|task| task.options.queue);
-            let prefix = self.app.prefix();
-            Route::Queue(
-                registered.map_or_else(|| queue.to_owned(), |queue| format!("{prefix}{queue}")),
-            )
-        };
+        let home = |task: &str| Route::Queue(self.home(task).unwrap_or_else(|| queue.to_owned()));
         let next = continuation
             .next(&outcome, self.app.now(), &home)
             .into_iter();
         next.map(|next| self.publish(next.route, next.message, next.delay))
             .collect()
+    }
+
+    /// The queue that a task of ours is at home in. The default one is that only where this worker takes from it:
+    /// nobody may be there, and nobody has said that it is to go there.
+    fn home(&self, task: &str) -> Option<String> {
+        let name = self.tasks.get(task)?.options.queue;
+        let queue = format!("{}{name}", self.app.prefix());
+        let taken = || {
+            let queues = self.queues.borrow();
+            queues.iter().any(|(taken, _)| taken.name() == queue)
+        };
+        (name != TaskOptions::DEFAULT.queue || taken()).then_some(queue)
     }
 
     /// Forgets the join of a body that is settled for good. A dead letter may be run again, and needs it then.

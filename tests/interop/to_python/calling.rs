@@ -1,6 +1,6 @@
 //! Calls with their arguments and options.
 
-use garenne::{Call, SECOND};
+use garenne::SECOND;
 use serde_json::{Value, json};
 
 use super::{Side, cases};
@@ -21,7 +21,6 @@ cases! {
     "fifty calls at once" => many,
     "a large argument and a large result" => large,
     "a Python task that calls Rust from inside" => from_inside,
-    "a Python task that puts a Rust task in its place" => replaced,
 }
 
 fn bad(error: garenne::Error) -> Mismatch {
@@ -145,9 +144,4 @@ async fn large(side: &Side) -> Outcome {
 async fn from_inside(side: &Side) -> Outcome {
     let call = side.call::<String>("sends_rust").arg(4).map_err(bad)?;
     same(side.result(call.arg(5).map_err(bad)?).await?.len(), 36)
-}
-
-async fn replaced(side: &Side) -> Outcome {
-    let call = Call::<i64>::named("python.replaced").queue(&*side.python);
-    same(side.result(call.arg(41).map_err(bad)?).await?, 42)
 }

@@ -16,7 +16,7 @@ cases! {
     "arguments that do not fit: TypeError" => arguments,
     "a worker process that dies: WorkerLostError" => lost,
     "Ignore: no answer" => ignored,
-    "Reject: no answer" => rejected,
+    "Reject: a failure, before 5.7 no answer" => rejected,
 }
 
 fn bad(error: garenne::Error) -> Mismatch {
@@ -122,5 +122,9 @@ async fn ignored(side: &Side) -> Outcome {
 }
 
 async fn rejected(side: &Side) -> Outcome {
-    unanswered(side, "rejects").await
+    if side.version.starts_with("5.3") || side.version.starts_with("5.5") {
+        return unanswered(side, "rejects").await;
+    }
+    let failure = side.failure(side.call::<()>("rejects")).await?;
+    same(&*failure.error_type, "celery.exceptions.Reject")
 }

@@ -12,6 +12,7 @@ use crate::place::Place;
 
 mod calling;
 mod failing;
+mod queues;
 mod timing;
 mod values;
 mod workflows;
@@ -38,6 +39,8 @@ pub(crate) use cases;
 /// Rust's side, and the names of the queues on both.
 pub(crate) struct Side {
     pub(crate) app: App,
+    /// Celery's version.
+    pub(crate) version: String,
     pub(crate) python: String,
     pub(crate) rust: String,
 }
@@ -46,8 +49,9 @@ impl Side {
     pub(crate) fn new(place: &Place, app: &App) -> Self {
         Self {
             app: app.clone(),
+            version: place.version.clone(),
             python: place.queue.clone(),
-            rust: place.rust_queue(),
+            rust: place.queue_of("rust"),
         }
     }
 
@@ -100,9 +104,14 @@ pub(crate) async fn run(side: &Side, wanted: &str, place: &Place, tally: &Tally)
         failing::CASES,
         timing::CASES,
         workflows::CASES,
+        queues::CASES,
     ];
     let cases = all.into_iter().flatten();
-    let cases = cases.filter(|case| case.name.contains(wanted));
+    // A worker of Celery's takes from quorum queues from 5.5 on.
+    let has_quorum = !side.version.starts_with("5.3");
+    let cases = cases.filter(|case| {
+        case.name.contains(wanted) && (has_quorum || !case.name.starts_with("quorum queue"))
+    });
     futures_util::stream::iter(cases)
         .for_each_concurrent(AT_ONCE, |case| async move {
             let began = Instant::now();

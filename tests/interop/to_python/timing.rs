@@ -14,7 +14,7 @@ cases! {
     "expires while it waits: revoked" => expired,
     "a time limit: TimeLimitExceeded" => too_slow,
     "a time limit that is kept" => quick,
-    "cancel before it runs" => cancelled,
+    "revoke before it runs" => cancelled,
 }
 
 fn bad(error: garenne::Error) -> Mismatch {
@@ -96,7 +96,7 @@ async fn cancelled(side: &Side) -> Outcome {
         .arg(1)
         .map_err(bad)?;
     let handle = call.countdown(SECOND).send(&side.app).await.map_err(bad)?;
-    handle.cancel().await.map_err(bad)?;
+    side.app.control().revoke(handle.id()).await.map_err(bad)?;
     let outcome = handle.result_within(20 * SECOND).await;
     let kind = outcome.as_ref().err().map(|failure| failure.kind);
     holds(kind == Some(FailureKind::Cancelled), "cancelled", outcome)

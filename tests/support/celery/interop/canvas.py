@@ -3,7 +3,7 @@
 import both
 from both import app
 from cases import case, eventually, get, raised, same, true
-from celery import chain, chord, group
+from celery import chain, group
 
 
 def rust(name, *args, **kwargs):
@@ -110,11 +110,6 @@ def _():
     same(get(result), [3, 5])
 
 
-@case("chord: of one member, which needs no result backend")
-def _():
-    same(get(chord([rust("add", 1, 1)])(rust("add", 5))), 7)
-
-
 @case("link: after Rust, in Rust and in Python")
 def _():
     word = "linked " + both.PYTHON_QUEUE
@@ -162,8 +157,3 @@ def _():
 def _():
     identity = get(python("sends_rust", 4, 5).apply_async())
     true(isinstance(identity, str) and len(identity) == 36, "the id of a call", identity)
-
-
-@case("a Python task that puts a Rust task in its place")
-def _():
-    same(get(python("replaced", 41).apply_async()), 42)

@@ -9,6 +9,7 @@ import canvas  # noqa: F401
 import cases
 import failing  # noqa: F401
 import packing  # noqa: F401
+import queues
 import timing  # noqa: F401
 import values  # noqa: F401
 
@@ -22,6 +23,7 @@ def declare():
 
 if __name__ == "__main__":
     declare()
+    queues.declare()
     print("declared", flush=True)
     sys.stdin.readline()
     cases.run(sys.argv[1])
