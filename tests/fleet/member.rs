@@ -1,6 +1,6 @@
 //! The fleet's workers, each a process group of its own, which can be killed with all its children.
 
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -129,10 +129,9 @@ impl Member {
     /// Kills it with all its children.
     pub(crate) fn kill(&mut self) {
         if let Ok(Some(status)) = self.child.try_wait() {
-            println!(
-                "a worker had ended by itself: {:?}, {status}",
-                self.language
-            );
+            if status.signal() != Some(9) {
+                println!("a {:?} worker ended by itself: {status}", self.language);
+            }
             return;
         }
         let group = format!("-{}", self.child.id());
