@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::canvas::{Unfolded, everyone, unfold};
 use crate::broker::Route;
 use crate::failure::Failure;
 use crate::message::{
@@ -89,11 +88,11 @@ impl<'a> Continuation<'a> {
     ) -> Vec<Next> {
         let origin = self.message.origin();
         let send = |raw: &RawValue, rest: &[Box<RawValue>]| {
-            let calls = readable(raw, rest).into_iter();
-            calls.map(|call| sent(call, Some(value), &origin, now, home))
+            let signature = readable(raw)?;
+            Some(sent(signature, Some(value), rest, &origin, now, home))
         };
         let callbacks = self.embed.callbacks.0.iter();
-        let mut next: Vec<Next> = callbacks.flat_map(|raw| send(raw, &[])).collect();
+        let mut next: Vec<Next> = callbacks.filter_map(|raw| send(raw, &[])).collect();
         if let Some((last, rest)) = self.embed.chain.0.split_last() {
             next.extend(send(last, rest));
         }
@@ -115,19 +114,21 @@ impl<'a> Continuation<'a> {
         let by_id = to_raw_value(&failure.id).ok();
         let mut next = Vec::new();
         for raw in &self.embed.errbacks.0 {
-            for call in readable(raw, &[]) {
-                let headers = call.0.options.headers.as_ref();
-                let wants_all = headers
-                    .and_then(|headers| headers.get(header::INPUT))
-                    .is_some();
-                let input = if wants_all { &in_full } else { &by_id };
-                next.push(sent(call, input.as_deref(), &origin, now, home));
-            }
+            let Some(signature) = readable(raw) else {
+                continue;
+            };
+            let headers = signature.options.headers.as_ref();
+            let wants_all = headers
+                .and_then(|headers| headers.get(header::INPUT))
+                .is_some();
+            let input = if wants_all { &in_full } else { &by_id };
+            next.push(sent(signature, input.as_deref(), &[], &origin, now, home));
         }
         // The next call is the last of the chain.
-        let remaining = self.embed.chain.0.iter().rev();
-        let remaining = remaining.filter_map(|raw| Signature::decode(raw).ok());
-        for options in remaining.flat_map(everyone) {
+        for raw in self.embed.chain.0.iter().rev() {
+            let Some(signature) = readable(raw) else {
+                continue;
+            };
             let SignatureOptions {
                 task_id,
                 reply_to,
@@ -135,7 +136,7 @@ impl<'a> Continuation<'a> {
                 headers,
                 ignore_result,
                 ..
-            } = options;
+            } = signature.options;
             let (Some(id), false) = (task_id, ignore_result == Some(true)) else {
                 continue;
             };
@@ -167,30 +168,35 @@ pub(super) fn unsupported(embed: &Embed) -> Option<String> {
                     send it from a group of Garenne's";
         return Some(text.into());
     }
-    let of_chain = embed.chain.0.split_last().into_iter();
+    let of_chain = embed.chain.0.last().into_iter();
     let callbacks = embed.callbacks.0.iter().chain(&embed.errbacks.0);
-    let next = of_chain.chain(callbacks.map(|raw| (raw, &[][..])));
-    next.map(|(raw, rest)| calls(raw, rest))
-        .find_map(|calls| calls.err())
+    of_chain.chain(callbacks).find_map(|raw| {
+        let signature = match Signature::decode(raw) {
+            Ok(signature) => signature,
+            Err(error) => return Some(format!("what is to follow it cannot be read: {error}")),
+        };
+        let kind = signature.subtask_type.as_deref();
+        let several = matches!(kind, Some("group" | "chord" | "chain"));
+        several.then(|| {
+            format!(
+                "it is to be followed by a {} of Celery's, which only Python's workers can send",
+                kind.unwrap_or_default()
+            )
+        })
+    })
 }
 
-/// The calls that a signature stands for which `rest` is to follow.
-fn calls(raw: &RawValue, rest: &[Box<RawValue>]) -> Result<Vec<Unfolded>, String> {
-    let signature = Signature::decode(raw)
-        .map_err(|error| format!("what is to follow it cannot be read: {error}"))?;
-    unfold(signature, rest)
-}
-
-/// The same, none where it cannot be read: that was found out before the call was run.
-fn readable(raw: &RawValue, rest: &[Box<RawValue>]) -> Vec<Unfolded> {
-    let calls = calls(raw, rest).inspect_err(|error| tracing::warn!("not sent: {error}"));
-    calls.unwrap_or_default()
+fn readable(raw: &RawValue) -> Option<Signature> {
+    Signature::decode(raw)
+        .inspect_err(|error| tracing::warn!("what is to follow a call cannot be read: {error}"))
+        .ok()
 }
 
 /// The message of a call that follows another.
 fn sent(
-    (signature, rest): Unfolded,
+    signature: Signature,
     input: Option<&RawValue>,
+    rest: &[Box<RawValue>],
     origin: &Origin,
     now: SystemTime,
     home: &dyn Fn(&str) -> Route,
@@ -204,7 +210,7 @@ fn sent(
         },
         (None, None) => home(&signature.task),
     };
-    let Following { mut message, delay } = signature.message(input, rest, now);
+    let Following { mut message, delay } = signature.message(input, rest.to_vec(), now);
     message.descend_from(origin);
     Next {
         route,

@@ -3,7 +3,6 @@
 mod activity;
 mod body;
 mod cancel;
-mod canvas;
 mod check;
 mod continuation;
 mod control;
