@@ -1,5 +1,11 @@
 //! Results kept in Redis: written by Rust and read by Python's Celery, and the other way round.
 
+#[path = "results/chords.rs"]
+mod chords;
+#[path = "results/outage.rs"]
+mod outage;
+#[path = "results/states.rs"]
+mod states;
 mod support;
 
 use std::path::Path;
@@ -9,7 +15,7 @@ use garenne::{App, Call, Error, FailureKind, Handle, SECOND, Worker, task};
 use support::{eventually, unique, within};
 
 #[task(name = "rust.add")]
-async fn add(a: i64, b: i64) -> i64 {
+pub(crate) async fn add(a: i64, b: i64) -> i64 {
     a + b
 }
 
@@ -69,12 +75,27 @@ impl Stage {
 
     /// What `results.py` prints.
     async fn python(&self, arguments: &[&str]) -> Option<serde_json::Value> {
+        self.script("results.py", arguments).await
+    }
+
+    /// What a program of Python's prints.
+    async fn script(&self, script: &str, arguments: &[&str]) -> Option<serde_json::Value> {
         let mut command = self.celery("python")?;
-        command.arg("results.py").args(arguments);
+        command.arg(script).args(arguments);
         let run = move || command.output().expect("python runs");
         let output = tokio::task::spawn_blocking(run).await.expect("no panic");
         assert!(output.status.success(), "{output:?}");
         Some(serde_json::from_slice(&output.stdout).expect("JSON"))
+    }
+
+    /// A Python worker with the tasks of `app`.
+    fn worker(&self, app: &str) -> Option<Worked> {
+        let mut command = self.celery("celery")?;
+        let name = format!("{}@localhost", self.queue);
+        command.args(["-A", app, "worker", "--pool", "solo"]);
+        command.args(["--loglevel", "WARNING", "--without-gossip"]);
+        command.args(["--without-mingle", "-n", &name]);
+        Some(Worked(command.spawn().expect("celery starts")))
     }
 
     async fn clean(&self, app: &App) {
@@ -99,6 +120,7 @@ async fn a_result_is_read_by_id_any_number_of_times_from_anywhere() {
     let app = stage.app().await;
     let worker = Worker::new(&app)
         .queue(&*stage.queue, 2)
+        .state(chords::Log::default())
         .grace(SECOND)
         .spawn();
     let elsewhere = stage.app().await;
@@ -146,6 +168,7 @@ async fn python_reads_what_rust_has_kept() {
     }
     let worker = Worker::new(&app)
         .queue(&*stage.queue, 2)
+        .state(chords::Log::default())
         .grace(SECOND)
         .spawn();
     let outcome = stage.python(&["call"]).await.expect("as before");
@@ -175,21 +198,9 @@ async fn python_reads_what_rust_has_kept() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rust_reads_what_python_has_kept() {
     let Some(stage) = Stage::new() else { return };
-    let Some(mut command) = stage.celery("celery") else {
+    let Some(_worker) = stage.worker("results") else {
         return;
     };
-    let name = format!("{}@localhost", stage.queue);
-    command.args([
-        "-A",
-        "results",
-        "worker",
-        "--pool",
-        "solo",
-        "--loglevel",
-        "WARNING",
-    ]);
-    command.args(["--without-gossip", "--without-mingle", "-n", &name]);
-    let _worker = Worked(command.spawn().expect("celery starts"));
     let app = stage.app().await;
     eventually("the Python worker's queue", || async {
         app.depth(&stage.queue).await.is_ok()

@@ -325,7 +325,7 @@ impl App {
             }
         }
         #[cfg(feature = "redis")]
-        self.follow(waiting.as_deref()).await;
+        self.follow(waiting.as_deref());
         Ok(waiting)
     }
 

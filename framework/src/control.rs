@@ -217,6 +217,30 @@ impl Control {
         self.tell("revoke", arguments).await
     }
 
+    /// Has the workers drop the calls that carry a stamp of Celery's: a label that a Python app has put on calls, to
+    /// be revoked together. What runs goes on. It lasts as long as the worker's process.
+    ///
+    /// # Errors
+    /// As for [`ping`](Self::ping).
+    pub async fn revoke_by_stamp(&self, name: &str, value: &str) -> Result<Answers<String>> {
+        self.stamped(name, value, false).await
+    }
+
+    /// As [`revoke_by_stamp`](Self::revoke_by_stamp), and running attempts are ended.
+    ///
+    /// # Errors
+    /// As for [`ping`](Self::ping).
+    pub async fn terminate_by_stamp(&self, name: &str, value: &str) -> Result<Answers<String>> {
+        self.stamped(name, value, true).await
+    }
+
+    async fn stamped(&self, name: &str, value: &str, terminate: bool) -> Result<Answers<String>> {
+        let arguments = json!({
+            "headers": { name: [value] }, "terminate": terminate, "signal": "SIGTERM",
+        });
+        self.tell("revoke_by_stamped_headers", arguments).await
+    }
+
     /// Has each worker start calls of a task no faster than this; `None` lifts the limit. It lasts as long as the
     /// worker's process. Calls that come faster wait in the broker, and spend no attempt by that.
     ///

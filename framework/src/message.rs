@@ -8,20 +8,24 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 mod arguments;
+mod canvas;
 mod check;
 mod embed;
 mod origin;
 mod past;
 mod signature;
+mod stamps;
 mod unpack;
 
 pub use arguments::Arguments;
+pub use canvas::{Beginning, Chord, First, Kind};
 #[cfg(feature = "amqp")]
 pub(crate) use check::DEPTH_LIMIT;
 pub use embed::Embed;
 pub use origin::Origin;
 pub use past::PastError;
 pub use signature::{Following, Joined, Part, Signature, SignatureOptions, Signatures};
+pub(crate) use stamps::values as stamp_values;
 
 /// A message's header table, as JSON values.
 pub type Headers = Map<String, Value>;

@@ -77,6 +77,15 @@ impl ReplyBody {
 }
 
 impl Reply {
+    /// Its state and its result, as Celery names and writes them.
+    #[must_use]
+    pub fn state(&self) -> (&'static str, Box<RawValue>) {
+        match &self.outcome {
+            Ok(value) => ("SUCCESS", value.clone()),
+            Err(failure) => (status(failure.kind), exception(failure)),
+        }
+    }
+
     /// The message that carries this reply to who awaits `request`.
     #[must_use]
     pub fn encode(&self, request: &Message, now: SystemTime) -> Message {
@@ -92,19 +101,12 @@ impl Reply {
         request: &Message,
         now: SystemTime,
     ) -> Message {
-        let (status, result, traceback) = match &self.outcome {
-            Ok(value) => ("SUCCESS", value.clone(), None),
-            Err(failure) => (
-                status(failure.kind),
-                exception(failure),
-                Some(
-                    failure
-                        .traceback
-                        .clone()
-                        .unwrap_or_else(|| traceback(failure, request)),
-                ),
-            ),
-        };
+        let (status, result) = self.state();
+        let failure = self.outcome.as_ref().err();
+        let traceback = failure.map(|failure| {
+            let said = failure.traceback.clone();
+            said.unwrap_or_else(|| traceback(failure, request))
+        });
         let note = |failure: &Failure| Note {
             kind: failure.kind.as_str().into(),
             attempts: failure.attempts,
@@ -115,7 +117,7 @@ impl Reply {
         let mut body = ReplyBody::new(status, result, self.id.clone());
         body.traceback = traceback;
         body.date_done = Some(format_time(now));
-        body.garenne = self.outcome.as_ref().err().map(note);
+        body.garenne = failure.map(note);
         Self::message(correlation_id, &body)
     }
 

@@ -17,8 +17,12 @@ use crate::app::App;
 use crate::broker::url::redact;
 use crate::error::{Error, Result};
 use crate::message::{Headers, Message};
-use crate::reply::Reply;
+use crate::reply::{Progress, Reply};
 use crate::waiters::{Waiters, Waiting};
+
+mod chord;
+
+pub(crate) use chord::Claim;
 
 /// What stands before an id in a result's key.
 const KEY: &str = "celery-task-meta-";
@@ -50,6 +54,25 @@ redis.call('PUBLISH', KEYS[1], ARGV[1])
 return 1
 ";
 
+/// Keeps the state of a call that still runs, unless it is done.
+const SHOW: &str = r"
+local kept = redis.call('GET', KEYS[1])
+if kept then
+    local read, result = pcall(cjson.decode, kept)
+    local status = read and type(result) == 'table' and result['status']
+    if status == 'SUCCESS' or status == 'FAILURE' or status == 'REVOKED' then
+        return 0
+    end
+end
+if tonumber(ARGV[2]) > 0 then
+    redis.call('SETEX', KEYS[1], ARGV[2], ARGV[1])
+else
+    redis.call('SET', KEYS[1], ARGV[1])
+end
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+return 1
+";
+
 /// Where results outlive who awaits them.
 #[derive(Clone)]
 pub(crate) struct ResultStore(Arc<Inner>);
@@ -59,6 +82,7 @@ struct Inner {
     /// For errors and logs, its password masked.
     url: String,
     keep: Script,
+    show: Script,
     /// How long a result is kept; zero means for ever.
     expires: Duration,
     waiters: Weak<Waiters>,
@@ -109,6 +133,7 @@ impl ResultStore {
             redis,
             url: shown,
             keep: Script::new(KEEP),
+            show: Script::new(SHOW),
             expires,
             waiters: Arc::downgrade(waiters),
             followed: Mutex::default(),
@@ -116,17 +141,50 @@ impl ResultStore {
         })))
     }
 
-    /// Keeps the reply to `request` for who asks for it.
+    /// Where it is, for logs.
+    pub(crate) fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    /// Keeps a reply for who asks for it.
     ///
     /// # Errors
     /// [`Error::Unavailable`] where Redis cannot be reached for long, [`Error::Refused`] where it says no.
-    pub(crate) async fn keep(&self, request: &Message, reply: &Message) -> Result<()> {
-        let what = || format!("the result of call `{}` for {}", request.id, self.0.url);
+    pub(crate) async fn keep(&self, reply: &Message) -> Result<()> {
+        let what = format!("the result of call `{}`", reply.id);
+        let expires = self.0.expires.as_secs();
+        let mut keep = self.0.keep.key(key(&reply.id));
+        keep.arg(&reply.body[..]).arg(expires);
+        let keep = &keep;
+        let ask = |mut redis| async move { keep.invoke_async::<i64>(&mut redis).await.map(drop) };
+        self.patiently(&what, ask).await
+    }
+
+    /// Shows how far a call has come, unless it is done.
+    pub(crate) async fn show(&self, progress: &Message) -> Result<()> {
+        let what = format!("the progress of call `{}`", progress.id);
+        let expires = self.0.expires.as_secs();
+        let shown = async |mut redis| {
+            let mut show = self.0.show.key(key(&progress.id));
+            show.arg(&progress.body[..]).arg(expires);
+            show.invoke_async::<i64>(&mut redis).await.map(drop)
+        };
+        let redis = self.0.redis.clone();
+        shown(redis)
+            .await
+            .map_err(|error| self.refused(&what, &error))
+    }
+
+    /// Asks Redis for something, again and again while it cannot be reached.
+    async fn patiently<T, F>(&self, what: &str, ask: impl Fn(ConnectionManager) -> F) -> Result<T>
+    where
+        F: Future<Output = redis::RedisResult<T>>,
+    {
         let patience = async {
             loop {
-                match self.try_keep(request, reply).await {
+                match ask(self.0.redis.clone()).await {
                     Err(error) if error.is_unrecoverable_error() || error.is_io_error() => {
-                        tracing::warn!(url = self.0.url, "a result waits to be kept: {error}");
+                        tracing::warn!(url = self.0.url, "{what} waits for Redis: {error}");
                         sleep(PAUSE).await;
                     }
                     done => return done,
@@ -134,24 +192,20 @@ impl ResultStore {
             }
         };
         match timeout(PATIENCE, patience).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Error::Refused {
-                what: what(),
-                reason: error.to_string(),
-            }),
+            Ok(done) => done.map_err(|error| self.refused(what, &error)),
             Err(_) => Err(Error::Unavailable {
-                what: what(),
+                what: format!("{what} for {}", self.0.url),
                 waited: PATIENCE,
                 reason: "Redis cannot be reached".into(),
             }),
         }
     }
 
-    async fn try_keep(&self, request: &Message, reply: &Message) -> redis::RedisResult<()> {
-        let mut redis = self.0.redis.clone();
-        let mut keep = self.0.keep.key(key(&request.id));
-        keep.arg(&reply.body[..]).arg(self.0.expires.as_secs());
-        keep.invoke_async::<i64>(&mut redis).await.map(drop)
+    fn refused(&self, what: &str, error: &redis::RedisError) -> Error {
+        Error::Refused {
+            what: format!("{what} for {}", self.0.url),
+            reason: error.to_string(),
+        }
     }
 
     /// Hands the result of `id` to who awaits it, now or when it is there.
@@ -205,13 +259,17 @@ impl App {
         Ok(waiting)
     }
 
-    /// Also looks for the result of a sent call where Python's workers may keep it.
-    pub(crate) async fn follow(&self, waiting: Option<&Waiting>) {
-        if let (Some(results), Some(waiting)) = (self.results(), waiting)
-            && let Err(error) = results.follow(waiting.id()).await
-        {
-            // The call is sent; the store is looked at again and again.
-            tracing::warn!(id = waiting.id(), "{error}");
+    /// Also looks for the result of a sent call where Python's workers may keep it. The call is sent: nothing waits
+    /// for a Redis that is away.
+    pub(crate) fn follow(&self, waiting: Option<&Waiting>) {
+        if let (Some(results), Some(waiting)) = (self.results(), waiting) {
+            let (results, id) = (results.clone(), waiting.id().to_owned());
+            tokio::spawn(async move {
+                if let Err(error) = results.follow(&id).await {
+                    // It is looked at again and again.
+                    tracing::warn!(id, "{error}");
+                }
+            });
         }
     }
 }
@@ -292,7 +350,11 @@ fn tell(waiters: &Waiters, id: &str, body: Vec<u8>) {
     match Reply::decode(&message) {
         Ok(Some(reply)) => waiters.complete(id, reply.outcome),
         // It runs, or is to be retried.
-        Ok(None) => {}
+        Ok(None) => {
+            if let Some(progress) = Progress::decode(&message) {
+                waiters.tell(id, progress.value);
+            }
+        }
         Err(unreadable) => tracing::warn!(id, %unreadable, "ignored a result in Redis"),
     }
 }

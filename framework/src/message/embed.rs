@@ -16,7 +16,7 @@ pub struct Embed {
     pub errbacks: Signatures,
     /// Sent one after the other, each with the result of the one before; the next one is last.
     pub chain: Signatures,
-    /// The body of a chord of Celery's, which counts its members in a store that workers of ours do not have.
+    /// The body of a chord of Celery's, which counts its members in the result backend.
     pub chord: Option<Box<RawValue>>,
     /// Ours: the join whose body this call is.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,6 +24,13 @@ pub struct Embed {
 }
 
 impl Embed {
+    /// The body of the chord of Celery's that the call is a member of.
+    #[must_use]
+    pub fn chord(&self) -> Option<&RawValue> {
+        let chord = self.chord.as_deref();
+        chord.filter(|chord| !matches!(chord.get(), "null" | "[]" | "{}"))
+    }
+
     /// What is to follow the call that `message` asks for.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Arguments, Embed, Headers, Message, format_time, header, parse_time};
+use super::{Arguments, Embed, Headers, Message, format_time, header, parse_time, stamps};
 
 /// The exchange that leads to the queues which we declare, by their names.
 const QUEUES: &str = "garenne";
@@ -99,6 +99,9 @@ pub struct SignatureOptions {
     /// Ours: the join whose body it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub garenne_join: Option<Joined>,
+    /// Its stamps, and in `stamped_headers` their names: in Python's form they stand among the options.
+    #[serde(flatten, skip_deserializing)]
+    pub stamps: Headers,
 }
 
 impl SignatureOptions {
@@ -203,7 +206,12 @@ impl Signature {
     /// # Errors
     /// What serde says.
     pub fn decode(raw: &RawValue) -> serde_json::Result<Self> {
-        serde_json::from_str(raw.get())
+        let mut signature: Self = serde_json::from_str(raw.get())?;
+        if raw.get().contains("\"stamped_headers\"") {
+            let named: Stamped = serde_json::from_str(raw.get())?;
+            signature.options.stamps = stamps::of_options(&named.options);
+        }
+        Ok(signature)
     }
 
     /// As it is written.
@@ -239,7 +247,7 @@ impl Signature {
             callbacks: options.link,
             errbacks: options.link_error,
             chain: Signatures(chain),
-            chord: None,
+            chord: options.chord,
             garenne_join: options.garenne_join,
         };
         let id = options
@@ -251,6 +259,7 @@ impl Signature {
         }
         let headers = options.headers.unwrap_or_default();
         message.headers.extend(headers);
+        message.stamp(options.stamps);
         message.priority = options.priority;
         message.reply_to = options.reply_to;
         if options.correlation_id.is_some() {
@@ -294,6 +303,13 @@ impl Signature {
         }
         Following { message, delay }
     }
+}
+
+/// A signature's options once more, for what stands among them under names of its own.
+#[derive(Deserialize)]
+struct Stamped {
+    #[serde(default, deserialize_with = "or_default")]
+    options: Headers,
 }
 
 fn seconds(seconds: f64) -> Option<Duration> {

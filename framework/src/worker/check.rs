@@ -64,7 +64,7 @@ impl Shared {
             );
             return Err(dead("poison", text));
         }
-        if self.cancelled.contains(&message.id) {
+        if self.cancelled.contains(&message.id) || self.stamps.revoke(message) {
             return Err(Verdict::Dropped(failure(
                 message,
                 FailureKind::Cancelled,
@@ -100,7 +100,7 @@ impl Shared {
         })?;
         let (arguments, embed) =
             Arguments::decode_all(message).map_err(|e| dead("unreadable", e.to_string()))?;
-        if let Some(text) = unsupported(&embed) {
+        if let Some(text) = unsupported(&embed, self.has_result_backend()) {
             return Err(dead("unsupported", text));
         }
         if let Some(delay) = self.limits.wait(definition.name, message.is_postponed()) {
@@ -112,6 +112,17 @@ impl Shared {
             definition,
             name: definition.name,
         })
+    }
+}
+
+impl Shared {
+    /// Whether results are kept, and with them how far Celery's chords have come.
+    #[allow(clippy::unused_self, reason = "not where the feature is on")]
+    fn has_result_backend(&self) -> bool {
+        #[cfg(feature = "redis")]
+        return self.app.results().is_some();
+        #[cfg(not(feature = "redis"))]
+        false
     }
 }
 

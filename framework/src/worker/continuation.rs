@@ -3,12 +3,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::broker::Route;
 use crate::failure::Failure;
 use crate::message::{
-    Embed, Following, Message, Origin, Part, Signature, SignatureOptions, header,
+    Beginning, Chord, Embed, First, Following, Kind, Message, Origin, Part, Signature,
+    SignatureOptions, header,
 };
 use crate::reply::Reply;
 use crate::workflow::EXPAND;
@@ -17,6 +19,36 @@ use crate::workflow::EXPAND;
 pub(super) struct Continuation<'a> {
     message: &'a Message,
     embed: Embed,
+}
+
+/// What follows a call once its outcome is known.
+#[derive(Debug, Default)]
+pub(super) struct Consequences {
+    /// What is to be sent, in this order.
+    pub(super) publish: Vec<Next>,
+    /// Celery's chords whose first members are among that; their sizes are to be known before.
+    pub(super) chords: Vec<Chord>,
+    /// What members of Celery's chords have come to: this call, or those that were to follow it.
+    pub(super) parts: Vec<ChordPart>,
+    /// Replies for the result backend, beside the call's own: to calls that were to follow it.
+    pub(super) kept: Vec<Message>,
+}
+
+/// What a member of a chord of Celery's has come to.
+#[derive(Debug)]
+#[cfg_attr(
+    not(feature = "redis"),
+    allow(dead_code, reason = "nobody counts them")
+)]
+pub(super) struct ChordPart {
+    /// The id of the chord's header.
+    pub(super) group: String,
+    /// The member's place in it.
+    pub(super) index: Option<u64>,
+    /// The chord's body.
+    pub(super) body: Box<RawValue>,
+    /// The member's result.
+    pub(super) reply: Reply,
 }
 
 /// A message, and where it goes.
@@ -39,14 +71,13 @@ impl<'a> Continuation<'a> {
         Some(&self.embed.garenne_join.as_ref()?.join)
     }
 
-    /// All that follows it, in the order in which it is to be sent. `home` is where a call goes whose signature
-    /// does not say it.
+    /// All that follows it. `home` is where a call goes whose signature does not say it.
     pub(super) fn next(
         &self,
         outcome: &Result<Box<RawValue>, Failure>,
         now: SystemTime,
         home: &dyn Fn(&str) -> Route,
-    ) -> Vec<Next> {
+    ) -> Consequences {
         let mut next = match outcome {
             Ok(value) => self.after_success(value, now, home),
             Err(failure) => self.after_failure(failure, now, home),
@@ -67,8 +98,16 @@ impl<'a> Continuation<'a> {
             id: id.clone(),
             outcome: outcome.clone(),
         };
+        if let (Some(body), Some(group)) = (self.embed.chord(), self.message.text("group")) {
+            next.parts.push(ChordPart {
+                group: group.to_owned(),
+                index: headers.get("group_index").and_then(Value::as_u64),
+                body: body.to_owned(),
+                reply: reply(),
+            });
+        }
         if !is_silent {
-            next.extend(told(
+            next.publish.extend(told(
                 reply,
                 Part::of(headers),
                 address,
@@ -85,16 +124,19 @@ impl<'a> Continuation<'a> {
         value: &RawValue,
         now: SystemTime,
         home: &dyn Fn(&str) -> Route,
-    ) -> Vec<Next> {
+    ) -> Consequences {
+        let mut next = Consequences::default();
         let origin = self.message.origin();
-        let send = |raw: &RawValue, rest: &[Box<RawValue>]| {
-            let signature = readable(raw)?;
-            Some(sent(signature, Some(value), rest, &origin, now, home))
+        let mut send = |raw: &RawValue, rest: &[Box<RawValue>]| {
+            if let Some(signature) = readable(raw) {
+                next.send(signature, Some(value), rest.to_vec(), &origin, now, home);
+            }
         };
-        let callbacks = self.embed.callbacks.0.iter();
-        let mut next: Vec<Next> = callbacks.filter_map(|raw| send(raw, &[])).collect();
+        for callback in &self.embed.callbacks.0 {
+            send(callback, &[]);
+        }
         if let Some((last, rest)) = self.embed.chain.0.split_last() {
-            next.extend(send(last, rest));
+            send(last, rest);
         }
         next
     }
@@ -104,7 +146,24 @@ impl<'a> Continuation<'a> {
         failure: &Failure,
         now: SystemTime,
         home: &dyn Fn(&str) -> Route,
-    ) -> Vec<Next> {
+    ) -> Consequences {
+        let mut next = Consequences::default();
+        self.tell_errbacks(&self.embed.errbacks.0, failure, now, home, &mut next);
+        // The next call is the last of the chain.
+        for raw in self.embed.chain.0.iter().rev() {
+            self.tell_of(raw, failure, now, &mut next);
+        }
+        next
+    }
+
+    fn tell_errbacks(
+        &self,
+        errbacks: &[Box<RawValue>],
+        failure: &Failure,
+        now: SystemTime,
+        home: &dyn Fn(&str) -> Route,
+        next: &mut Consequences,
+    ) {
         // A deadline that is past must not keep anybody from hearing of it.
         let origin = Origin {
             deadline: None,
@@ -112,8 +171,7 @@ impl<'a> Continuation<'a> {
         };
         let in_full = to_raw_value(failure).ok();
         let by_id = to_raw_value(&failure.id).ok();
-        let mut next = Vec::new();
-        for raw in &self.embed.errbacks.0 {
+        for raw in errbacks {
             let Some(signature) = readable(raw) else {
                 continue;
             };
@@ -122,67 +180,167 @@ impl<'a> Continuation<'a> {
                 .and_then(|headers| headers.get(header::INPUT))
                 .is_some();
             let input = if wants_all { &in_full } else { &by_id };
-            next.push(sent(signature, input.as_deref(), &[], &origin, now, home));
+            next.send(signature, input.as_deref(), Vec::new(), &origin, now, home);
         }
-        // The next call is the last of the chain.
-        for raw in self.embed.chain.0.iter().rev() {
-            let Some(signature) = readable(raw) else {
-                continue;
-            };
-            let SignatureOptions {
-                task_id,
-                reply_to,
-                correlation_id,
-                headers,
-                ignore_result,
-                ..
-            } = signature.options;
-            let (Some(id), false) = (task_id, ignore_result == Some(true)) else {
-                continue;
-            };
-            let reply = || Reply {
-                id,
-                outcome: Err(failure.clone()),
-            };
-            let part = headers.as_ref().and_then(Part::of);
-            let correlation = correlation_id.as_deref();
-            next.extend(told(
-                reply,
-                part,
-                reply_to.as_deref(),
-                correlation,
-                self.message,
-                now,
-            ));
+    }
+
+    /// Has it told of calls that were to follow, and now never will: by reply, by join, in the result backend,
+    /// to their chords.
+    fn tell_of(&self, raw: &RawValue, failure: &Failure, now: SystemTime, next: &mut Consequences) {
+        let Some(signature) = readable(raw) else {
+            return;
+        };
+        match signature.inner() {
+            Ok(inner) => {
+                for raw in &inner {
+                    self.tell_of(raw, failure, now, next);
+                }
+            }
+            Err(error) => tracing::warn!("what was to follow a call cannot be read: {error}"),
+        }
+        let is_call = signature.kind() == Kind::Call;
+        let SignatureOptions {
+            task_id,
+            reply_to,
+            correlation_id,
+            group_id,
+            group_index,
+            headers,
+            ignore_result,
+            chord,
+            chain,
+            ..
+        } = signature.options;
+        for raw in chain.0.iter().rev() {
+            self.tell_of(raw, failure, now, next);
+        }
+        let (Some(id), true) = (task_id, is_call) else {
+            return;
+        };
+        let reply = || Reply {
+            id: id.clone(),
+            outcome: Err(failure.clone()),
+        };
+        if let (Some(body), Some(group)) = (chord, group_id) {
+            next.parts.push(ChordPart {
+                group,
+                index: group_index.map(u64::from),
+                body,
+                reply: reply(),
+            });
+        }
+        if ignore_result == Some(true) {
+            return;
+        }
+        let correlation = correlation_id.as_deref();
+        next.kept
+            .push(reply().encode_for(correlation, self.message, now));
+        let part = headers.as_ref().and_then(Part::of);
+        next.publish.extend(told(
+            reply,
+            part,
+            reply_to.as_deref(),
+            correlation,
+            self.message,
+            now,
+        ));
+    }
+
+    /// The call's own reply for the result backend, if somebody may ask for it.
+    #[cfg(feature = "redis")]
+    pub(super) fn kept_reply(
+        &self,
+        outcome: &Result<Box<RawValue>, Failure>,
+        now: SystemTime,
+    ) -> Option<Message> {
+        let (id, outcome) = (self.message.id.clone(), outcome.clone());
+        (!self.message.ignores_result()).then(|| Reply { id, outcome }.encode(self.message, now))
+    }
+
+    /// What follows when a chord is complete that the call has brought the last part of: its `body` with all
+    /// results, or the news that one of the members has failed.
+    #[cfg(feature = "redis")]
+    pub(super) fn after_chord(
+        &self,
+        body: &RawValue,
+        outcome: Result<Box<RawValue>, Failure>,
+        now: SystemTime,
+        home: &dyn Fn(&str) -> Route,
+    ) -> Consequences {
+        let mut next = Consequences::default();
+        let Some(mut signature) = readable(body) else {
+            return next;
+        };
+        match outcome {
+            Ok(results) => {
+                let rest = std::mem::take(&mut signature.options.chain.0);
+                let origin = self.message.origin();
+                next.send(signature, Some(&results), rest, &origin, now, home);
+            }
+            Err(failure) => {
+                // As far as errbacks can tell, it was the body that failed.
+                let id = signature.options.task_id.clone();
+                let of_body = Failure {
+                    id: id.unwrap_or_else(|| failure.id.clone()),
+                    ..failure.clone()
+                };
+                let errbacks = &signature.options.link_error.0;
+                self.tell_errbacks(errbacks, &of_body, now, home, &mut next);
+                self.tell_of(body, &failure, now, &mut next);
+            }
         }
         next
     }
 }
 
-/// Why what follows the call could not be sent, which is better known before it is run.
-pub(super) fn unsupported(embed: &Embed) -> Option<String> {
-    if let Some(chord) = &embed.chord
-        && !matches!(chord.get(), "null" | "[]" | "{}")
-    {
-        let text = "it is a member of a chord of Celery's, which counts its members in Redis: \
-                    send it from a group of Garenne's";
-        return Some(text.into());
+impl Consequences {
+    /// Sends what begins with `signature`.
+    fn send(
+        &mut self,
+        signature: Signature,
+        input: Option<&RawValue>,
+        rest: Vec<Box<RawValue>>,
+        origin: &Origin,
+        now: SystemTime,
+        home: &dyn Fn(&str) -> Route,
+    ) {
+        match Beginning::of(signature, input, rest) {
+            Ok(beginning) => {
+                let calls = beginning.calls.into_iter();
+                self.publish
+                    .extend(calls.map(|first| sent(first, origin, now, home)));
+                self.chords.extend(beginning.chords);
+            }
+            // Nearly always refused before the call was run.
+            Err(error) => tracing::warn!("what is to follow a call cannot be sent: {error}"),
+        }
+    }
+}
+
+/// Why what follows the call could not be sent, which is better known before it is run. Only a result backend
+/// counts the members of Celery's chords.
+pub(super) fn unsupported(embed: &Embed, has_result_backend: bool) -> Option<String> {
+    const NEEDED: &str = "whose members are counted in Redis: give the app of this worker the \
+                          `result_backend` of the Python app (feature `redis`), or send a group of Garenne's";
+    if embed.chord().is_some() && !has_result_backend {
+        return Some(format!("it is a member of a chord of Celery's, {NEEDED}"));
     }
     let of_chain = embed.chain.0.last().into_iter();
     let callbacks = embed.callbacks.0.iter().chain(&embed.errbacks.0);
     of_chain.chain(callbacks).find_map(|raw| {
+        let unreadable = |error| format!("what is to follow it cannot be read: {error}");
         let signature = match Signature::decode(raw) {
             Ok(signature) => signature,
-            Err(error) => return Some(format!("what is to follow it cannot be read: {error}")),
+            Err(error) => return Some(unreadable(error.to_string())),
         };
-        let kind = signature.subtask_type.as_deref();
-        let several = matches!(kind, Some("group" | "chord" | "chain"));
-        several.then(|| {
-            format!(
-                "it is to be followed by a {} of Celery's, which only Python's workers can send",
-                kind.unwrap_or_default()
-            )
-        })
+        if signature.kind() == Kind::Call {
+            return None;
+        }
+        match Beginning::of(signature, None, Vec::new()) {
+            Err(error) => Some(unreadable(error)),
+            Ok(beginning) => (!beginning.chords.is_empty() && !has_result_backend)
+                .then(|| format!("it is to be followed by a chord of Celery's, {NEEDED}")),
+        }
     })
 }
 
@@ -193,14 +351,12 @@ fn readable(raw: &RawValue) -> Option<Signature> {
 }
 
 /// The message of a call that follows another.
-fn sent(
-    signature: Signature,
-    input: Option<&RawValue>,
-    rest: &[Box<RawValue>],
-    origin: &Origin,
-    now: SystemTime,
-    home: &dyn Fn(&str) -> Route,
-) -> Next {
+fn sent(first: First, origin: &Origin, now: SystemTime, home: &dyn Fn(&str) -> Route) -> Next {
+    let First {
+        signature,
+        input,
+        rest,
+    } = first;
     let options = &signature.options;
     let route = match (options.queue_name(), &options.exchange) {
         (Some(queue), _) => Route::Queue(queue.to_owned()),
@@ -210,7 +366,7 @@ fn sent(
         },
         (None, None) => home(&signature.task),
     };
-    let Following { mut message, delay } = signature.message(input, rest.to_vec(), now);
+    let Following { mut message, delay } = signature.message(input.as_deref(), rest, now);
     message.descend_from(origin);
     Next {
         route,

@@ -20,6 +20,7 @@ use crate::control::request::{Asker, Request, answer};
 use crate::message::Message;
 
 mod inspect;
+mod stamped;
 mod steer;
 
 /// How long a starting worker waits to be heard of. It works without that, too.

@@ -10,6 +10,8 @@ mod deaf;
 mod execute;
 mod health;
 mod joined;
+#[cfg(feature = "redis")]
+mod kept;
 mod lanes;
 mod limits;
 mod memory;
@@ -19,6 +21,7 @@ mod progress;
 mod serve;
 mod settle;
 mod signal;
+mod stamps;
 mod start;
 mod suspect;
 mod teller;
@@ -108,6 +111,7 @@ struct Shared {
     max_deliveries: u32,
     slots: usize,
     cancelled: CancelledCalls,
+    stamps: stamps::RevokedStamps,
     running: Running,
     outcomes: Outcomes,
     suspects: Suspects,

@@ -83,13 +83,7 @@ impl Reporter<'_> {
 
     async fn report(&mut self) {
         let value = self.newest.borrow_and_update().clone();
-        let (Some(value), Some(address)) = (value, self.message.reply_to.clone()) else {
-            return;
-        };
-        if self.message.headers.contains_key(header::JOIN) {
-            // A join waits for results; it would take this for one.
-            return;
-        }
+        let Some(value) = value else { return };
         if self.stale.borrow().is_stale() {
             // Another attempt at the same call may be telling its own.
             return;
@@ -98,13 +92,26 @@ impl Reporter<'_> {
             id: self.message.id.clone(),
             value,
         };
+        let message = progress.encode(self.message);
+        let app = &self.worker.app;
+        #[cfg(feature = "redis")]
+        if let Some(results) = app.results().cloned() {
+            let shown = message.clone();
+            self.under_way = Some(Box::pin(async move { results.show(&shown).await }));
+            self.arrive().await;
+        }
+        // A join waits for results; it would take this for one.
+        let is_member = self.message.headers.contains_key(header::JOIN);
+        let Some(address) = self.message.reply_to.clone().filter(|_| !is_member) else {
+            return;
+        };
         let publish = Publish {
             route: Route::Reply(address),
-            message: progress.encode(self.message),
+            message,
             delay: Duration::ZERO,
-            deadline: self.worker.app.send_timeout(),
+            deadline: app.send_timeout(),
         };
-        self.under_way = Some(self.worker.app.broker().publish(publish));
+        self.under_way = Some(app.broker().publish(publish));
         self.arrive().await;
     }
 

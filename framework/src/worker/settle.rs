@@ -12,8 +12,6 @@ use crate::broker::{Delivery, Publish, Route, dead_letter_name};
 use crate::error::{Error, TaskError, Then};
 use crate::failure::{Failure, FailureKind};
 use crate::message::{Message, header};
-#[cfg(feature = "redis")]
-use crate::reply::Reply;
 use crate::retry::{Backoff, LONGEST_DELAY};
 use crate::task::{Ack, TaskOptions};
 
@@ -21,7 +19,7 @@ use crate::task::{Ack, TaskOptions};
 const RETRIES_ON_REQUEST: u32 = 3;
 
 /// How often what follows an early acknowledged call is tried to be published, each within the send timeout.
-const PATIENCE: u32 = 20;
+pub(super) const PATIENCE: u32 = 20;
 /// The pause between these tries, and after a settlement that failed.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
@@ -149,14 +147,6 @@ fn is_void(custody: &Custody) -> bool {
     matches!(custody, Custody::Held(delivery) if delivery.stale().is_stale())
 }
 
-/// What the caller is told, if the call is over.
-#[cfg(feature = "redis")]
-fn encode_reply(message: &Message, verdict: &Verdict, now: SystemTime) -> Option<Message> {
-    let outcome = verdict.outcome()?;
-    let id = message.id.clone();
-    Some(Reply { id, outcome }.encode(message, now))
-}
-
 /// Who has the message while its task runs.
 #[allow(
     clippy::large_enum_variant,
@@ -218,15 +208,30 @@ impl Shared {
             Custody::Released { queue } => queue,
         };
         let continuation = Continuation::of(message);
-        let then = self.then(&continuation, queue, verdict);
+        #[cfg(feature = "redis")]
+        let mut claims = Vec::new();
+        let then: Vec<_> = match verdict.outcome() {
+            Some(outcome) => {
+                let home = self.home(queue);
+                #[allow(unused_mut, reason = "not where the feature is on")]
+                let mut next = continuation.next(&outcome, self.app.now(), &home);
+                #[cfg(feature = "redis")]
+                if !is_void(&custody) {
+                    let is_ours_alone = matches!(custody, Custody::Released { .. });
+                    claims = self
+                        .keep(&continuation, &outcome, &mut next, &home, is_ours_alone)
+                        .await?;
+                }
+                let next = next.publish.into_iter();
+                next.map(|next| self.publish(next.route, next.message, next.delay))
+                    .collect()
+            }
+            None => Vec::new(),
+        };
         for publish in &then {
             self.app.declare_route(&publish.route).await?;
         }
         let routes: Vec<_> = then.iter().map(|publish| publish.route.clone()).collect();
-        #[cfg(feature = "redis")]
-        if !is_void(&custody) {
-            self.keep_result(message, verdict).await?;
-        }
         let follow = match verdict {
             Verdict::Dead { reason, failure } if lane.queue.dead_letters => {
                 let name = queue.strip_prefix(self.app.prefix()).unwrap_or(queue);
@@ -277,31 +282,20 @@ impl Shared {
             }
             Err(_) => {}
         }
+        #[cfg(feature = "redis")]
+        self.end_chords(claims, settled.is_ok()).await;
         settled
     }
 
-    /// What the outcome leads to, in the order in which it is to be sent.
-    fn then(
-        &self,
-        continuation: &Continuation<'_>,
-        queue: &str,
-        verdict: &Verdict,
-    ) -> Vec<Publish> {
-        let Some(outcome) = verdict.outcome() else {
-            return Vec::new();
-        };
-        // A Python caller may leave the queue to the worker's own configuration.
-        let home = |task: &str| Route::Queue(self.home(task).unwrap_or_else(|| queue.to_owned()));
-        let next = continuation
-            .next(&outcome, self.app.now(), &home)
-            .into_iter();
-        next.map(|next| self.publish(next.route, next.message, next.delay))
-            .collect()
+    /// Where a call goes whose signature does not say it: a Python caller may leave the queue to the worker's
+    /// own configuration.
+    fn home<'a>(&'a self, queue: &'a str) -> impl Fn(&str) -> Route + Sync + 'a {
+        move |task: &str| Route::Queue(self.home_of(task).unwrap_or_else(|| queue.to_owned()))
     }
 
     /// The queue that a task of ours is at home in. The default one is that only where this worker takes from it:
     /// nobody may be there, and nobody has said that it is to go there.
-    fn home(&self, task: &str) -> Option<String> {
+    fn home_of(&self, task: &str) -> Option<String> {
         let name = self.tasks.get(task)?.options.queue;
         let queue = format!("{}{name}", self.app.prefix());
         let taken = || {
@@ -339,18 +333,6 @@ impl Shared {
             }
         }
         self.app.broker().publish(publish).await
-    }
-
-    /// Keeps the result where the app keeps results. Before the acknowledgement, so that none is missing.
-    #[cfg(feature = "redis")]
-    async fn keep_result(&self, message: &Message, verdict: &Verdict) -> Result<(), Error> {
-        let wanted = message.headers.get("ignore_result") != Some(&true.into());
-        if let Some(results) = self.app.results().filter(|_| wanted)
-            && let Some(reply) = encode_reply(message, verdict, self.app.now())
-        {
-            results.keep(message, &reply).await?;
-        }
-        Ok(())
     }
 
     fn publish(&self, route: Route, message: Message, delay: Duration) -> Publish {

@@ -15,6 +15,7 @@ use super::lanes::{Lanes, Wishes};
 use super::limits::Limits;
 use super::memory::{Outcomes, Running};
 use super::serve::{AbortOnDrop, Feed, Lane, Started};
+use super::stamps::RevokedStamps;
 use super::suspect::Suspects;
 use super::teller::Teller;
 use super::{Shared, Worker};
@@ -76,6 +77,7 @@ impl Worker {
             state: Arc::new(self.state),
             max_deliveries: self.max_deliveries,
             cancelled: CancelledCalls::default(),
+            stamps: RevokedStamps::default(),
             running: Running::default(),
             outcomes: Outcomes::default(),
             suspects: Suspects::default(),

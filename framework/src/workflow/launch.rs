@@ -37,6 +37,12 @@ pub(super) async fn send<T>(
         Expected::One(id) | Expected::Nothing(id) => id.clone(),
         Expected::Many { .. } => uuid::Uuid::new_v4().to_string(),
     };
+    #[cfg(feature = "redis")]
+    if let (Some(results), Expected::Many { .. }) = (app.results(), &expected)
+        && let Err(error) = results.keep_group(&id, &as_celery(&id, &expected)).await
+    {
+        tracing::warn!(id, "Python cannot restore the group: {error}");
+    }
     let mut awaited = awaited(expected, app)?;
     if !gates.is_empty() {
         let gates = gates.iter().map(|id| app.await_reply(id));
@@ -52,6 +58,21 @@ pub(super) async fn send<T>(
     app.launch(plan, None, root).await?;
     let due = app.now().checked_add(delay).filter(|_| !delay.is_zero());
     Ok(Handle::of_workflow(id, task, ids, app.clone(), awaited).due(due))
+}
+
+/// As Celery writes the ids of a group and its members.
+#[cfg(feature = "redis")]
+fn as_celery(id: &str, expected: &Expected) -> serde_json::Value {
+    let members = match expected {
+        Expected::Nothing(id) | Expected::One(id) => return serde_json::json!([[id, null], null]),
+        Expected::Many { members, .. } => members,
+    };
+    let inner = || uuid::Uuid::new_v4().to_string();
+    let members: Vec<_> = members
+        .iter()
+        .map(|member| as_celery(&inner(), member))
+        .collect();
+    serde_json::json!([[id, null], members])
 }
 
 fn awaited(expected: Expected, app: &App) -> Result<Awaited> {

@@ -26,6 +26,7 @@ impl Ear {
         Some(match request.method.as_str() {
             "revoke" => self.revoke(request, request.is_true("terminate")),
             "terminate" => self.revoke(request, true),
+            "revoke_by_stamped_headers" => self.revoke_by_stamps(request),
             "rate_limit" => self.rate_limit(request),
             "time_limit" => self.time_limit(request),
             "pool_grow" => self.resize(request, Change::Grow, "pool will grow").await,
