@@ -15,6 +15,10 @@ pub(crate) struct Mismatch {
 pub(crate) type Outcome = Result<(), Mismatch>;
 
 /// Fails the case unless both are equal.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "results and literals, which nobody wants back"
+)]
 pub(crate) fn same<A: Debug + PartialEq<B>, B: Debug>(got: A, expected: B) -> Outcome {
     match got == expected {
         true => Ok(()),

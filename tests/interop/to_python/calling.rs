@@ -3,8 +3,8 @@
 use garenne::SECOND;
 use serde_json::{Value, json};
 
-use super::{Side, cases};
-use crate::case::{Mismatch, Outcome, holds, mismatch, same};
+use super::{Side, bad, cases};
+use crate::case::{Outcome, holds, mismatch, same};
 use crate::support::unique;
 use crate::tasks::noted;
 
@@ -21,10 +21,6 @@ cases! {
     "fifty calls at once" => many,
     "a large argument and a large result" => large,
     "a Python task that calls Rust from inside" => from_inside,
-}
-
-fn bad(error: garenne::Error) -> Mismatch {
-    mismatch("no error", &error)
 }
 
 async fn by_position(side: &Side) -> Outcome {

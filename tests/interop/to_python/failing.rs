@@ -2,8 +2,8 @@
 
 use garenne::{Failure, FailureKind, SECOND};
 
-use super::{Side, cases};
-use crate::case::{Mismatch, Outcome, holds, mismatch, same};
+use super::{Side, bad, cases};
+use crate::case::{Mismatch, Outcome, holds, same};
 
 cases! {
     "an exception: type, message, traceback" => exception,
@@ -17,10 +17,6 @@ cases! {
     "a worker process that dies: WorkerLostError" => lost,
     "Ignore: no answer" => ignored,
     "Reject: a failure, before 5.7 no answer" => rejected,
-}
-
-fn bad(error: garenne::Error) -> Mismatch {
-    mismatch("no error", &error)
 }
 
 /// The failure of `python.fail` with these arguments.

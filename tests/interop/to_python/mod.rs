@@ -96,6 +96,12 @@ impl Side {
     }
 }
 
+/// An error where none was expected.
+#[allow(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
+fn bad(error: garenne::Error) -> Mismatch {
+    mismatch("no error", &error)
+}
+
 /// Runs the cases whose name has `wanted`.
 pub(crate) async fn run(side: &Side, wanted: &str, place: &Place, tally: &Tally) {
     let all = [

@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use garenne::{Call, MILLISECOND, SECOND};
 
-use super::{Side, cases};
-use crate::case::{Mismatch, Outcome, holds, mismatch, same};
+use super::{Side, bad, cases};
+use crate::case::{Outcome, holds, mismatch, same};
 
 cases! {
     "queue of Python's with priorities: Rust's calls have them" => priorities,
@@ -15,10 +15,6 @@ cases! {
     "queue of Rust's: Python works it" => ours,
     "queue of Rust's: a delay" => delay_in_ours,
     "queue of Rust's: Python retries" => retried_in_ours,
-}
-
-fn bad(error: garenne::Error) -> Mismatch {
-    mismatch("no error", &error)
 }
 
 /// A call of a Python task in one of these queues.

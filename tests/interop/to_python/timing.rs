@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use garenne::{Call, FailureKind, MILLISECOND, SECOND};
 
-use super::{Side, cases};
-use crate::case::{Mismatch, Outcome, holds, mismatch, same};
+use super::{Side, bad, cases};
+use crate::case::{Outcome, holds, same};
 
 cases! {
     "countdown" => countdown,
@@ -15,10 +15,6 @@ cases! {
     "a time limit: TimeLimitExceeded" => too_slow,
     "a time limit that is kept" => quick,
     "revoke before it runs" => cancelled,
-}
-
-fn bad(error: garenne::Error) -> Mismatch {
-    mismatch("no error", &error)
 }
 
 /// It starts when it is due, and not much later.

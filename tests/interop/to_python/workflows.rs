@@ -4,7 +4,7 @@ use garenne::{Call, Failure, FailureKind, HOUR, Partial, SECOND, Workflow, group
 use serde::de::DeserializeOwned;
 
 use super::calling::told;
-use super::{Side, cases};
+use super::{Side, bad, cases};
 use crate::case::{Mismatch, Outcome, mismatch, same};
 use crate::support::unique;
 use crate::tasks::{add, failed, note, sum};
@@ -23,10 +23,6 @@ cases! {
     "chord: failures collected" => collected,
     "on_error: of a Python task, told in Rust" => on_error,
     "link: of a Python task, in Rust" => link,
-}
-
-fn bad(error: garenne::Error) -> Mismatch {
-    mismatch("no error", &error)
 }
 
 async fn outcome<T>(side: &Side, workflow: Workflow<T>) -> Result<Result<T, Failure>, Mismatch>
