@@ -216,7 +216,7 @@ async fn python_calls_rust() {
         serde_json::json!(["Exception", "no luck"])
     );
     assert_eq!(outcome["rust.missing0"][0], "NotRegistered", "{outcome}");
-    assert_eq!(outcome["rust.add2"][0], "Rejected", "{outcome}");
+    assert_eq!(outcome["rust.add2"][0], "TypeError", "{outcome}");
     worker.stop().await.expect("stopped");
     app.delete(&interop.queue).await.expect("deleted");
     app.close().await;

@@ -156,10 +156,21 @@ impl Message {
         self.time("expires")
     }
 
-    /// How long one attempt may run (Celery's hard time limit), where the sender says so.
+    /// How long one attempt may run, where the sender says so: the nearer one of Celery's two time limits.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
-        let seconds = self.headers.get("timelimit")?.get(0)?.as_f64()?;
+        let limits = [self.time_limit(0), self.soft_timeout()];
+        limits.into_iter().flatten().min()
+    }
+
+    /// Celery's soft time limit.
+    #[must_use]
+    pub fn soft_timeout(&self) -> Option<Duration> {
+        self.time_limit(1)
+    }
+
+    fn time_limit(&self, place: usize) -> Option<Duration> {
+        let seconds = self.headers.get("timelimit")?.get(place)?.as_f64()?;
         Duration::try_from_secs_f64(seconds).ok()
     }
 

@@ -74,12 +74,13 @@ fn options_of_celery_are_read() {
     message.set("expires", "2026-11-21T01:52:45.893351+00:00");
     message.set("ignore_result", true);
     assert_eq!(message.attempt(), 3);
-    assert_eq!(message.timeout(), Some(Duration::from_secs(30)));
+    assert_eq!(message.timeout(), Some(Duration::from_secs(20)));
+    assert_eq!(message.soft_timeout(), message.timeout());
     assert!(message.expires().is_some());
     assert!(message.ignores_result());
     message.set("timelimit", json!([1.5, null]));
     assert_eq!(message.timeout(), Some(Duration::from_millis(1500)));
-    for odd in [json!([-1, 2]), json!(["30", 1]), json!([]), json!(30)] {
+    for odd in [json!([-1, null]), json!(["30", -1]), json!([]), json!(30)] {
         message.set("timelimit", odd.clone());
         assert_eq!(message.timeout(), None, "{odd}");
     }

@@ -49,11 +49,20 @@ pub(super) fn exception(failure: &Failure) -> Box<RawValue> {
     let (module, name, message) = match failure.kind {
         FailureKind::Expired => ("celery.exceptions", "TaskRevokedError", json!(["expired"])),
         FailureKind::Cancelled => ("celery.exceptions", "TaskRevokedError", json!(["revoked"])),
-        FailureKind::TimedOut => ("billiard.exceptions", "TimeLimitExceeded", said),
+        FailureKind::TimedOut => {
+            let name = match failure.error_type.rsplit_once('.') {
+                Some(("billiard.exceptions", name)) => name,
+                _ => "TimeLimitExceeded",
+            };
+            ("billiard.exceptions", name, said)
+        }
         FailureKind::Panicked => ("garenne", "Panic", said),
         FailureKind::Rejected if failure.error_type.is_empty() => ("garenne", "Rejected", said),
         FailureKind::Rejected | FailureKind::Failed | FailureKind::Unknown => {
-            let (module, name) = split_path(&failure.error_type);
+            let (module, name) = match split_path(&failure.error_type) {
+                ("builtins", "OSError") => ("builtins", os_error(&failure.message)),
+                path => path,
+            };
             (module, name, said)
         }
     };
@@ -77,6 +86,30 @@ fn split_path(path: &str) -> (&str, &str) {
     path.rsplit_once("::")
         .or_else(|| path.rsplit_once('.'))
         .unwrap_or(NAMELESS)
+}
+
+/// Python's class for an error of the operating system's, whose text ends with `(os error 2)`.
+fn os_error(text: &str) -> &'static str {
+    use std::io::ErrorKind;
+    let number = text
+        .strip_suffix(')')
+        .and_then(|text| text.rsplit_once("(os error "));
+    let Some(number) = number.and_then(|(_, number)| number.parse().ok()) else {
+        return "OSError";
+    };
+    match std::io::Error::from_raw_os_error(number).kind() {
+        ErrorKind::NotFound => "FileNotFoundError",
+        ErrorKind::PermissionDenied => "PermissionError",
+        ErrorKind::AlreadyExists => "FileExistsError",
+        ErrorKind::NotADirectory => "NotADirectoryError",
+        ErrorKind::IsADirectory => "IsADirectoryError",
+        ErrorKind::ConnectionRefused => "ConnectionRefusedError",
+        ErrorKind::ConnectionReset => "ConnectionResetError",
+        ErrorKind::ConnectionAborted => "ConnectionAbortedError",
+        ErrorKind::BrokenPipe => "BrokenPipeError",
+        ErrorKind::TimedOut => "TimeoutError",
+        _ => "OSError",
+    }
 }
 
 /// What stands in for Python's traceback: the attempts, each with its error.

@@ -276,9 +276,13 @@ impl Shared {
                     timeout.unwrap_or_default()
                 ),
             };
+            let mut error = TaskError::from(text);
+            if !is_last && message.soft_timeout() == timeout {
+                error.type_name = "billiard.exceptions.SoftTimeLimitExceeded";
+            }
             let problem = Problem {
                 kind: FailureKind::TimedOut,
-                error: TaskError::from(text),
+                error,
             };
             judge(message, options, problem, self.app.now(), chance())
         };
@@ -333,7 +337,15 @@ impl Shared {
                     format!("the result has {size} bytes, more than the limit of {limit} bytes");
                 dead("result", FailureKind::Failed, text)
             }
-            Ok(Err(RunError::Arguments(text))) => dead("arguments", FailureKind::Rejected, text),
+            Ok(Err(RunError::Arguments(text))) => {
+                let mut failure = failure(message, FailureKind::Rejected, text);
+                // What it is in Python, whose callers get it raised.
+                failure.error_type = "builtins.TypeError".into();
+                Verdict::Dead {
+                    reason: "arguments",
+                    failure,
+                }
+            }
             Ok(Err(RunError::Result(error))) => dead(
                 "result",
                 FailureKind::Failed,

@@ -290,13 +290,19 @@ impl Shared {
     /// Where a call goes whose signature does not say it: a Python caller may leave the queue to the worker's
     /// own configuration.
     fn home<'a>(&'a self, queue: &'a str) -> impl Fn(&str) -> Route + Sync + 'a {
-        move |task: &str| {
-            let registered = self.tasks.get(task).map(|task| task.options.queue);
-            let prefix = self.app.prefix();
-            Route::Queue(
-                registered.map_or_else(|| queue.to_owned(), |queue| format!("{prefix}{queue}")),
-            )
-        }
+        move |task: &str| Route::Queue(self.home_of(task).unwrap_or_else(|| queue.to_owned()))
+    }
+
+    /// The queue that a task of ours is at home in. The default one is that only where this worker takes from it:
+    /// nobody may be there, and nobody has said that it is to go there.
+    fn home_of(&self, task: &str) -> Option<String> {
+        let name = self.tasks.get(task)?.options.queue;
+        let queue = format!("{}{name}", self.app.prefix());
+        let taken = || {
+            let queues = self.queues.borrow();
+            queues.iter().any(|(taken, _)| taken.name() == queue)
+        };
+        (name != TaskOptions::DEFAULT.queue || taken()).then_some(queue)
     }
 
     /// Forgets the join of a body that is settled for good. A dead letter may be run again, and needs it then.
