@@ -15,7 +15,7 @@ use crate::message::Arguments;
 use crate::options::{CallOptions, Due};
 use crate::retry::Backoff;
 use crate::step::{Sketch, Step, option_setters};
-use crate::task::{Ack, Definition, Parameter};
+use crate::task::{Ack, Definition, Parameter, TaskOptions};
 
 /// A task with arguments and options, not yet sent; `T` is what the task returns.
 ///
@@ -135,7 +135,6 @@ impl<T> Call<T> {
 /// Builds the call of a registered task. Used by `#[task]`.
 #[doc(hidden)]
 pub struct CallBuilder {
-    definition: &'static Definition,
     pub(crate) step: Step,
 }
 
@@ -143,12 +142,18 @@ impl CallBuilder {
     /// Begins a call of the task, with the options of its attribute.
     #[must_use]
     pub fn new(definition: &'static Definition) -> Self {
-        let options = &definition.options;
-        let mut step = Step::new(definition.name.to_owned(), options.queue);
+        let mut builder = Self::of_foreign(definition.name, &definition.options);
+        builder.step.is_ours = true;
+        builder
+    }
+
+    /// Begins a call of a task that runs elsewhere, with the options of its declaration.
+    #[must_use]
+    pub fn of_foreign(name: &str, options: &TaskOptions) -> Self {
+        let mut step = Step::new(name.to_owned(), options.queue);
         step.options.priority = options.priority;
         step.options.expires = options.expires;
-        step.is_ours = true;
-        Self { definition, step }
+        Self { step }
     }
 
     /// Encodes the next argument. A failure is kept, and returned when the call is sent.
@@ -163,7 +168,7 @@ impl CallBuilder {
             Err(source) => {
                 self.step.problem = self.step.problem.or_else(|| {
                     Some(Error::Encode {
-                        task: self.definition.name.to_owned(),
+                        task: self.step.task.clone(),
                         what: format!("argument `{}`", parameter.name),
                         source,
                     })
