@@ -334,6 +334,7 @@ impl App {
         if let Some(origin) = &self.origin {
             message.descend_from(origin);
         }
+        message.hide_far_expiry(self.now());
         check_deadline(message)?;
         let (size, limit) = (message.body.len(), self.max_message_size());
         if size > limit {

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::app::App;
-use crate::broker::{Announcement, Channel, ChannelKind};
-use crate::error::Result;
+use crate::broker::{Announcement, Channel, ChannelKind, Queue};
+use crate::error::{Error, Result};
 use crate::message::Message;
 
 mod answers;
@@ -22,6 +22,10 @@ use request::{Asker, Request};
 
 /// Answers read of one request.
 const MOST_ANSWERS: usize = 10_000;
+/// Slots to ask for at a time.
+const MOST_SLOTS: usize = 1000;
+/// What [`Control::add_consumer`] asks for: `add_consumer` under a name that Python's workers do not know.
+pub(crate) const ADD_CONSUMER: &str = "garenne_add_consumer";
 /// How long a request that nobody answers is heeded.
 const HEEDED: Duration = Duration::from_secs(60);
 
@@ -252,11 +256,17 @@ impl Control {
         .await
     }
 
-    /// Gives each queue of a worker so many slots more.
+    /// Gives each queue of a worker so many slots more, at most a thousand at a time: Python's workers start as many
+    /// processes.
     ///
     /// # Errors
     /// As for [`ping`](Self::ping).
     pub async fn pool_grow(&self, slots: usize) -> Result<Answers<String>> {
+        if slots > MOST_SLOTS {
+            let reason =
+                format!("more than {MOST_SLOTS} at a time: each is a process in a Python worker");
+            return Err(Error::invalid("number of slots", slots.to_string(), reason));
+        }
         self.tell("pool_grow", json!({ "n": slots })).await
     }
 
@@ -269,13 +279,15 @@ impl Control {
     }
 
     /// Has the workers take from a queue, too, each running at most `concurrency` of its calls at a time. Python's
-    /// workers share their slots among their queues, and ignore the number.
+    /// workers refuse: one of them would end if it found a queue made in another way than its own. Celery's own
+    /// `celery control add_consumer` tells them.
     ///
     /// # Errors
-    /// As for [`ping`](Self::ping).
+    /// Where the queue's name is not allowed, and as for [`ping`](Self::ping).
     pub async fn add_consumer(&self, queue: &str, concurrency: usize) -> Result<Answers<String>> {
+        Queue::new(queue).validate()?;
         self.tell(
-            "add_consumer",
+            ADD_CONSUMER,
             json!({"queue": queue, "concurrency": concurrency}),
         )
         .await
@@ -325,12 +337,16 @@ impl Control {
     /// Asks for anything else by its name, and hands out what comes as it is.
     ///
     /// # Errors
-    /// As for [`ping`](Self::ping).
+    /// As for [`ping`](Self::ping). `election` and `add_consumer` are refused: either can end Python's workers.
     pub async fn request(
         &self,
         method: &str,
         arguments: Map<String, Value>,
     ) -> Result<Answers<Value>> {
+        if matches!(method, "election" | "add_consumer") {
+            let reason = "it can end Python's workers; workers with Garenne are told by `Control::add_consumer`";
+            return Err(Error::invalid("request", method, reason));
+        }
         self.ask(method, Value::Object(arguments)).await
     }
 

@@ -10,7 +10,9 @@ use serde_json::{Value as Json, json};
 use crate::app::Outgoing;
 use crate::broker::{Queue, Route};
 use crate::error::{Error, Result};
-use crate::message::{Arguments, Message, Signature, SignatureOptions, format_time, header};
+use crate::message::{
+    Arguments, FARTHEST_EXPIRY, Message, Signature, SignatureOptions, format_time, header,
+};
 use crate::options::{CallOptions, Due};
 
 /// A task with arguments and options, not yet sent.
@@ -77,8 +79,17 @@ impl Step {
     pub(crate) fn into_parts(self) -> Result<(String, Arguments, CallOptions)> {
         match self.problem {
             Some(problem) => Err(problem),
-            None => Ok((self.task, self.arguments, self.options)),
+            None => {
+                let mut options = self.options;
+                options.queue = owned(options.queue, self.is_ours);
+                Ok((self.task, self.arguments, options))
+            }
         }
+    }
+
+    /// The queue that must be there before it is sent.
+    pub(crate) fn queue_to_declare(&self) -> Queue {
+        owned(self.options.queue.clone(), self.is_ours)
     }
 
     /// What goes to the broker if it is sent at `now`.
@@ -149,6 +160,8 @@ impl Step {
             Due::In(countdown) => (Some(countdown.as_secs_f64()), None),
             Due::At(eta) => (None, Some(format_time(eta).into())),
         };
+        let far = options.expires.filter(|expires| *expires > FARTHEST_EXPIRY);
+        let expires = options.expires.filter(|_| far.is_none());
         let id = options
             .id
             .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
@@ -161,7 +174,8 @@ impl Step {
                 priority: options.priority,
                 countdown,
                 eta,
-                expires: options.expires.map(|expires| expires.as_secs_f64().into()),
+                expires: expires.map(|expires| expires.as_secs_f64().into()),
+                garenne_expires: far.map(|expires| expires.as_secs_f64()),
                 garenne_deadline: options.deadline.map(|deadline| deadline.as_secs_f64()),
                 time_limit: options.timeout.map(|timeout| timeout.as_secs_f64()),
                 headers: Some(headers).filter(|headers| !headers.is_empty()),
@@ -208,6 +222,13 @@ pub(crate) fn outgoing(
         delay,
         wants_reply: !options.ignore_result,
     })
+}
+
+fn owned(queue: Queue, is_ours: bool) -> Queue {
+    match is_ours {
+        true => queue,
+        false => queue.of_others(),
+    }
 }
 
 fn encode<A: Serialize>(

@@ -46,7 +46,7 @@ impl Message {
                 ));
             }
         }
-        for name in ["eta", "expires", header::DEADLINE] {
+        for name in ["eta", "expires", header::EXPIRES, header::DEADLINE] {
             if let Some(value) = self.headers.get(name).filter(|value| !value.is_null())
                 && value.as_str().and_then(parse_time).is_none()
             {

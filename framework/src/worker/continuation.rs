@@ -212,6 +212,7 @@ fn sent(
     };
     let Following { mut message, delay } = signature.message(input, rest.to_vec(), now);
     message.descend_from(origin);
+    message.hide_far_expiry(now);
     Next {
         route,
         message,

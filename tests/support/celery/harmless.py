@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 
 from celery import Celery
 from celery.app.task import Context
@@ -23,6 +24,11 @@ def echo(*args, **kwargs):
     return [args, kwargs]
 
 
+@app.task(name="harmless.first")
+def first(value=None, *_args, **_kwargs):
+    return value
+
+
 @app.task(name="harmless.retried", bind=True)
 def retried(self, *_args):
     if self.request.retries < 1:
@@ -33,6 +39,11 @@ def retried(self, *_args):
 @app.task(name="harmless.fail")
 def fail(*args):
     raise ValueError(*args)
+
+
+@app.task(name="harmless.sleep")
+def sleep(seconds):
+    time.sleep(seconds)
 
 
 def names():

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Answer, Ear};
 use crate::broker::Queue;
+use crate::control::ADD_CONSUMER;
 use crate::control::request::Request;
 use crate::task::Definition;
 use crate::worker::Shared;
@@ -33,7 +34,7 @@ impl Ear {
                 self.resize(request, Change::Shrink, "pool will shrink")
                     .await
             }
-            "add_consumer" => self.add_consumer(request).await,
+            "add_consumer" | ADD_CONSUMER => self.add_consumer(request).await,
             "cancel_consumer" => self.cancel_consumer(request).await,
             "enable_events" => Answer::ok(match shared.teller.enable(true) {
                 true => "task events enabled",

@@ -1,0 +1,794 @@
+//! Nothing that we send can hurt a Python worker: it takes whatever our API can say, refused by us or run or failed
+//! by it, and goes on.
+
+use std::process::Stdio;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use garenne::{
+    Ack, App, Call, Error, FailureKind, HOUR, MINUTE, Partial, Rate, SECOND, Scheduler, Worker,
+    every, group,
+};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value as Json, json};
+
+use super::{Interop, Worked};
+use crate::support::{eventually, within};
+
+/// A Python worker, on a queue of its own.
+struct Python {
+    queue: String,
+    node: String,
+    worker: Worked,
+    /// The processes that run calls; empty where it does so itself.
+    processes: Json,
+}
+
+/// One that runs calls in its own process, and one that has two for that.
+struct Pythons {
+    app: App,
+    workers: Vec<Python>,
+}
+
+fn on(interop: &Interop, pool: &str) -> Interop {
+    Interop {
+        celery: interop.celery.clone(),
+        broker: interop.broker.clone(),
+        queue: format!("{}-{pool}", interop.queue),
+    }
+}
+
+fn start(interop: &Interop, pool: &str) -> Python {
+    let own = on(interop, pool);
+    let node = format!("{}@localhost", own.queue);
+    let mut command = own.command(&own.celery);
+    command.args([
+        "-A",
+        "harmless",
+        "worker",
+        "--loglevel",
+        "INFO",
+        "-n",
+        &node,
+    ]);
+    command
+        .args(["--pool", pool, "--concurrency", "2"])
+        .stdout(Stdio::null());
+    Python {
+        queue: own.queue,
+        node,
+        worker: Worked(command.spawn().expect("celery starts")),
+        processes: Json::Null,
+    }
+}
+
+impl Pythons {
+    async fn start() -> Option<Self> {
+        let interop = Interop::new()?;
+        let app = App::connect(&interop.broker).await.expect("RabbitMQ");
+        let workers = ["solo", "prefork"].map(|pool| start(&interop, pool)).into();
+        let mut pythons = Self { app, workers };
+        for python in &mut pythons.workers {
+            python.ready(&pythons.app).await;
+            python.processes = python.processes(&pythons.app).await;
+        }
+        Some(pythons)
+    }
+
+    fn queues(&self) -> impl Iterator<Item = &str> {
+        self.workers.iter().map(|python| &*python.queue)
+    }
+
+    /// Sends to both, and awaits what comes of it.
+    async fn run<T: serde::de::DeserializeOwned + 'static>(
+        &self,
+        task: &str,
+        with: impl Fn(Call<T>) -> Call<T>,
+    ) -> Vec<Result<T, garenne::Failure>> {
+        let mut outcomes = Vec::new();
+        for queue in self.queues() {
+            let call = with(Call::named(task).queue(queue));
+            let handle = call.send(&self.app).await.expect("sent");
+            outcomes.push(within(task, handle).await);
+        }
+        outcomes
+    }
+
+    /// The same where it must go well.
+    async fn echo(&self, what: &str, with: impl Fn(Call<Json>) -> Call<Json>) {
+        for outcome in self.run("harmless.echo", with).await {
+            assert!(outcome.is_ok(), "{what}: {outcome:?}");
+        }
+    }
+
+    /// Both go on, in the same processes.
+    async fn unhurt(&mut self, by: &str) {
+        for queue in self.queues() {
+            let ping = Call::<String>::named("harmless.ping").queue(queue);
+            let pong = within(by, ping.send(&self.app).await.expect("sent")).await;
+            assert_eq!(pong.as_deref(), Ok("pong"), "{by}: {queue}");
+        }
+        for python in &mut self.workers {
+            let ended = python.worker.0.try_wait().expect("a process");
+            assert_eq!(ended, None, "{by}: {}", python.queue);
+            let processes = python.processes(&self.app).await;
+            assert_eq!(processes, python.processes, "{by}: {}", python.queue);
+        }
+    }
+
+    async fn part(self) {
+        for python in &self.workers {
+            self.app
+                .control()
+                .to([&*python.node])
+                .shutdown()
+                .await
+                .expect("told");
+        }
+        for mut python in self.workers {
+            let mut over = || python.worker.0.try_wait().expect("a process").is_some();
+            within("the worker's end", async {
+                while !over() {
+                    tokio::time::sleep(SECOND / 20).await;
+                }
+            })
+            .await;
+            self.app.delete(&python.queue).await.expect("deleted");
+        }
+        self.app.close().await;
+    }
+}
+
+impl Python {
+    async fn ready(&self, app: &App) {
+        let answers = || async {
+            let control = app.control().to([&*self.node]).timeout(SECOND);
+            control
+                .ping()
+                .await
+                .is_ok_and(|answers| !answers.is_empty())
+        };
+        eventually("the Python worker's answer", answers).await;
+    }
+
+    async fn processes(&self, app: &App) -> Json {
+        let control = app.control().to([&*self.node]).timeout(10 * SECOND);
+        let mut stats = control.request("stats", Map::new()).await.expect("asked");
+        let stats = stats.remove(&self.node).expect("an answer").expect("stats");
+        stats["pool"]["processes"].clone()
+    }
+}
+
+fn raw(json: &str) -> Box<RawValue> {
+    RawValue::from_string(json.to_owned()).expect("JSON")
+}
+
+/// Texts that somebody could take for something else.
+fn texts() -> Vec<String> {
+    let texts = [
+        "x",
+        "🦀",
+        "a\0b",
+        "\u{feff}\u{202e}",
+        "'\"\\\n\r\t%s{}",
+        "../..",
+        "null",
+        "-1",
+        "*.#",
+        "é̈",
+    ];
+    texts
+        .into_iter()
+        .map(str::to_owned)
+        .chain([format!("{}é", "x".repeat(198))])
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_id_and_no_name_hurts() {
+    let Some(mut pythons) = Pythons::start().await else {
+        return;
+    };
+    for text in texts() {
+        pythons.echo("an id", |call| call.id(text.as_str())).await;
+        for outcome in pythons.run::<Json>(&text, |call| call).await {
+            assert_eq!(
+                outcome.expect_err("no such task").kind,
+                FailureKind::Rejected,
+                "{text}"
+            );
+        }
+    }
+    pythons.unhurt("ids and names").await;
+    // A message without an id, or without a task, would end a worker.
+    for text in [String::new(), "x".repeat(201)] {
+        let queue = pythons.workers[0].queue.as_str();
+        let by_id = Call::<()>::named("harmless.ping")
+            .id(text.as_str())
+            .queue(queue);
+        let by_name = Call::<()>::named(text.as_str()).queue(queue);
+        for call in [by_id, by_name] {
+            let refused = call.send(&pythons.app).await.expect_err("refused");
+            assert!(matches!(refused, Error::Invalid { .. }), "{refused}");
+        }
+    }
+    pythons.unhurt("what was refused").await;
+    pythons.part().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_option_hurts() {
+    let Some(mut pythons) = Pythons::start().await else {
+        return;
+    };
+    let long = [
+        Duration::MAX,
+        Duration::from_secs(u64::from(u32::MAX)),
+        300 * 365 * 24 * HOUR,
+        SECOND * 3 / 2 + Duration::from_nanos(1),
+    ];
+    for time in long {
+        pythons
+            .echo("a timeout", |call| call.timeout(10 * SECOND + time / 2))
+            .await;
+        pythons
+            .echo("an expiry", |call| call.expires(10 * SECOND + time / 2))
+            .await;
+        pythons
+            .echo("a deadline", |call| call.deadline(10 * SECOND + time / 2))
+            .await;
+        pythons
+            .echo("a backoff", |call| call.backoff(time..Duration::MAX))
+            .await;
+    }
+    // A retry of Python's sends the time until then on.
+    for expires in [49 * 24 * HOUR, 50 * 24 * HOUR, 9000 * 365 * 24 * HOUR] {
+        for far in [true, false] {
+            let call = |call: Call<u32>| match far {
+                true => call.expires(expires),
+                false => call.deadline(expires),
+            };
+            for outcome in pythons.run("harmless.retried", call).await {
+                assert_eq!(outcome, Ok(1), "{expires:?}");
+            }
+        }
+    }
+    pythons
+        .echo("no timeout", |call| call.timeout(Duration::ZERO))
+        .await;
+    for priority in [0, 1, 9, 10, 127, 128, 255] {
+        pythons
+            .echo("a priority", |call| call.priority(priority))
+            .await;
+    }
+    pythons
+        .echo("retries", |call| call.retries(u32::MAX).ack(Ack::Early))
+        .await;
+    let past = [
+        UNIX_EPOCH,
+        UNIX_EPOCH - 300 * 365 * 24 * HOUR,
+        SystemTime::now() - SECOND,
+    ];
+    for eta in past {
+        pythons.echo("an eta", |call| call.eta(eta)).await;
+    }
+    for countdown in [Duration::ZERO, Duration::from_nanos(1), SECOND / 3] {
+        pythons
+            .echo("a countdown", |call| {
+                call.countdown(countdown).expires(MINUTE)
+            })
+            .await;
+    }
+    for queue in pythons.queues() {
+        // They wait in the broker until then, and in no worker.
+        let later = Call::<()>::named("harmless.echo")
+            .queue(queue)
+            .countdown(700 * 24 * HOUR);
+        let _ = later.send(&pythons.app).await.expect("sent");
+        let never = Call::<()>::named("harmless.echo")
+            .queue(queue)
+            .eta(SystemTime::now() + 300 * 365 * 24 * HOUR);
+        never.send(&pythons.app).await.expect_err("too far away");
+        let ignored = Call::<()>::named("harmless.fail")
+            .queue(queue)
+            .ignore_result();
+        let _ = ignored.send(&pythons.app).await.expect("sent");
+        // Too late: the worker, or the broker before it, drops it.
+        let late = Call::<()>::named("harmless.fail")
+            .queue(queue)
+            .expires(Duration::from_nanos(1));
+        let _ = late.send(&pythons.app).await.expect("sent");
+    }
+    pythons.unhurt("options").await;
+    pythons.part().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timeout_ends_an_attempt_and_not_the_worker() {
+    let Some(mut pythons) = Pythons::start().await else {
+        return;
+    };
+    let prefork = pythons.workers.pop().expect("two workers");
+    let sleepy = Call::<()>::named("harmless.sleep")
+        .arg(20)
+        .expect("JSON")
+        .queue(&*prefork.queue);
+    let ended = within(
+        "an end",
+        sleepy
+            .timeout(SECOND / 2)
+            .send(&pythons.app)
+            .await
+            .expect("sent"),
+    )
+    .await;
+    assert_eq!(ended.expect_err("too slow").kind, FailureKind::TimedOut);
+    pythons.workers.push(prefork);
+    // Another process takes the place of the one that is ended.
+    let before = pythons.workers[1].processes.clone();
+    let replaced = || async {
+        let now = pythons.workers[1].processes(&pythons.app).await;
+        now != before && now.as_array().is_some_and(|now| now.len() == 2)
+    };
+    eventually("another process", replaced).await;
+    pythons.workers[1].processes = pythons.workers[1].processes(&pythons.app).await;
+    pythons.unhurt("a timeout").await;
+    pythons.part().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_header_hurts() {
+    let Some(mut pythons) = Pythons::start().await else {
+        return;
+    };
+    let mut names = pythons.python_names();
+    assert!(names.len() > 40, "{names:?}");
+    names.extend(
+        [
+            "task_id",
+            "CC",
+            "BCC",
+            "compression",
+            "lang",
+            "garenne-retries",
+        ]
+        .map(str::to_owned),
+    );
+    for name in &names {
+        for value in [json!(null), json!(1), json!("x"), json!({}), json!([])] {
+            let call = Call::<()>::named("harmless.retried")
+                .header(name.as_str(), value)
+                .queue(&*pythons.workers[0].queue);
+            let refused = call.send(&pythons.app).await.expect_err(name);
+            assert!(
+                refused.to_string().contains("Celery's own"),
+                "{name}: {refused}"
+            );
+        }
+    }
+    // A retry copies all headers.
+    let mut deep = json!(1);
+    for _ in 0..20 {
+        deep = json!([{ "n": deep }]);
+    }
+    let values = [
+        json!(null),
+        json!(u64::MAX),
+        json!(i64::MIN),
+        json!(1_i64 << 40),
+        json!(f64::MAX),
+        json!(5e-324),
+        json!(""),
+        json!("🦀\0"),
+        json!([]),
+        json!({}),
+        json!({"": [null, true]}),
+        deep,
+        json!("x".repeat(50_000)),
+    ];
+    let own = texts().into_iter().chain(
+        [
+            "",
+            "x-retry",
+            "redelivered",
+            "clock",
+            "type",
+            "x-death",
+            "x-match",
+            "name",
+            "expiration",
+        ]
+        .map(str::to_owned),
+    );
+    for (name, value) in own.zip(values.iter().cycle()) {
+        for outcome in pythons
+            .run::<u32>("harmless.retried", |call| {
+                call.header(name.as_str(), value.clone())
+            })
+            .await
+        {
+            assert_eq!(outcome, Ok(1), "{name:?}: {value}");
+        }
+    }
+    for value in values {
+        for outcome in pythons
+            .run::<u32>("harmless.retried", |call| {
+                call.header("x-own", value.clone())
+            })
+            .await
+        {
+            assert_eq!(outcome, Ok(1), "{value}");
+        }
+    }
+    pythons.unhurt("headers").await;
+    pythons.part().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_argument_hurts() {
+    let Some(mut pythons) = Pythons::start().await else {
+        return;
+    };
+    pythons.echo("none", |call| call).await;
+    for value in [f64::NAN, f64::INFINITY, f64::MIN_POSITIVE, -0.0] {
+        pythons
+            .echo("a float", |call| call.arg(value).expect("JSON"))
+            .await;
+    }
+    for text in texts() {
+        pythons
+            .echo("a text", |call| {
+                call.arg(&text)
+                    .expect("JSON")
+                    .kwarg(&*text, &text)
+                    .expect("JSON")
+            })
+            .await;
+    }
+    pythons
+        .echo("integers", |call| {
+            call.arg((u64::MAX, i64::MIN)).expect("JSON")
+        })
+        .await;
+    pythons
+        .echo("many", |call| {
+            (0..1000).fold(call, |call, n| call.arg(n).expect("JSON"))
+        })
+        .await;
+    pythons
+        .echo("large", |call| call.arg("é".repeat(1 << 20)).expect("JSON"))
+        .await;
+    for name in [
+        "",
+        "self",
+        "args",
+        "task_id",
+        "kwargs",
+        "__class__",
+        "callbacks",
+    ] {
+        pythons
+            .echo("a name", |call| call.kwarg(name, 1).expect("JSON"))
+            .await;
+    }
+    // These may end in a failure, or in nothing at all where Python cannot read them, but in no worker's end.
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let odd = [
+        "1e400".to_owned(),
+        "9".repeat(30),
+        "9".repeat(5000),
+        r#""\ud800""#.to_owned(),
+        r#"{"a":1,"a":2}"#.to_owned(),
+        nested(100),
+        nested(900),
+        nested(5_000),
+        nested(200_000),
+    ];
+    let typed = [
+        ("no-such-type", json!(1)),
+        ("uuid", json!({"hex": "x"})),
+        ("datetime", json!("yesterday")),
+        ("decimal", json!([])),
+        ("base64", json!("?")),
+        ("bytes", json!(null)),
+    ];
+    let typed =
+        typed.map(|(kind, value)| json!({"__type__": kind, "__value__": value}).to_string());
+    let unhashable = json!({"__type__": [], "__value__": {}}).to_string();
+    for text in odd.into_iter().chain(typed).chain([unhashable]) {
+        for queue in pythons.queues() {
+            let first = Call::<()>::named("harmless.first")
+                .arg(raw(&text))
+                .expect("JSON");
+            let named = Call::<()>::named("harmless.echo")
+                .kwarg("x", raw(&text))
+                .expect("JSON");
+            for call in [first, named] {
+                let _ = call.queue(queue).send(&pythons.app).await.expect("sent");
+            }
+        }
+        pythons.unhurt(text.get(..40).unwrap_or(&text)).await;
+    }
+    pythons.part().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_workflow_hurts() {
+    let Some(mut pythons) = Pythons::start().await else {
+        return;
+    };
+    for queue in pythons.queues() {
+        let app = &pythons.app;
+        let call = || {
+            Call::<i64>::named("harmless.first")
+                .queue(queue)
+                .arg(7)
+                .expect("JSON")
+        };
+        let next = || Partial::<i64, i64>::named("harmless.first").queue(queue);
+        let seven = |what, sent: Result<garenne::Handle<i64>, Error>| async move {
+            let outcome = within(what, sent.expect("sent")).await;
+            assert_eq!(outcome, Ok(7), "{what}");
+        };
+        for time in [
+            Duration::MAX,
+            300 * 365 * 24 * HOUR,
+            9000 * 365 * 24 * HOUR,
+            HOUR,
+        ] {
+            let step = next()
+                .expires(time)
+                .timeout(time)
+                .backoff(SECOND..time)
+                .retries(u32::MAX);
+            seven("times", call().then(step).send(app).await).await;
+            seven(
+                "a deadline",
+                call()
+                    .deadline(time)
+                    .then(next().deadline(time))
+                    .send(app)
+                    .await,
+            )
+            .await;
+        }
+        for (n, text) in texts().into_iter().enumerate() {
+            let id = format!(
+                "{n}{}",
+                &text[..text
+                    .len()
+                    .min(3)
+                    .min(text.char_indices().nth(1).map_or(text.len(), |(at, _)| at))]
+            );
+            let step = next()
+                .id(id)
+                .header(text.as_str(), json!([u64::MAX, {"🦀": null}]))
+                .priority(255)
+                .ack(Ack::Early);
+            seven("options", call().then(step).send(app).await).await;
+        }
+        let then = next()
+            .eta(UNIX_EPOCH)
+            .kwarg("", raw("1e400"))
+            .expect("JSON");
+        seven(
+            "an eta",
+            call()
+                .then(then)
+                .then(next().countdown(Duration::from_millis(1)))
+                .send(app)
+                .await,
+        )
+        .await;
+        let mut long = call().then(next());
+        for _ in 0..100 {
+            long = long.then(next());
+        }
+        seven("a long chain", long.send(app).await).await;
+        let members = (0..50).map(|_| call());
+        let all = within("a group", group(members).send(app).await.expect("sent")).await;
+        assert_eq!(all, Ok(vec![7; 50]));
+        // Python gets no more than the id of what has failed, where the callback is not its own.
+        let failing = Call::<i64>::named("harmless.fail")
+            .queue(queue)
+            .arg("🦀\0")
+            .expect("JSON");
+        let told = Partial::<garenne::Failure, ()>::named("harmless.echo")
+            .queue(queue)
+            .header("x", 1)
+            .expires(Duration::MAX);
+        let failed = failing
+            .then(next())
+            .on_error(told)
+            .send(app)
+            .await
+            .expect("sent");
+        within("a failure", failed).await.expect_err("it fails");
+    }
+    pythons.unhurt("workflows").await;
+    pythons.part().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_hurts() {
+    let Some(mut pythons) = Pythons::start().await else {
+        return;
+    };
+    let nodes = pythons.workers.iter().map(|python| &*python.node);
+    let control = pythons.app.control().to(nodes).timeout(20 * SECOND);
+    for method in ["election", "add_consumer"] {
+        control
+            .request(method, Map::new())
+            .await
+            .expect_err("it would end a worker");
+    }
+    control.pool_grow(usize::MAX).await.expect_err("too many");
+    control
+        .add_consumer("amq.gone", 1)
+        .await
+        .expect_err("no queue's name");
+    // In its own way a Python worker would declare this queue, and end when that is refused.
+    let ours = format!("{}-ours", pythons.workers[0].queue);
+    pythons.app.declare(ours.as_str()).await.expect("declared");
+    for queue in [&*ours, "no-such-queue", "🦀"] {
+        let said = control.add_consumer(queue, 2).await.expect("asked");
+        for python in &pythons.workers {
+            said[&python.node]
+                .as_ref()
+                .expect_err("Python does not know it");
+        }
+        control.cancel_consumer(queue).await.expect("asked");
+    }
+    pythons.unhurt("a queue").await;
+    let nobody = pythons
+        .app
+        .control()
+        .to(["nobody@nowhere"])
+        .timeout(SECOND / 10);
+    for text in texts().into_iter().chain([String::new()]) {
+        control.revoke(text.as_str()).await.expect("asked");
+        control.terminate(text.as_str()).await.expect("asked");
+        control
+            .rate_limit(&text, Rate::per(1, SECOND))
+            .await
+            .expect("asked");
+        control
+            .time_limit(&text, Duration::MAX)
+            .await
+            .expect("asked");
+        control.query_task([text.as_str()]).await.expect("asked");
+        let arguments = Map::from_iter([(text.clone(), json!([{"🦀": null}]))]);
+        nobody
+            .request(&text, arguments.clone())
+            .await
+            .expect("asked");
+        control.request("ping", arguments).await.expect("asked");
+    }
+    pythons.unhurt("texts").await;
+    let ping = "harmless.ping";
+    for rate in [
+        Rate::per(u32::MAX, Duration::ZERO),
+        Rate::per(u32::MAX, Duration::MAX),
+        Rate::per(0, SECOND),
+    ] {
+        control.rate_limit(ping, rate).await.expect("asked");
+    }
+    control.rate_limit(ping, None).await.expect("asked");
+    for limit in [Some(Duration::MAX), None] {
+        control.time_limit(ping, limit).await.expect("asked");
+    }
+    control.pool_shrink(usize::MAX).await.expect("asked");
+    control.enable_events().await.expect("asked");
+    control.heartbeat().await.expect("sent");
+    control
+        .query_task((0..2000).map(|n| n.to_string()))
+        .await
+        .expect("asked");
+    pythons.unhurt("requests").await;
+    pythons.app.delete(&ours).await.expect("deleted");
+    pythons.part().await;
+}
+
+/// Python's workers listen to what others tell of themselves, and greet who starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_neighbour_hurts() {
+    let Some(mut pythons) = Pythons::start().await else {
+        return;
+    };
+    let own = format!("{}-rust", pythons.workers[0].queue);
+    for name in ["no-at", "🦀@é", "a@b@c", "x@localhost", "'\"%s@{}"] {
+        let worker = Worker::new(&pythons.app)
+            .name(name)
+            .queue(own.as_str(), 1)
+            .state(super::workflows::Log::default())
+            .grace(SECOND)
+            .spawn();
+        assert!(worker.ready().await);
+        pythons
+            .app
+            .control()
+            .timeout(SECOND / 2)
+            .heartbeat()
+            .await
+            .expect("sent");
+        pythons.unhurt(name).await;
+        worker.stop().await.expect("stopped");
+    }
+    pythons.unhurt("neighbours that are gone").await;
+    pythons.app.delete(&own).await.expect("deleted");
+    pythons.part().await;
+}
+
+/// A worker of Celery's ends if its queue was made in another way than its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_queue_is_made_that_is_a_python_workers_to_make() {
+    let Some(interop) = Interop::new() else {
+        return;
+    };
+    let app = App::connect(&interop.broker).await.expect("RabbitMQ");
+    let own = on(&interop, "solo");
+    let call = || {
+        Call::<i64>::named("harmless.first")
+            .queue(own.queue.as_str())
+            .arg(7)
+            .expect("JSON")
+    };
+    let next = || Partial::<i64, i64>::named("harmless.first").queue(own.queue.as_str());
+    let refused = [
+        call().send(&app).await.map(drop),
+        call().countdown(HOUR).send(&app).await.map(drop),
+        app.send_all([call()])
+            .next()
+            .await
+            .expect("an outcome")
+            .map(drop),
+        group([call(), call()]).send(&app).await.map(drop),
+        call().then(next()).send(&app).await.map(drop),
+        super::add::call(1, 2)
+            .queue(format!("{}-rust", own.queue))
+            .then(next())
+            .send(&app)
+            .await
+            .map(drop),
+    ];
+    for outcome in refused {
+        let error = outcome.expect_err("there is no queue").to_string();
+        assert!(
+            error.contains(&own.queue) && error.contains("does not exist"),
+            "{error}"
+        );
+    }
+    let ticking = Scheduler::new(&app).add("tick", every(SECOND), call());
+    let soon = tokio::time::sleep(3 * SECOND);
+    ticking.run(soon).await.expect("a schedule");
+    app.depth(&own.queue).await.expect_err("there is no queue");
+
+    let mut python = start(&interop, "solo");
+    python.ready(&app).await;
+    assert_eq!(
+        within(
+            "a result",
+            call().then(next()).send(&app).await.expect("sent")
+        )
+        .await,
+        Ok(7)
+    );
+    assert_eq!(python.worker.0.try_wait().expect("a process"), None);
+    for queue in [own.queue.clone(), format!("{}-rust", own.queue)] {
+        app.delete(&queue).await.ok();
+    }
+    app.close().await;
+}
+
+impl Pythons {
+    /// The names of what a request of Celery's is made of.
+    fn python_names(&self) -> Vec<String> {
+        let interop = Interop::new().expect("it was there before");
+        let python = std::path::Path::new(&interop.celery).with_file_name("python");
+        let output = interop
+            .command(python)
+            .args(["harmless.py", "names"])
+            .output()
+            .expect("python runs");
+        serde_json::from_slice(&output.stdout).expect("what Python prints")
+    }
+}
