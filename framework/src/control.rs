@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::app::App;
-use crate::broker::{Announcement, Channel, ChannelKind, Queue};
+use crate::broker::{Announcement, Channel, ChannelKind};
 use crate::error::{Error, Result};
 use crate::message::Message;
 
@@ -24,8 +24,9 @@ use request::{Asker, Request};
 const MOST_ANSWERS: usize = 10_000;
 /// Slots to ask for at a time.
 const MOST_SLOTS: usize = 1000;
-/// What [`Control::add_consumer`] asks for: `add_consumer` under a name that Python's workers do not know.
+/// `add_consumer` and `pool_shrink` under names that Python's workers do not know.
 pub(crate) const ADD_CONSUMER: &str = "garenne_add_consumer";
+pub(crate) const POOL_SHRINK: &str = "garenne_pool_shrink";
 /// How long a request that nobody answers is heeded.
 const HEEDED: Duration = Duration::from_secs(60);
 
@@ -270,12 +271,13 @@ impl Control {
         self.tell("pool_grow", json!({ "n": slots })).await
     }
 
-    /// Takes so many slots from each queue of a worker, but not the last one. What runs goes on.
+    /// Takes so many slots from each queue of a worker, but not the last one. What runs goes on. Python's workers
+    /// refuse: one of them would end its last process, too, and be deaf. `celery control pool_shrink` tells them.
     ///
     /// # Errors
     /// As for [`ping`](Self::ping).
     pub async fn pool_shrink(&self, slots: usize) -> Result<Answers<String>> {
-        self.tell("pool_shrink", json!({ "n": slots })).await
+        self.tell(POOL_SHRINK, json!({ "n": slots })).await
     }
 
     /// Has the workers take from a queue, too, each running at most `concurrency` of its calls at a time. Python's
@@ -283,9 +285,8 @@ impl Control {
     /// `celery control add_consumer` tells them.
     ///
     /// # Errors
-    /// Where the queue's name is not allowed, and as for [`ping`](Self::ping).
+    /// As for [`ping`](Self::ping).
     pub async fn add_consumer(&self, queue: &str, concurrency: usize) -> Result<Answers<String>> {
-        Queue::new(queue).validate()?;
         self.tell(
             ADD_CONSUMER,
             json!({"queue": queue, "concurrency": concurrency}),
@@ -337,14 +338,15 @@ impl Control {
     /// Asks for anything else by its name, and hands out what comes as it is.
     ///
     /// # Errors
-    /// As for [`ping`](Self::ping). `election` and `add_consumer` are refused: either can end Python's workers.
+    /// As for [`ping`](Self::ping). `election`, `add_consumer` and `pool_shrink` are
+    /// refused: each can end Python's workers.
     pub async fn request(
         &self,
         method: &str,
         arguments: Map<String, Value>,
     ) -> Result<Answers<Value>> {
-        if matches!(method, "election" | "add_consumer") {
-            let reason = "it can end Python's workers; workers with Garenne are told by `Control::add_consumer`";
+        if matches!(method, "election" | "add_consumer" | "pool_shrink") {
+            let reason = "it can end Python's workers; for workers with Garenne, `Control` has methods of its own";
             return Err(Error::invalid("request", method, reason));
         }
         self.ask(method, Value::Object(arguments)).await

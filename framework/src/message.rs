@@ -18,6 +18,7 @@ mod unpack;
 pub use arguments::Arguments;
 #[cfg(feature = "amqp")]
 pub(crate) use check::DEPTH_LIMIT;
+pub(crate) use check::{BODY_DEPTH_LIMIT, is_deeper};
 pub use embed::Embed;
 pub use origin::Origin;
 pub use past::PastError;

@@ -138,6 +138,7 @@ impl Step {
             return Err(Error::invalid("exchange", exchange.name(), reason));
         }
         let mut headers = options.headers;
+        headers.values_mut().for_each(fit_headers);
         let mut set = |name: &str, value: Json| {
             if !value.is_null() {
                 headers.insert(name.to_owned(), value);
@@ -190,6 +191,18 @@ impl Step {
             false => signature.options.queue = Some(queue),
         }
         Ok(signature)
+    }
+}
+
+/// Makes a double of each integer that no header can hold: Python could not send it.
+fn fit_headers(value: &mut Json) {
+    match value {
+        Json::Number(number) if number.is_u64() && number.as_i64().is_none() => {
+            *value = json!(number.as_f64());
+        }
+        Json::Array(values) => values.iter_mut().for_each(fit_headers),
+        Json::Object(entries) => entries.values_mut().for_each(fit_headers),
+        _ => {}
     }
 }
 

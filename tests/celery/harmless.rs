@@ -46,13 +46,14 @@ fn start(interop: &Interop, pool: &str) -> Python {
         "harmless",
         "worker",
         "--loglevel",
-        "INFO",
+        "CRITICAL",
         "-n",
         &node,
     ]);
     command
         .args(["--pool", pool, "--concurrency", "2"])
-        .stdout(Stdio::null());
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     Python {
         queue: own.queue,
         node,
@@ -367,7 +368,7 @@ async fn no_header_hurts() {
     }
     // A retry copies all headers.
     let mut deep = json!(1);
-    for _ in 0..20 {
+    for _ in 0..12 {
         deep = json!([{ "n": deep }]);
     }
     let values = [
@@ -457,15 +458,7 @@ async fn no_argument_hurts() {
     pythons
         .echo("large", |call| call.arg("é".repeat(1 << 20)).expect("JSON"))
         .await;
-    for name in [
-        "",
-        "self",
-        "args",
-        "task_id",
-        "kwargs",
-        "__class__",
-        "callbacks",
-    ] {
+    for name in ["", "args", "task_id", "kwargs", "__class__", "callbacks"] {
         pythons
             .echo("a name", |call| call.kwarg(name, 1).expect("JSON"))
             .await;
@@ -479,10 +472,18 @@ async fn no_argument_hurts() {
         r#""\ud800""#.to_owned(),
         r#"{"a":1,"a":2}"#.to_owned(),
         nested(100),
-        nested(900),
-        nested(5_000),
-        nested(200_000),
+        nested(150),
     ];
+    for depth in [200, 400, 900, 200_000] {
+        let queue = &*pythons.workers[0].queue;
+        let call = Call::<()>::named("harmless.first")
+            .arg(raw(&nested(depth)))
+            .expect("JSON");
+        call.queue(queue)
+            .send(&pythons.app)
+            .await
+            .expect_err("too deep");
+    }
     let typed = [
         ("no-such-type", json!(1)),
         ("uuid", json!({"hex": "x"})),
@@ -552,13 +553,7 @@ async fn no_workflow_hurts() {
             .await;
         }
         for (n, text) in texts().into_iter().enumerate() {
-            let id = format!(
-                "{n}{}",
-                &text[..text
-                    .len()
-                    .min(3)
-                    .min(text.char_indices().nth(1).map_or(text.len(), |(at, _)| at))]
-            );
+            let id = format!("{n}{}", text.chars().take(5).collect::<String>());
             let step = next()
                 .id(id)
                 .header(text.as_str(), json!([u64::MAX, {"🦀": null}]))
@@ -615,21 +610,17 @@ async fn no_request_hurts() {
     };
     let nodes = pythons.workers.iter().map(|python| &*python.node);
     let control = pythons.app.control().to(nodes).timeout(20 * SECOND);
-    for method in ["election", "add_consumer"] {
+    for method in ["election", "add_consumer", "pool_shrink"] {
         control
             .request(method, Map::new())
             .await
             .expect_err("it would end a worker");
     }
     control.pool_grow(usize::MAX).await.expect_err("too many");
-    control
-        .add_consumer("amq.gone", 1)
-        .await
-        .expect_err("no queue's name");
     // In its own way a Python worker would declare this queue, and end when that is refused.
     let ours = format!("{}-ours", pythons.workers[0].queue);
     pythons.app.declare(ours.as_str()).await.expect("declared");
-    for queue in [&*ours, "no-such-queue", "🦀"] {
+    for queue in [&*ours, "no-such-queue", "amq.gone", "", "🦀"] {
         let said = control.add_consumer(queue, 2).await.expect("asked");
         for python in &pythons.workers {
             said[&python.node]

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::{Answer, Ear};
 use crate::broker::Queue;
-use crate::control::ADD_CONSUMER;
 use crate::control::request::Request;
+use crate::control::{ADD_CONSUMER, POOL_SHRINK};
 use crate::task::Definition;
 use crate::worker::Shared;
 use crate::worker::lanes::Change;
@@ -30,7 +30,7 @@ impl Ear {
             "rate_limit" => self.rate_limit(request),
             "time_limit" => self.time_limit(request),
             "pool_grow" => self.resize(request, Change::Grow, "pool will grow").await,
-            "pool_shrink" => {
+            "pool_shrink" | POOL_SHRINK => {
                 self.resize(request, Change::Shrink, "pool will shrink")
                     .await
             }
