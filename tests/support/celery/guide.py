@@ -35,11 +35,10 @@ def declare():
 
 
 def order():
-    """What callers do; nothing of it changes when the task moves."""
-    print(json.dumps([
-        thumbnail.delay("cat.png", width=100).get(timeout=20),
-        chain(thumbnail.s("dog.png", 50), notify.s("chat")).delay().get(timeout=20),
-    ]))
+    """What callers do."""
+    small = thumbnail.delay("cat.png", width=100)
+    told = chain(thumbnail.s("dog.png", 50), notify.s("chat").set(queue=app.conf.task_default_queue)).delay()
+    print(json.dumps([small.get(timeout=20), told.get(timeout=20)]))
 
 
 if __name__ == "__main__":
