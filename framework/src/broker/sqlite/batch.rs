@@ -1,5 +1,5 @@
-//! One transaction: carries out requests that came together, then claims for the consumers that have free
-//! slots. Changes nothing outside the database, so that a rollback leaves nothing to undo.
+//! One transaction: carries out requests that came together, then claims what there is room for
+//! (`harvest.rs`). Changes nothing outside the database, so that a rollback leaves nothing to undo.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,11 +14,10 @@ use super::fault::Failed;
 use super::joins::{self, Progress};
 use super::lease;
 use super::process;
-use super::store::{self, Taken};
+use super::store;
 use crate::broker::join::{KEPT, warn_of_hostile};
 use crate::broker::{Channel, Queue, Route, is_join, is_reply_queue, routing};
 use crate::error::Error;
-use crate::message::Message;
 
 /// Milliseconds in a day.
 const DAY: i64 = 24 * 3600 * 1000;
@@ -38,42 +37,19 @@ pub(super) struct Identity {
     pub(super) port: u16,
 }
 
-/// What this process could take at the moment.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Appetite {
-    /// Its reply queue, how many replies there is room for, and whether some are known to wait.
-    pub(super) replies: Option<(String, usize, bool)>,
-    /// The last cancellation seen and how many there is room for.
-    pub(super) cancellations: Option<(i64, usize)>,
-}
-
-/// What a transaction took for this process; to be handed out once it is committed.
-#[derive(Default)]
-pub(super) struct Harvest {
-    pub(super) deliveries: Vec<(u64, Vec<Taken>)>,
-    /// For each consumer that was looked after: whether it is hungry now and when to look again.
-    pub(super) appetites: Vec<(u64, bool, Option<i64>)>,
-    pub(super) replies: Vec<Message>,
-    /// Whether replies may wait that there was no room for.
-    pub(super) replies_left: bool,
-    pub(super) cancelled: Vec<(i64, String)>,
-    /// Whether cancelled ids may wait that there was no room for.
-    pub(super) cancelled_left: bool,
-}
-
 /// A transaction under way.
 pub(super) struct Batch<'a> {
-    db: &'a Connection,
-    me: Identity,
-    now: i64,
-    members: &'a Members,
+    pub(super) db: &'a Connection,
+    pub(super) me: Identity,
+    pub(super) now: i64,
+    pub(super) members: &'a Members,
     /// Queues looked up so far: a batch is mostly publishes to few queues.
     queues: HashMap<String, Option<QueueRow>>,
     /// Queues that have got something.
-    touched: BTreeSet<String>,
+    pub(super) touched: BTreeSet<String>,
     /// Deliveries that this batch ended, each with its consumer.
-    done: BTreeMap<i64, u64>,
-    leaving: BTreeSet<u64>,
+    pub(super) done: BTreeMap<i64, u64>,
+    pub(super) leaving: BTreeSet<u64>,
     /// Whether all other processes are to be woken.
     announce: bool,
     /// Ports of processes that listen to something announced.
@@ -455,51 +431,6 @@ impl<'a> Batch<'a> {
             run("RELEASE request")?;
         }
         outcome
-    }
-
-    /// Takes what this process has room for.
-    pub(super) fn harvest(&mut self, appetite: &Appetite) -> Result<Harvest, Failed> {
-        let mut harvest = Harvest::default();
-        for (number, member) in &self.members.consumers {
-            let freed = self
-                .done
-                .values()
-                .filter(|holder| *holder == number)
-                .count();
-            let free = member.free() + freed;
-            let news = member.check || freed > 0 || self.touched.contains(member.queue.name());
-            if free == 0 || !news || self.leaving.contains(number) {
-                continue;
-            }
-            let queue = member.queue.name();
-            store::promote(self.db, queue, self.now)?;
-            let taken = store::claim(self.db, self.me.id, queue, free)?;
-            // Noted in the transaction that found too little: who publishes later, sees it.
-            let hungry = taken.len() < free;
-            if hungry != member.hungry {
-                process::set_hungry(self.db, self.me.id, *number, hungry)?;
-            }
-            let due = if hungry {
-                store::next_due(self.db, queue)?
-            } else {
-                None
-            };
-            harvest.appetites.push((*number, hungry, due));
-            if !taken.is_empty() {
-                harvest.deliveries.push((*number, taken));
-            }
-        }
-        if let Some((address, room, waiting)) = &appetite.replies
-            && (*waiting || self.touched.contains(address))
-        {
-            harvest.replies = store::take_replies(self.db, address, *room)?;
-            harvest.replies_left = harvest.replies.len() == *room;
-        }
-        if let Some((seen, room)) = appetite.cancellations {
-            harvest.cancelled = store::cancelled(self.db, seen, room)?;
-            harvest.cancelled_left = harvest.cancelled.len() == room;
-        }
-        Ok(harvest)
     }
 
     /// The ports of the processes for which this batch has left something.

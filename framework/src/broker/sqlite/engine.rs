@@ -9,10 +9,11 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::audience::Heard;
-use super::batch::{Appetite, Batch, Harvest, Identity};
+use super::batch::{Batch, Identity};
 use super::command::{Answer, Claim, Command, Handle, Job, Request, millis};
 use super::consume::{Member, Members};
 use super::fault::{Failed, Fault};
+use super::harvest::{Appetite, Harvest};
 use super::liveness::{LockDirectory, ProcessLock};
 use super::opened::OpenedFile;
 use super::process;

@@ -4,10 +4,10 @@
 use std::time::Instant;
 
 use super::audience::Ear;
-use super::batch::Harvest;
 use super::command::{Job, Request};
 use super::consume::Member;
 use super::engine::{CLAIM_PAUSE, Engine, Outcome, ReplyQueue};
+use super::harvest::Harvest;
 use crate::broker::Stale;
 
 impl Engine {

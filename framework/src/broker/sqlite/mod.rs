@@ -14,6 +14,7 @@ mod consume;
 mod engine;
 mod fault;
 mod handout;
+mod harvest;
 mod joins;
 mod lease;
 mod liveness;

@@ -1,0 +1,78 @@
+//! What a transaction takes for its process before it ends: deliveries for consumers with free slots, replies,
+//! news of cancellations.
+
+use super::batch::Batch;
+use super::fault::Failed;
+use super::process;
+use super::store::{self, Taken};
+use crate::message::Message;
+
+/// What this process could take at the moment.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Appetite {
+    /// Its reply queue, how many replies there is room for, and whether some are known to wait.
+    pub(super) replies: Option<(String, usize, bool)>,
+    /// The last cancellation seen and how many there is room for.
+    pub(super) cancellations: Option<(i64, usize)>,
+}
+
+/// What a transaction took for this process; to be handed out once it is committed.
+#[derive(Default)]
+pub(super) struct Harvest {
+    pub(super) deliveries: Vec<(u64, Vec<Taken>)>,
+    /// For each consumer that was looked after: whether it is hungry now and when to look again.
+    pub(super) appetites: Vec<(u64, bool, Option<i64>)>,
+    pub(super) replies: Vec<Message>,
+    /// Whether replies may wait that there was no room for.
+    pub(super) replies_left: bool,
+    pub(super) cancelled: Vec<(i64, String)>,
+    /// Whether cancelled ids may wait that there was no room for.
+    pub(super) cancelled_left: bool,
+}
+
+impl Batch<'_> {
+    /// Takes what this process has room for.
+    pub(super) fn harvest(&mut self, appetite: &Appetite) -> Result<Harvest, Failed> {
+        let mut harvest = Harvest::default();
+        for (number, member) in &self.members.consumers {
+            let freed = self
+                .done
+                .values()
+                .filter(|holder| *holder == number)
+                .count();
+            let free = member.free() + freed;
+            let news = member.check || freed > 0 || self.touched.contains(member.queue.name());
+            if free == 0 || !news || self.leaving.contains(number) {
+                continue;
+            }
+            let queue = member.queue.name();
+            store::promote(self.db, queue, self.now)?;
+            let taken = store::claim(self.db, self.me.id, queue, free)?;
+            // Noted in the transaction that found too little: who publishes later, sees it.
+            let hungry = taken.len() < free;
+            if hungry != member.hungry {
+                process::set_hungry(self.db, self.me.id, *number, hungry)?;
+            }
+            let due = if hungry {
+                store::next_due(self.db, queue)?
+            } else {
+                None
+            };
+            harvest.appetites.push((*number, hungry, due));
+            if !taken.is_empty() {
+                harvest.deliveries.push((*number, taken));
+            }
+        }
+        if let Some((address, room, waiting)) = &appetite.replies
+            && (*waiting || self.touched.contains(address))
+        {
+            harvest.replies = store::take_replies(self.db, address, *room)?;
+            harvest.replies_left = harvest.replies.len() == *room;
+        }
+        if let Some((seen, room)) = appetite.cancellations {
+            harvest.cancelled = store::cancelled(self.db, seen, room)?;
+            harvest.cancelled_left = harvest.cancelled.len() == room;
+        }
+        Ok(harvest)
+    }
+}
