@@ -56,7 +56,12 @@ impl<T> Call<T> {
     }
 
     /// A call of a task whose function this binary does not have: another service's, or a Python one.
-    /// Goes to the queue `default` unless [`queue`](Self::queue) says otherwise.
+    /// Goes to the queue `default` unless [`queue`](Self::queue) says otherwise. On RabbitMQ that must exist, be it by
+    /// [`App::declare`]: how it is to be made, only its workers know, and one of Celery's ends when it finds its queue
+    /// made in another way.
+    ///
+    /// To have its arguments and its result checked, declare it: `#[task(name = "proj.tasks.add", extern)]` on
+    /// `async fn add(x: i64, y: i64) -> i64;`.
     ///
     /// ```
     /// # fn main() -> Result<(), garenne::Error> {

@@ -50,6 +50,7 @@ use task::Task;
 /// - It must say its `name`, and may say what the sender does: `queue`, `priority` and `expires`. The other
 ///   options are the worker's, which does not see the declaration. What a call says of itself goes with it: Celery
 ///   heeds its `timeout` (as the hard time limit) and knows nothing of `retries`, `backoff` and `ack`.
+/// - On RabbitMQ its queue must exist, or be declared (`app.declare`): only its workers know how they want it.
 /// - Its arguments travel by position. What Python takes by keyword only is left out of the signature, and added
 ///   by `.kwarg("name", value)?`.
 /// - `async` or not makes no difference. What it returns is what the result is read as; of `Result<T, E>` that is

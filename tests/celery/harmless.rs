@@ -4,10 +4,7 @@
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use garenne::{
-    Ack, App, Call, Error, FailureKind, HOUR, MINUTE, Partial, Rate, SECOND, Scheduler, Worker,
-    every, group,
-};
+use garenne::{Ack, App, Call, Error, FailureKind, HOUR, MINUTE, SECOND};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 
@@ -424,94 +421,6 @@ async fn no_header_hurts() {
         }
     }
     pythons.unhurt("headers").await;
-    pythons.part().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_argument_hurts() {
-    let Some(mut pythons) = Pythons::start().await else {
-        return;
-    };
-    pythons.echo("none", |call| call).await;
-    for value in [f64::NAN, f64::INFINITY, f64::MIN_POSITIVE, -0.0] {
-        pythons
-            .echo("a float", |call| call.arg(value).expect("JSON"))
-            .await;
-    }
-    for text in texts() {
-        pythons
-            .echo("a text", |call| {
-                call.arg(&text)
-                    .expect("JSON")
-                    .kwarg(&*text, &text)
-                    .expect("JSON")
-            })
-            .await;
-    }
-    pythons
-        .echo("integers", |call| {
-            call.arg((u64::MAX, i64::MIN)).expect("JSON")
-        })
-        .await;
-    pythons
-        .echo("many", |call| {
-            (0..1000).fold(call, |call, n| call.arg(n).expect("JSON"))
-        })
-        .await;
-    pythons
-        .echo("large", |call| call.arg("é".repeat(1 << 20)).expect("JSON"))
-        .await;
-    for name in ["", "args", "task_id", "kwargs", "__class__", "callbacks"] {
-        pythons
-            .echo("a name", |call| call.kwarg(name, 1).expect("JSON"))
-            .await;
-    }
-    // These may end in a failure, or in nothing at all where Python cannot read them, but in no worker's end.
-    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-    let odd = [
-        "1e400".to_owned(),
-        "9".repeat(30),
-        "9".repeat(5000),
-        r#""\ud800""#.to_owned(),
-        r#"{"a":1,"a":2}"#.to_owned(),
-        nested(100),
-        nested(150),
-    ];
-    for depth in [200, 400, 900, 200_000] {
-        let queue = &*pythons.workers[0].queue;
-        let call = Call::<()>::named("harmless.first")
-            .arg(raw(&nested(depth)))
-            .expect("JSON");
-        call.queue(queue)
-            .send(&pythons.app)
-            .await
-            .expect_err("too deep");
-    }
-    let typed = [
-        ("no-such-type", json!(1)),
-        ("uuid", json!({"hex": "x"})),
-        ("datetime", json!("yesterday")),
-        ("decimal", json!([])),
-        ("base64", json!("?")),
-        ("bytes", json!(null)),
-    ];
-    let typed =
-        typed.map(|(kind, value)| json!({"__type__": kind, "__value__": value}).to_string());
-    let unhashable = json!({"__type__": [], "__value__": {}}).to_string();
-    for text in odd.into_iter().chain(typed).chain([unhashable]) {
-        for queue in pythons.queues() {
-            let first = Call::<()>::named("harmless.first")
-                .arg(raw(&text))
-                .expect("JSON");
-            let named = Call::<()>::named("harmless.echo")
-                .kwarg("x", raw(&text))
-                .expect("JSON");
-            for call in [first, named] {
-                let _ = call.queue(queue).send(&pythons.app).await.expect("sent");
-            }
-        }
-        pythons.unhurt(text.get(..40).unwrap_or(&text)).await;
-    }
     pythons.part().await;
 }
 

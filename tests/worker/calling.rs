@@ -33,6 +33,7 @@ on_every_broker! {
     }
 
     async fn arguments_come_by_position_and_by_name(app: App) {
+        app.declare("default").await.expect("declared");
         let (worker, _) = worker(&app, "default", 1);
         let worker = worker.spawn();
         let call = |call: Call<i64>| async { within("a result", call.send(&app).await.expect("sent")).await };

@@ -102,6 +102,7 @@ on_every_broker! {
     }
 
     async fn what_no_worker_can_run_is_kept_with_the_reason(app: App) {
+        app.declare("default").await.expect("declared");
         let (worker, _) = worker(&app, "default", 1);
         let worker = worker.spawn();
         let unknown = within("a failure", Call::<()>::named("no.such.task").send(&app).await.expect("sent")).await;

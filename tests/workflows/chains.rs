@@ -65,6 +65,10 @@ on_every_broker! {
     async fn foreign_names_find_their_tasks(app: App) {
         let (worker, _) = worker(&app);
         let worker = worker.spawn();
+        // Of tasks that are known by name only, the queues are others' to make.
+        for queue in ["default", "other"] {
+            app.declare(queue).await.expect("declared");
+        }
         let add = Call::<i64>::named("add").arg(1).expect("JSON").kwarg("b", 2).expect("JSON");
         let multiply = Partial::<i64, i64>::named("multiply").queue("other").arg(3).expect("JSON");
         let whole = add.then(multiply).then(Partial::<i64, String>::named("describe").kwarg("unit", "m").expect("JSON"));

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use crate::reply::Reply;
 
-use super::{Arguments, Headers, Message, format_time, header, parse_time};
+use super::{
+    Arguments, FARTHEST_EXPIRY, Headers, Message, format_time, header, is_deeper, parse_time,
+};
 
 pub(crate) const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
