@@ -1,5 +1,9 @@
 //! Python's Celery on the other side: Rust calls its tasks, and it calls Rust's.
 
+#[path = "celery/guide.rs"]
+mod guide;
+#[path = "celery/harmless.rs"]
+mod harmless;
 mod support;
 #[path = "celery/workflows.rs"]
 mod workflows;

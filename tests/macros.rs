@@ -1,6 +1,9 @@
 //! What `#[task]` writes, and what it says of mistakes.
 #![deny(warnings)]
 
+#[path = "macros/declarations.rs"]
+mod declarations;
+
 use std::time::Duration;
 
 use garenne::registry::Registry;
@@ -275,6 +278,11 @@ mod results {
     #[task]
     pub(super) fn by_number(text: String) -> std::result::Result<u8, std::num::ParseIntError> {
         text.parse()
+    }
+
+    #[task]
+    pub(super) async fn total(values: Vec<i64>) -> i64 {
+        values.iter().sum()
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::broker::{self, Broker, Exchange, Publish, Queue, Replies, Route};
 use crate::clock::Clock;
 use crate::dead_letters::DeadLetters;
 use crate::error::{Error, Result};
-use crate::message::{Message, Origin, format_time};
+use crate::message::{BODY_DEPTH_LIMIT, Message, Origin, format_time, is_deeper};
 use crate::rehearsal::Rehearsal;
 use crate::reply::{Progress, Reply};
 use crate::retry::LONGEST_DELAY;
@@ -334,11 +334,18 @@ impl App {
         if let Some(origin) = &self.origin {
             message.descend_from(origin);
         }
+        message.hide_far_expiry(self.now());
         check_deadline(message)?;
         let (size, limit) = (message.body.len(), self.max_message_size());
         if size > limit {
             let task = message.text("task").unwrap_or_default().to_owned();
             return Err(Error::TooLarge { task, size, limit });
+        }
+        if is_deeper(&message.body, BODY_DEPTH_LIMIT) {
+            let reason = format!(
+                "its arguments are nested more than {BODY_DEPTH_LIMIT} deep: no worker could read them"
+            );
+            return Err(Error::invalid("call", &message.id, reason));
         }
         message
             .check_headers()

@@ -15,7 +15,7 @@ use crate::message::Arguments;
 use crate::options::{CallOptions, Due};
 use crate::retry::Backoff;
 use crate::step::{Sketch, Step, option_setters};
-use crate::task::{Ack, Definition, Parameter};
+use crate::task::{Ack, Definition, Parameter, TaskOptions};
 
 /// A task with arguments and options, not yet sent; `T` is what the task returns.
 ///
@@ -56,7 +56,12 @@ impl<T> Call<T> {
     }
 
     /// A call of a task whose function this binary does not have: another service's, or a Python one.
-    /// Goes to the queue `default` unless [`queue`](Self::queue) says otherwise.
+    /// Goes to the queue `default` unless [`queue`](Self::queue) says otherwise, which is made, as workers with
+    /// Garenne want it, where it is missing.
+    ///
+    /// To have its arguments and its result checked, declare it: `#[task(name = "proj.tasks.add", extern)]` on
+    /// `async fn add(x: i64, y: i64) -> i64;`. The queue of such a task is not made, which is safer where its
+    /// workers are Python's: one of Celery's ends when it finds its queue made in another way than its own.
     ///
     /// ```
     /// # fn main() -> Result<(), garenne::Error> {
@@ -135,7 +140,6 @@ impl<T> Call<T> {
 /// Builds the call of a registered task. Used by `#[task]`.
 #[doc(hidden)]
 pub struct CallBuilder {
-    definition: &'static Definition,
     pub(crate) step: Step,
 }
 
@@ -143,12 +147,24 @@ impl CallBuilder {
     /// Begins a call of the task, with the options of its attribute.
     #[must_use]
     pub fn new(definition: &'static Definition) -> Self {
-        let options = &definition.options;
-        let mut step = Step::new(definition.name.to_owned(), options.queue);
+        let mut builder = Self::with_options(definition.name, &definition.options);
+        builder.step.is_ours = true;
+        builder
+    }
+
+    /// Begins a call of a task that runs elsewhere, with the options of its declaration.
+    #[must_use]
+    pub fn of_foreign(name: &str, options: &TaskOptions) -> Self {
+        let mut builder = Self::with_options(name, options);
+        builder.step.is_foreign = true;
+        builder
+    }
+
+    fn with_options(name: &str, options: &TaskOptions) -> Self {
+        let mut step = Step::new(name.to_owned(), options.queue);
         step.options.priority = options.priority;
         step.options.expires = options.expires;
-        step.is_ours = true;
-        Self { definition, step }
+        Self { step }
     }
 
     /// Encodes the next argument. A failure is kept, and returned when the call is sent.
@@ -163,7 +179,7 @@ impl CallBuilder {
             Err(source) => {
                 self.step.problem = self.step.problem.or_else(|| {
                     Some(Error::Encode {
-                        task: self.definition.name.to_owned(),
+                        task: self.step.task.clone(),
                         what: format!("argument `{}`", parameter.name),
                         source,
                     })

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::app::App;
 use crate::broker::{Announcement, Channel, ChannelKind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::Message;
 
 mod answers;
@@ -22,6 +22,11 @@ use request::{Asker, Request};
 
 /// Answers read of one request.
 const MOST_ANSWERS: usize = 10_000;
+/// Slots to ask for at a time.
+const MOST_SLOTS: usize = 1000;
+/// `add_consumer` and `pool_shrink` under names that Python's workers do not know.
+pub(crate) const ADD_CONSUMER: &str = "garenne_add_consumer";
+pub(crate) const POOL_SHRINK: &str = "garenne_pool_shrink";
 /// How long a request that nobody answers is heeded.
 const HEEDED: Duration = Duration::from_secs(60);
 
@@ -276,30 +281,38 @@ impl Control {
         .await
     }
 
-    /// Gives each queue of a worker so many slots more.
+    /// Gives each queue of a worker so many slots more, at most a thousand at a time: Python's workers start as many
+    /// processes.
     ///
     /// # Errors
     /// As for [`ping`](Self::ping).
     pub async fn pool_grow(&self, slots: usize) -> Result<Answers<String>> {
+        if slots > MOST_SLOTS {
+            let reason =
+                format!("more than {MOST_SLOTS} at a time: each is a process in a Python worker");
+            return Err(Error::invalid("number of slots", slots.to_string(), reason));
+        }
         self.tell("pool_grow", json!({ "n": slots })).await
     }
 
-    /// Takes so many slots from each queue of a worker, but not the last one. What runs goes on.
+    /// Takes so many slots from each queue of a worker, but not the last one. What runs goes on. Python's workers
+    /// refuse: one of them would end its last process, too, and be deaf. `celery control pool_shrink` tells them.
     ///
     /// # Errors
     /// As for [`ping`](Self::ping).
     pub async fn pool_shrink(&self, slots: usize) -> Result<Answers<String>> {
-        self.tell("pool_shrink", json!({ "n": slots })).await
+        self.tell(POOL_SHRINK, json!({ "n": slots })).await
     }
 
     /// Has the workers take from a queue, too, each running at most `concurrency` of its calls at a time. Python's
-    /// workers share their slots among their queues, and ignore the number.
+    /// workers refuse: one of them would end if it found a queue made in another way than its own. Celery's own
+    /// `celery control add_consumer` tells them.
     ///
     /// # Errors
     /// As for [`ping`](Self::ping).
     pub async fn add_consumer(&self, queue: &str, concurrency: usize) -> Result<Answers<String>> {
         self.tell(
-            "add_consumer",
+            ADD_CONSUMER,
             json!({"queue": queue, "concurrency": concurrency}),
         )
         .await
@@ -349,12 +362,17 @@ impl Control {
     /// Asks for anything else by its name, and hands out what comes as it is.
     ///
     /// # Errors
-    /// As for [`ping`](Self::ping).
+    /// As for [`ping`](Self::ping). `election`, `add_consumer` and `pool_shrink` are
+    /// refused: each can end Python's workers.
     pub async fn request(
         &self,
         method: &str,
         arguments: Map<String, Value>,
     ) -> Result<Answers<Value>> {
+        if matches!(method, "election" | "add_consumer" | "pool_shrink") {
+            let reason = "it can end Python's workers; for workers with Garenne, `Control` has methods of its own";
+            return Err(Error::invalid("request", method, reason));
+        }
         self.ask(method, Value::Object(arguments)).await
     }
 

@@ -21,11 +21,15 @@ pub use arguments::Arguments;
 pub use canvas::{Beginning, Chord, First, Kind};
 #[cfg(feature = "amqp")]
 pub(crate) use check::DEPTH_LIMIT;
+pub(crate) use check::{BODY_DEPTH_LIMIT, is_deeper};
 pub use embed::Embed;
 pub use origin::Origin;
 pub use past::PastError;
 pub use signature::{Following, Joined, Part, Signature, SignatureOptions, Signatures};
 pub(crate) use stamps::values as stamp_values;
+
+/// How far away an expiry may be for Python: RabbitMQ counts its milliseconds in 32 bits.
+pub(crate) const FARTHEST_EXPIRY: Duration = Duration::from_secs(49 * 24 * 3600);
 
 /// A message's header table, as JSON values.
 pub type Headers = Map<String, Value>;
@@ -69,6 +73,8 @@ pub mod header {
     pub const ATTEMPTS: &str = "garenne-attempts";
     /// The join that a call is a member of, in JSON.
     pub const JOIN: &str = "garenne-join";
+    /// As Celery's `expires`, where that would be farther away than Python can bear.
+    pub const EXPIRES: &str = "garenne-expires";
     /// What an error callback wants instead of the failed call's id, which Celery gives it: `failure`.
     pub const INPUT: &str = "garenne-input";
 }
@@ -153,7 +159,20 @@ impl Message {
     /// After which time the call is not started any more.
     #[must_use]
     pub fn expires(&self) -> Option<SystemTime> {
-        self.time("expires")
+        self.time("expires").or_else(|| self.time(header::EXPIRES))
+    }
+
+    /// Keeps an expiry that is far away from Python, whose retry of the call would be refused by RabbitMQ and end
+    /// its channel: it sends the time until then as the message's own expiration, which has a limit.
+    pub(crate) fn hide_far_expiry(&mut self, now: SystemTime) {
+        let after = self
+            .time("expires")
+            .and_then(|expires| expires.duration_since(now).ok());
+        if after.is_some_and(|after| after > FARTHEST_EXPIRY)
+            && let Some(expires) = self.headers.remove("expires")
+        {
+            self.headers.insert(header::EXPIRES.into(), expires);
+        }
     }
 
     /// How long one attempt may run, where the sender says so: the nearer one of Celery's two time limits.
@@ -237,6 +256,16 @@ impl Message {
         next.headers.remove(header::DELIVERIES);
         next.headers.remove("eta");
         next.headers.remove(header::POSTPONED);
+        // We run what comes without these; a Python worker on the same queue would not survive it.
+        if next.content_type.is_empty() {
+            next.content_type = "application/json".into();
+        }
+        if !next.id.is_empty()
+            && next.headers.contains_key("task")
+            && !next.headers.contains_key("id")
+        {
+            next.headers.insert("id".into(), next.id.as_str().into());
+        }
         next
     }
 }

@@ -85,8 +85,10 @@ impl CallOptions {
             (text.is_empty() || text.len() > 200)
                 .then(|| Error::invalid(what, text, "it must have between 1 and 200 bytes"))
         };
-        let reserved =
-            |name: &&String| name.starts_with("garenne-") || RESERVED.contains(&name.as_str());
+        let reserved = |name: &&String| {
+            let own = name.starts_with("garenne-") || name.starts_with("__");
+            own || RESERVED.contains(&name.as_str()) || OF_A_REQUEST.contains(&name.as_str())
+        };
         match self.headers.keys().find(reserved) {
             Some(name) => Err(Error::invalid(
                 "header",
@@ -150,6 +152,7 @@ impl CallOptions {
         if let Some(deadline) = self.deadline.and_then(|after| now.checked_add(after)) {
             message.set_deadline(deadline);
         }
+        message.hide_far_expiry(now);
         let delay = self.delay(now);
         if let Some(eta) = (!delay.is_zero()).then(|| now.checked_add(delay)).flatten() {
             message.set("eta", format_time(eta));
@@ -157,6 +160,41 @@ impl CallOptions {
         delay
     }
 }
+
+/// What a request is made of in a Python worker, where headers become its attributes: one of these names would
+/// take the place of what Celery reads or calls there. Names with two underscores in front are Python's own.
+const OF_A_REQUEST: [&str; 30] = [
+    "_children",
+    "_filter_x_death_headers",
+    "_get_custom_headers",
+    "_protected",
+    "args",
+    "as_execution_options",
+    "callbacks",
+    "called_directly",
+    "chain",
+    "children",
+    "chord",
+    "clear",
+    "correlation_id",
+    "delivery_info",
+    "errbacks",
+    "get",
+    "headers",
+    "hostname",
+    "is_eager",
+    "kwargs",
+    "logfile",
+    "loglevel",
+    "properties",
+    "reply_to",
+    "soft_time_limit",
+    "task_id",
+    "taskset",
+    "time_limit",
+    "update",
+    "utc",
+];
 
 /// Celery's headers, which a user's header must not replace.
 const RESERVED: [&str; 22] = [

@@ -10,7 +10,9 @@ use serde_json::{Value as Json, json};
 use crate::app::Outgoing;
 use crate::broker::{Queue, Route};
 use crate::error::{Error, Result};
-use crate::message::{Arguments, Message, Signature, SignatureOptions, format_time, header};
+use crate::message::{
+    Arguments, FARTHEST_EXPIRY, Message, Signature, SignatureOptions, format_time, header,
+};
 use crate::options::{CallOptions, Due};
 
 /// A task with arguments and options, not yet sent.
@@ -26,6 +28,8 @@ pub(crate) struct Step {
     pub(crate) takes_input: bool,
     /// Whether its task is one of this binary's, so that a worker with Garenne takes from its queue.
     pub(crate) is_ours: bool,
+    /// Whether its task was declared as one that runs elsewhere, so that its queue is not ours to make.
+    pub(crate) is_foreign: bool,
 }
 
 impl Step {
@@ -37,6 +41,7 @@ impl Step {
             problem: None,
             takes_input: false,
             is_ours: false,
+            is_foreign: false,
         }
     }
 
@@ -77,8 +82,17 @@ impl Step {
     pub(crate) fn into_parts(self) -> Result<(String, Arguments, CallOptions)> {
         match self.problem {
             Some(problem) => Err(problem),
-            None => Ok((self.task, self.arguments, self.options)),
+            None => {
+                let mut options = self.options;
+                options.queue = owned(options.queue, self.is_foreign);
+                Ok((self.task, self.arguments, options))
+            }
         }
+    }
+
+    /// The queue that must be there before it is sent.
+    pub(crate) fn queue_to_declare(&self) -> Queue {
+        owned(self.options.queue.clone(), self.is_foreign)
     }
 
     /// What goes to the broker if it is sent at `now`.
@@ -115,6 +129,7 @@ impl Step {
             problem,
             takes_input,
             is_ours,
+            is_foreign: _,
         } = self;
         if let Some(problem) = problem {
             return Err(problem);
@@ -127,6 +142,7 @@ impl Step {
             return Err(Error::invalid("exchange", exchange.name(), reason));
         }
         let mut headers = options.headers;
+        headers.values_mut().for_each(fit_headers);
         let mut set = |name: &str, value: Json| {
             if !value.is_null() {
                 headers.insert(name.to_owned(), value);
@@ -149,6 +165,8 @@ impl Step {
             Due::In(countdown) => (Some(countdown.as_secs_f64()), None),
             Due::At(eta) => (None, Some(format_time(eta).into())),
         };
+        let far = options.expires.filter(|expires| *expires > FARTHEST_EXPIRY);
+        let expires = options.expires.filter(|_| far.is_none());
         let id = options
             .id
             .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
@@ -161,7 +179,8 @@ impl Step {
                 priority: options.priority,
                 countdown,
                 eta,
-                expires: options.expires.map(|expires| expires.as_secs_f64().into()),
+                expires: expires.map(|expires| expires.as_secs_f64().into()),
+                garenne_expires: far.map(|expires| expires.as_secs_f64()),
                 garenne_deadline: options.deadline.map(|deadline| deadline.as_secs_f64()),
                 time_limit: options.timeout.map(|timeout| timeout.as_secs_f64()),
                 headers: Some(headers).filter(|headers| !headers.is_empty()),
@@ -176,6 +195,18 @@ impl Step {
             false => signature.options.queue = Some(queue),
         }
         Ok(signature)
+    }
+}
+
+/// Makes a double of each integer that no header can hold: Python could not send it.
+fn fit_headers(value: &mut Json) {
+    match value {
+        Json::Number(number) if number.is_u64() && number.as_i64().is_none() => {
+            *value = json!(number.as_f64());
+        }
+        Json::Array(values) => values.iter_mut().for_each(fit_headers),
+        Json::Object(entries) => entries.values_mut().for_each(fit_headers),
+        _ => {}
     }
 }
 
@@ -208,6 +239,13 @@ pub(crate) fn outgoing(
         delay,
         wants_reply: !options.ignore_result,
     })
+}
+
+fn owned(queue: Queue, is_foreign: bool) -> Queue {
+    match is_foreign {
+        true => queue.of_others(),
+        false => queue,
+    }
 }
 
 fn encode<A: Serialize>(

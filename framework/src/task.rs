@@ -14,8 +14,11 @@ use serde_json::value::RawValue;
 use crate::broker::BoxFuture;
 use crate::context::Context;
 use crate::error::TaskError;
-use crate::message::Arguments;
+use crate::message::{Arguments, is_deeper};
 use crate::retry::Backoff;
+
+/// How deep a result may be nested: no more than serde reads again.
+const RESULT_DEPTH_LIMIT: usize = 127;
 
 /// A function that was annotated with `#[task]`.
 ///
@@ -362,7 +365,14 @@ impl Invocation {
 /// # Errors
 /// [`RunError::Result`].
 pub fn encode<T: Value>(value: &T) -> Outcome {
-    serde_json::value::to_raw_value(value).map_err(RunError::Result)
+    let encoded = serde_json::value::to_raw_value(value).map_err(RunError::Result)?;
+    // It may become another call's argument.
+    match is_deeper(encoded.get().as_bytes(), RESULT_DEPTH_LIMIT) {
+        true => Err(RunError::Result(serde::ser::Error::custom(format_args!(
+            "it is nested more than {RESULT_DEPTH_LIMIT} deep"
+        )))),
+        false => Ok(encoded),
+    }
 }
 
 /// The outcome of a task that returned an error.

@@ -10,6 +10,51 @@ use crate::task::{Kind, Output, Parameter, Task, is_named, owned_form, result_ar
 
 /// The struct with `call` and `partial`, and the definition that the linker collects.
 pub(crate) fn task(task: &Task) -> TokenStream {
+    let made = quote!(::garenne::__private::CallBuilder::new(
+        <Self as ::garenne::Task>::DEFINITION
+    ));
+    let name = task.function_name();
+    let about = format!("The task `{name}`: see [`call`](Self::call).");
+    let head = head(task, &quote!(#[doc = #about]), &functions(task, &made));
+    let registration = registration(task);
+    quote!(#head #registration)
+}
+
+/// The struct of a task that runs elsewhere. Nothing is registered: no worker can run it for having it declared.
+pub(crate) fn declaration(task: &Task) -> TokenStream {
+    let (name, options) = (name(task), options(task));
+    let made = quote!(::garenne::__private::CallBuilder::of_foreign(#name, &#options));
+    // There is no function to bear its documentation.
+    let mut about = task.documentation().peekable();
+    let about = match about.peek() {
+        Some(_) => quote!(#(#about)*),
+        None => {
+            let name = task.function_name();
+            let about =
+                format!("The task `{name}`, which runs elsewhere: see [`call`](Self::call).");
+            quote!(#[doc = #about])
+        }
+    };
+    let head = head(task, &about, &functions(task, &made));
+    // The error's type is in no call, but must not be any word either.
+    let returned = match &task.output {
+        Output::Fallible(ty) => {
+            let attributes = task.shared_attributes();
+            quote! {
+                #(#attributes)*
+                const _: () = {
+                    #[allow(dead_code)]
+                    type Returned = #ty;
+                };
+            }
+        }
+        Output::Unit | Output::Value(_) => quote!(),
+    };
+    quote!(#head #returned)
+}
+
+/// `call` and `partial`; `made` is the builder of calls.
+fn functions(task: &Task, made: &TokenStream) -> TokenStream {
     let arguments: Vec<_> = task
         .owned()
         .enumerate()
@@ -19,12 +64,7 @@ pub(crate) fn task(task: &Task) -> TokenStream {
         })
         .collect();
     let ident = &task.signature.ident;
-    let builder = |arguments: &[TokenStream]| {
-        quote_spanned! {ident.span()=>
-            ::garenne::__private::CallBuilder::new(<Self as ::garenne::Task>::DEFINITION)
-                #(#arguments)*
-        }
-    };
+    let builder = |arguments: &[TokenStream]| quote_spanned!(ident.span()=> #made #(#arguments)*);
     let parameters: Vec<_> = task
         .owned()
         .map(|(ident, ty)| quote!(#ident: #ty))
@@ -41,9 +81,7 @@ pub(crate) fn task(task: &Task) -> TokenStream {
             &quote!(#made.partial()),
         )
     });
-    let head = head(task, &quote!(#call #partial));
-    let registration = registration(task);
-    quote!(#head #registration)
+    quote!(#call #partial)
 }
 
 /// For a function that cannot be a task: a `call` and a `partial` of about the right form, so that its users
@@ -72,7 +110,7 @@ pub(crate) fn fallback(task: &Task) -> TokenStream {
     let input = Ident::new("__GarenneInput", Span::call_site());
     let partial = (task.signature.generics.params.is_empty() && !types.is_empty())
         .then(|| partial(task, &input, &parameters[1..], &quote!(<#input>), &body));
-    head(task, &quote!(#call #partial))
+    head(task, &quote!(), &quote!(#call #partial))
 }
 
 fn call(
@@ -119,14 +157,12 @@ fn partial(
     }
 }
 
-fn head(task: &Task, functions: &TokenStream) -> TokenStream {
+fn head(task: &Task, about: &TokenStream, functions: &TokenStream) -> TokenStream {
     let (ident, visibility) = (&task.signature.ident, &task.visibility);
     let attributes = task.shared_attributes();
-    let name = task.function_name();
-    let about = format!("The task `{name}`: see [`call`](Self::call).");
     quote_spanned! {ident.span()=>
         #(#attributes)*
-        #[doc = #about]
+        #about
         #[allow(non_camel_case_types, dead_code, unreachable_pub)]
         #visibility struct #ident {}
 
@@ -141,15 +177,29 @@ fn head(task: &Task, functions: &TokenStream) -> TokenStream {
     }
 }
 
+/// What calls find it by.
+fn name(task: &Task) -> TokenStream {
+    task.options.name.clone().unwrap_or_else(|| {
+        let name = task.function_name();
+        quote!(#name)
+    })
+}
+
+fn options(task: &Task) -> TokenStream {
+    let options = task.options.fields.iter().map(|(k, v)| quote!(#k: #v,));
+    quote! {
+        ::garenne::__private::TaskOptions {
+            #(#options)*
+            ..::garenne::__private::TaskOptions::DEFAULT
+        }
+    }
+}
+
 fn registration(task: &Task) -> TokenStream {
     let ident = &task.signature.ident;
     let site = mixed_site(ident);
     let attributes = task.shared_attributes();
-    let name = task.options.name.clone().unwrap_or_else(|| {
-        let name = task.function_name();
-        quote!(#name)
-    });
-    let options = task.options.fields.iter().map(|(k, v)| quote!(#k: #v,));
+    let (name, options) = (name(task), options(task));
     let borrows = task
         .lent()
         .map(|ty| quote_spanned!(ty.span()=> ::garenne::__private::Borrow::of::<#ty>()));
@@ -164,10 +214,7 @@ fn registration(task: &Task) -> TokenStream {
                     name: #name,
                     file: ::core::file!(),
                     line: ::core::line!(),
-                    options: ::garenne::__private::TaskOptions {
-                        #(#options)*
-                        ..::garenne::__private::TaskOptions::DEFAULT
-                    },
+                    options: #options,
                     borrows: || ::std::vec![#(#borrows),*],
                     run: #run,
                 };

@@ -16,6 +16,8 @@ use crate::error::Errors;
 #[derive(Default)]
 pub(crate) struct Options {
     pub(crate) name: Option<TokenStream>,
+    /// The word `extern`, where the function is elsewhere.
+    pub(crate) elsewhere: Option<Ident>,
     pub(crate) fields: Vec<(Ident, TokenStream)>,
 }
 
@@ -77,12 +79,22 @@ impl Options {
                 return Err(input.error("an option has a name: `#[task(name = \"…\")]`"));
             }
             let key = Ident::parse_any(input)?;
+            if key == "extern" && !input.peek(Token![=]) {
+                if self.elsewhere.replace(key.clone()).is_some() {
+                    errors.at(&key, "`extern` is given twice");
+                }
+                if !input.is_empty() {
+                    input.parse::<Token![,]>()?;
+                }
+                continue;
+            }
             let spec = SPECS.iter().find(|spec| key == spec.key);
             let Some(value) = value(input, &key, spec)? else {
                 errors.push(unknown(&key));
                 return Ok(());
             };
             match spec {
+                None if key == "extern" => errors.at(&key, "`extern` has no value"),
                 None => errors.push(unknown(&key)),
                 Some(_) if seen.contains(&key) => {
                     errors.at(&key, format!("`{key}` is given twice"));
@@ -140,7 +152,7 @@ fn unknown(key: &Ident) -> Error {
         format!("did you mean `{}`? ", spec.key)
     });
     let message = format!(
-        "unknown option `{word}`; {meant}expected one of {}",
+        "unknown option `{word}`; {meant}expected one of {}, `extern`",
         all.join(", ")
     );
     Error::new(key.span(), message)

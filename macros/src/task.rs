@@ -19,6 +19,8 @@ pub(crate) struct Task {
     pub(crate) options: Options,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) output: Output,
+    /// Between its braces, and they themselves; empty where a `;` stands in its place.
+    pub(crate) body: TokenStream,
 }
 
 pub(crate) struct Parameter {
@@ -41,11 +43,12 @@ pub(crate) enum Output {
     Fallible(Type),
 }
 
-/// A function whose body is nobody's business here.
+/// A function whose body is nobody's business here, if it has one.
 struct Function {
     attributes: Vec<Attribute>,
     visibility: Visibility,
     signature: Signature,
+    body: TokenStream,
 }
 
 impl Parse for Function {
@@ -53,26 +56,20 @@ impl Parse for Function {
         let attributes = input.call(Attribute::parse_outer)?;
         let visibility = input.parse()?;
         let signature = input.parse()?;
-        if input.peek(Token![;]) {
-            return Err(input.error("a task needs a body"));
-        }
-        input.parse::<TokenStream>()?;
+        input.parse::<Option<Token![;]>>()?;
         Ok(Self {
             attributes,
             visibility,
             signature,
+            body: input.parse()?,
         })
     }
 }
 
 impl Task {
     pub(crate) fn parse(item: TokenStream, options: Options) -> Result<Self> {
-        let function: Function = syn::parse2(item).map_err(|error| {
-            if error.to_string() == "a task needs a body" {
-                return error;
-            }
-            Error::new(error.span(), "`#[task]` goes on a function")
-        })?;
+        let function: Function = syn::parse2(item)
+            .map_err(|error| Error::new(error.span(), "`#[task]` goes on a function"))?;
         let signature = function.signature;
         let typed = signature.inputs.iter().filter_map(|input| match input {
             FnArg::Typed(typed) => Some(typed),
@@ -88,6 +85,7 @@ impl Task {
                 .collect(),
             output: Output::new(&signature.output),
             signature,
+            body: function.body,
         })
     }
 
@@ -102,6 +100,13 @@ impl Task {
             .iter()
             .filter(|attribute| is_shared(&attribute.meta))
             .collect()
+    }
+
+    /// All lines of the function's documentation.
+    pub(crate) fn documentation(&self) -> impl Iterator<Item = &Attribute> {
+        let is_text = |attribute: &&Attribute| matches!(&attribute.meta, Meta::NameValue(_));
+        let docs = self.attributes.iter().filter(|a| a.path().is_ident("doc"));
+        docs.filter(is_text)
     }
 
     /// The first paragraph of the function's documentation: further ones may hold examples, which would

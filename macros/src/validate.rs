@@ -13,6 +13,7 @@ use crate::task::{Kind, Task, owned_form, peeled, plain_name};
 /// Adds all that is wrong with the signature to `errors`; `true` if nothing is.
 pub(crate) fn signature(task: &Task, errors: &mut Errors) -> bool {
     let before = errors.count();
+    place(task, errors);
     qualifiers(&task.signature, errors);
     for input in &task.signature.inputs {
         match input {
@@ -25,7 +26,7 @@ pub(crate) fn signature(task: &Task, errors: &mut Errors) -> bool {
     for parameter in &task.parameters {
         match &parameter.kind {
             Kind::Owned(ty) => owned(ty, "a task argument", errors),
-            Kind::Lent(reference) => lent(reference, errors),
+            Kind::Lent(reference) => lent(task, reference, errors),
         }
     }
     if let ReturnType::Type(_, ty) = &task.signature.output {
@@ -35,6 +36,40 @@ pub(crate) fn signature(task: &Task, errors: &mut Errors) -> bool {
         }
     }
     errors.count() == before
+}
+
+/// Whether its function is here or elsewhere, and all that it says is in keeping with that.
+fn place(task: &Task, errors: &mut Errors) {
+    let Some(elsewhere) = &task.options.elsewhere else {
+        if task.body.is_empty() {
+            let message = "a task needs a body; of one that runs elsewhere, say so: \
+                           `#[task(name = \"…\", extern)]`";
+            errors.at(&task.signature, message);
+        }
+        return;
+    };
+    if !task.body.is_empty() {
+        let message = "a task that is `extern` runs elsewhere: write `;` in place of its body, or leave \
+                       out `extern`";
+        errors.at(&task.body, message);
+    }
+    if task.options.name.is_none() {
+        let message = "a task that is `extern` needs its `name`, under which it is registered where it \
+                       runs: `name = \"proj.tasks.add\"`";
+        errors.at(elsewhere, message);
+    }
+    for (key, _) in &task.options.fields {
+        if ["retries", "backoff", "timeout", "ack"]
+            .iter()
+            .any(|option| key == option)
+        {
+            let message = format!(
+                "`{key}` is for the worker that runs the task, which does not see this declaration: say it \
+                 where the task's function is"
+            );
+            errors.at(key, message);
+        }
+    }
 }
 
 fn qualifiers(signature: &Signature, errors: &mut Errors) {
@@ -76,12 +111,16 @@ fn pattern(typed: &PatType, errors: &mut Errors) {
     }
 }
 
-fn lent(reference: &TypeReference, errors: &mut Errors) {
+fn lent(task: &Task, reference: &TypeReference, errors: &mut Errors) {
     let and = reference.and_token;
     let elem = peeled(&reference.elem);
     if let Some(owned) = owned_form(reference) {
         let owned = readable(owned);
         errors.at(and, format!("a task argument must be owned: use `{owned}`"));
+    } else if task.options.elsewhere.is_some() {
+        let message = "a declaration has the arguments only, which travel in the message: leave out what \
+                       the task's own worker lends it";
+        errors.at(reference, message);
     } else if let Some(mutability) = &reference.mutability {
         let message = "a worker lends shared references: use `&T`, with a `Mutex` inside if it must \
                        change";

@@ -35,6 +35,8 @@ pub struct Queue {
     pub(crate) exclusive: bool,
     pub(crate) dead_letters: bool,
     pub(crate) bindings: Vec<Binding>,
+    /// Whether it is not made where it is missing on a broker that others use, too. See [`Queue::of_others`].
+    pub(crate) must_exist: bool,
 }
 
 impl Queue {
@@ -47,6 +49,7 @@ impl Queue {
             exclusive: false,
             dead_letters: true,
             bindings: Vec::new(),
+            must_exist: false,
         }
     }
 
@@ -123,6 +126,14 @@ impl Queue {
             dead_letters: false,
             ..Self::new(self.dead_letter_name())
         }
+    }
+
+    /// The same as a queue of other workers, that do not know ours: unless its type is said, it is theirs to make.
+    /// A Python worker ends when it finds its queue made in another way than its own.
+    pub(crate) fn of_others(mut self) -> Self {
+        let is_plain = self.queue_type.is_none() && self.max_priority.is_none();
+        self.must_exist = is_plain && self.bindings.is_empty() && !self.exclusive;
+        self
     }
 
     pub(crate) fn validate(&self) -> Result<()> {

@@ -14,6 +14,9 @@ pub(crate) const HEADER_LIMIT: usize = 64 * 1024;
 const NOTE_LIMIT: usize = 512;
 /// How deep the table of headers may be nested, itself counted.
 pub(crate) const DEPTH_LIMIT: usize = 32;
+/// How deep what a message carries may be nested: more than serde reads, and much less than what ends a Python
+/// worker with several processes, which pickles it between them (some 300).
+pub(crate) const BODY_DEPTH_LIMIT: usize = 160;
 /// Bytes of a sender's text shown in ours.
 const SHOWN: usize = 200;
 /// Bytes kept of the names of headers that a dead letter had to leave out.
@@ -46,7 +49,7 @@ impl Message {
                 ));
             }
         }
-        for name in ["eta", "expires", header::DEADLINE] {
+        for name in ["eta", "expires", header::EXPIRES, header::DEADLINE] {
             if let Some(value) = self.headers.get(name).filter(|value| !value.is_null())
                 && value.as_str().and_then(parse_time).is_none()
             {
@@ -148,6 +151,29 @@ impl Message {
             self.set(header::LEFT_OUT, cut(left_out.trim_end(), NAMES_LIMIT));
         }
     }
+}
+
+/// Whether sound JSON is nested deeper than `limit`.
+pub(crate) fn is_deeper(json: &[u8], limit: usize) -> bool {
+    if json.len() <= limit {
+        return false;
+    }
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_text,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > limit {
+            return true;
+        }
+    }
+    false
 }
 
 /// A value of a sender's, short and without control characters.

@@ -69,6 +69,7 @@ impl Message {
     pub fn set_deadline(&mut self, deadline: SystemTime) {
         self.set(header::DEADLINE, format_time(deadline));
         if self.expires().is_none_or(|expires| expires > deadline) {
+            self.headers.remove(header::EXPIRES);
             self.set("expires", format_time(deadline));
         }
     }

@@ -102,6 +102,7 @@ impl Message {
         }
         if alive.last_start().is_some_and(|last| last <= now) {
             alive.headers.remove("expires");
+            alive.headers.remove(header::EXPIRES);
             alive.headers.remove(header::DEADLINE);
         }
         alive.set(header::REVIVALS, self.revivals().saturating_add(1));

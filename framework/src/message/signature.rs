@@ -96,6 +96,9 @@ pub struct SignatureOptions {
     /// Ours: within how many seconds of being sent it is to be done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub garenne_deadline: Option<f64>,
+    /// Ours: `expires` where that would be farther away than Python can bear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub garenne_expires: Option<f64>,
     /// Ours: the join whose body it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub garenne_join: Option<Joined>,
@@ -286,7 +289,9 @@ impl Signature {
         if options.ignore_result == Some(true) {
             message.set("ignore_result", true);
         }
+        let far = options.garenne_expires.and_then(seconds);
         let expires = options.expires.and_then(|expires| moment(&expires, now));
+        let expires = expires.or_else(|| now.checked_add(far?));
         if let Some(expires) = expires {
             message.set("expires", format_time(expires));
         }

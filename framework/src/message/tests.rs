@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use crate::reply::Reply;
 
-use super::{Arguments, Headers, Message, format_time, header, parse_time};
+use super::{
+    Arguments, FARTHEST_EXPIRY, Headers, Message, format_time, header, is_deeper, parse_time,
+};
 
 pub(crate) const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -417,4 +419,38 @@ fn a_dead_letter_says_why() {
     assert!(dead.text(header::ERROR).is_some_and(|e| e.len() == 8192));
     assert_eq!(dead.history().len(), 2);
     assert_eq!((dead.attempt(), dead.id), (4, message.id));
+}
+
+#[test]
+fn what_is_sent_again_has_all_that_python_needs() {
+    let mut foreign = Message {
+        id: "a".into(),
+        ..Message::default()
+    };
+    foreign.set("task", "t");
+    let again = foreign.next_attempt("oh", NOW);
+    assert_eq!(again.text("id"), Some("a"));
+    assert_eq!(again.content_type, "application/json");
+}
+
+#[test]
+fn far_expiries_are_hidden_from_python() {
+    let mut message = Message::new("a".into(), "t", &Arguments::default());
+    for (after, hidden) in [(FARTHEST_EXPIRY, false), (FARTHEST_EXPIRY * 2, true)] {
+        message.set("expires", format_time(NOW + after));
+        message.hide_far_expiry(NOW);
+        assert_eq!(message.text("expires").is_none(), hidden);
+        assert_eq!(message.expires(), Some(NOW + after));
+    }
+    message.set_deadline(NOW + Duration::from_secs(1));
+    assert_eq!(message.expires(), Some(NOW + Duration::from_secs(1)));
+}
+
+#[test]
+fn depth_is_counted_outside_of_texts() {
+    let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    assert!(!is_deeper(deep(160).as_bytes(), 160));
+    assert!(is_deeper(deep(161).as_bytes(), 160));
+    assert!(!is_deeper(br#"["[[[[[[\"[[[[", {}, {}, {}, {}]"#, 2));
+    assert!(is_deeper(br#"{"a": [{"b": 1}]}"#, 2));
 }

@@ -71,6 +71,7 @@ impl Template {
                 QueueType::Classic => "classic".to_owned(),
             }),
             max_priority: options.queue.max_priority,
+            of_others: options.queue.must_exist,
             exchange: options.exchange.as_ref().map(|(exchange, key)| {
                 let kind = exchange.kind().as_str().to_owned();
                 (exchange.name().to_owned(), kind, key.clone())
@@ -117,6 +118,7 @@ impl Template {
                 _ => None,
             },
             max_priority: stored.max_priority,
+            must_exist: stored.of_others,
             ..Queue::new(stored.queue)
         };
         if let Some((name, kind, key)) = stored.exchange {
@@ -171,6 +173,9 @@ struct Stored {
     queue_type: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_priority: Option<u8>,
+    /// Whether its workers are others than ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    of_others: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exchange: Option<(String, String, String)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -228,7 +233,7 @@ mod tests {
         assert_eq!(format!("{read:?}"), format!("{plain:?}"));
         assert_eq!(
             json.get(),
-            r#"{"task":"t","args":[],"kwargs":{},"queue":"default"}"#
+            r#"{"task":"t","args":[],"kwargs":{},"queue":"default","of_others":true}"#
         );
     }
 

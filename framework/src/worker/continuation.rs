@@ -368,6 +368,7 @@ fn sent(first: First, origin: &Origin, now: SystemTime, home: &dyn Fn(&str) -> R
     };
     let Following { mut message, delay } = signature.message(input.as_deref(), rest, now);
     message.descend_from(origin);
+    message.hide_far_expiry(now);
     Next {
         route,
         message,

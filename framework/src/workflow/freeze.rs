@@ -310,9 +310,12 @@ impl Freezer<'_> {
             self.task.clone_from(&step.task);
         }
         self.delay = self.delay.saturating_add(step.options.delay(self.now));
-        let queue = step.options.queue.clone();
+        let queue = step.queue_to_declare();
         let signature = step.freeze(self.prefix, self.now)?;
-        self.queues.entry(queue.name().to_owned()).or_insert(queue);
+        match self.queues.get(queue.name()) {
+            Some(known) if !known.must_exist => {}
+            _ => drop(self.queues.insert(queue.name().to_owned(), queue)),
+        }
         self.ids.extend(signature.options.task_id.clone());
         Ok(signature)
     }

@@ -105,7 +105,8 @@ impl<In, Out> Partial<In, Out> {
     }
 
     /// A partial call of a task whose function this binary does not have: another service's, or a Python
-    /// one. Goes to the queue `default` unless [`queue`](Self::queue) says otherwise.
+    /// one. Goes to the queue `default` unless [`queue`](Self::queue) says otherwise; see
+    /// [`Call::named`](crate::Call::named).
     ///
     /// ```
     /// # use garenne::{Partial, task};

@@ -17,7 +17,7 @@ use super::transport::Transport;
 use super::wire::{self, own, short, table, text};
 use super::{arguments, delay};
 use crate::broker::{self, Binding, Depth, Exchange, HeaderMatch, Queue, QueueType};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Reaches every queue that we declare by its own name, so that a producer needs no permission on the
 /// default exchange, which reaches all queues of the vhost.
@@ -197,6 +197,14 @@ impl Topology {
     pub(super) async fn declare(&self, queue: &Queue) -> Result<Known> {
         queue.validate()?;
         self.base().await?;
+        if queue.must_exist
+            && let Err(trouble) = self.find(queue.name()).await?
+            && trouble.code == Some(404)
+        {
+            let reason = "it does not exist, and this task's workers, which this program does not have, know how \
+                          to make it: start one first, or make it as workers with Garenne do, with `app.declare(…)`";
+            return Err(Error::invalid("queue", queue.name(), reason));
+        }
         let queue_type = self.type_of(queue).await?;
         if queue.dead_letters {
             let dead = queue.dead_letters().queue_type(queue_type);

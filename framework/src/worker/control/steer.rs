@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{Answer, Ear};
 use crate::broker::Queue;
 use crate::control::request::Request;
+use crate::control::{ADD_CONSUMER, POOL_SHRINK};
 use crate::task::Definition;
 use crate::worker::Shared;
 use crate::worker::lanes::Change;
@@ -30,11 +31,11 @@ impl Ear {
             "rate_limit" => self.rate_limit(request),
             "time_limit" => self.time_limit(request),
             "pool_grow" => self.resize(request, Change::Grow, "pool will grow").await,
-            "pool_shrink" => {
+            "pool_shrink" | POOL_SHRINK => {
                 self.resize(request, Change::Shrink, "pool will shrink")
                     .await
             }
-            "add_consumer" => self.add_consumer(request).await,
+            "add_consumer" | ADD_CONSUMER => self.add_consumer(request).await,
             "cancel_consumer" => self.cancel_consumer(request).await,
             "enable_events" => Answer::ok(match shared.teller.enable(true) {
                 true => "task events enabled",
