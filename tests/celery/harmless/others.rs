@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use garenne::{
-    Ack, App, Call, Error, HOUR, Partial, Rate, SECOND, Scheduler, Worker, every, group,
+    Ack, App, Call, Error, HOUR, Partial, Rate, SECOND, Scheduler, Worker, every, group, task,
 };
 use serde_json::{Map, json};
 
