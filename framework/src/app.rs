@@ -1,25 +1,26 @@
 //! The way to the broker: what calls are sent through and workers are made from. A cheap clone.
 
-use std::collections::HashSet;
+mod declared;
+mod dispatch;
+
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::OnceCell;
 
+use self::declared::Declared;
+pub(crate) use self::dispatch::Outgoing;
 use crate::broker::url::BrokerUrl;
-use crate::broker::{self, Broker, Exchange, Publish, Queue, Replies, Route};
+use crate::broker::{self, Broker, Queue, Replies};
 use crate::clock::Clock;
 use crate::dead_letters::DeadLetters;
-use crate::error::{Error, Result};
-use crate::message::{BODY_DEPTH_LIMIT, Message, Origin, format_time, is_deeper};
+use crate::error::Result;
+use crate::message::Origin;
 use crate::rehearsal::Rehearsal;
 use crate::reply::{Progress, Reply};
 use crate::retry::LONGEST_DELAY;
-use crate::waiters::{Waiters, Waiting};
-
-/// Declared names remembered; more are forgotten, which costs no more than declaring again.
-const DECLARED_LIMIT: usize = 10_000;
+use crate::waiters::Waiters;
 
 /// A connection to a broker. Calls are sent through it, workers are made from it.
 ///
@@ -44,7 +45,7 @@ struct Inner {
     #[cfg(feature = "redis")]
     results: OnceCell<crate::result_store::ResultStore>,
     /// Names of queues and exchanges that are known to be declared.
-    declared: Mutex<HashSet<String>>,
+    declared: Declared,
 }
 
 /// What is the same for everything that an app sends.
@@ -94,16 +95,6 @@ fn file_name(path: &str) -> Option<&str> {
     std::path::Path::new(path).file_name()?.to_str()
 }
 
-/// What an app is given to send: a message, and what must be there before it.
-pub(crate) struct Outgoing {
-    pub(crate) message: Message,
-    pub(crate) route: Route,
-    pub(crate) queue: Queue,
-    pub(crate) exchange: Option<Exchange>,
-    pub(crate) delay: Duration,
-    pub(crate) wants_reply: bool,
-}
-
 impl App {
     pub(crate) fn over(broker: Arc<dyn Broker>, prefix: String, settings: Settings) -> Self {
         let inner = Arc::new(Inner {
@@ -114,7 +105,7 @@ impl App {
             reply_address: OnceCell::new(),
             #[cfg(feature = "redis")]
             results: OnceCell::new(),
-            declared: Mutex::default(),
+            declared: Declared::default(),
         });
         Self {
             inner,
@@ -261,7 +252,7 @@ impl App {
     /// Where the broker refuses; a queue that does not exist is no error.
     pub async fn delete(&self, queue: &str) -> Result<()> {
         let name = format!("{}{queue}", self.prefix());
-        self.forget(&name);
+        self.inner.declared.forget(&name);
         self.inner.broker.delete(&name).await
     }
 
@@ -276,171 +267,6 @@ impl App {
     pub async fn close(&self) {
         self.inner.waiters.close();
         self.inner.broker.close().await;
-    }
-
-    /// Sends a message; returns the wait for its reply, if it wants one.
-    pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<Option<Arc<Waiting>>> {
-        let deadline = self.send_timeout();
-        let route = outgoing.route.to_string();
-        // Everything on the way has a deadline of its own; this one is for their sum.
-        tokio::time::timeout(deadline + crate::SECOND, self.publish(outgoing))
-            .await
-            .unwrap_or(Err(Error::Unconfirmed {
-                route,
-                waited: deadline,
-            }))
-    }
-
-    async fn publish(&self, outgoing: Outgoing) -> Result<Option<Arc<Waiting>>> {
-        let Outgoing {
-            mut message,
-            route,
-            queue,
-            exchange,
-            delay,
-            wants_reply,
-        } = outgoing;
-        self.check(&mut message)?;
-        let mut waiting = None;
-        if wants_reply {
-            message.reply_to = Some(self.reply_address().await?.to_owned());
-            waiting = Some(self.await_reply(&message.id)?);
-        }
-        let route = self.physical(route);
-        let publish = Publish {
-            route,
-            message,
-            delay,
-            deadline: self.send_timeout(),
-        };
-        match exchange {
-            Some(exchange) => {
-                self.declare_exchange(&exchange.prefixed(self.prefix()))
-                    .await?;
-                self.inner.broker.publish(publish).await?;
-            }
-            None => {
-                self.publish_to_queue(&queue.prefixed(self.prefix()), publish)
-                    .await?
-            }
-        }
-        #[cfg(feature = "redis")]
-        self.follow(waiting.as_deref());
-        Ok(waiting)
-    }
-
-    /// Makes the message what its origin wants it to be, and refuses it where it is out of bounds.
-    pub(crate) fn check(&self, message: &mut Message) -> Result<()> {
-        if let Some(origin) = &self.origin {
-            message.descend_from(origin);
-        }
-        message.hide_far_expiry(self.now());
-        check_deadline(message)?;
-        let (size, limit) = (message.body.len(), self.max_message_size());
-        if size > limit {
-            let task = message.text("task").unwrap_or_default().to_owned();
-            return Err(Error::TooLarge { task, size, limit });
-        }
-        if is_deeper(&message.body, BODY_DEPTH_LIMIT) {
-            let reason = format!(
-                "its arguments are nested more than {BODY_DEPTH_LIMIT} deep: no worker could read them"
-            );
-            return Err(Error::invalid("call", &message.id, reason));
-        }
-        message
-            .check_headers()
-            .map_err(|unreadable| Error::invalid("call", &message.id, unreadable.0))
-    }
-
-    /// Awaits the reply to the call `id` from now on.
-    pub(crate) fn await_reply(&self, id: &str) -> Result<Arc<Waiting>> {
-        self.inner.waiters.add(id)
-    }
-
-    /// Makes sure that a queue which is known by its name on the broker exists.
-    pub(crate) async fn declare_route(&self, route: &Route) -> Result<()> {
-        match route {
-            Route::Queue(name) => self.declare_queue(&Queue::new(name)).await,
-            _ => Ok(()),
-        }
-    }
-
-    /// The same for a queue that is not there though it was declared.
-    pub(crate) async fn declare_anew(&self, route: &Route) -> Result<()> {
-        if let Route::Queue(name) = route {
-            self.forget(name);
-        }
-        self.declare_route(route).await
-    }
-
-    async fn publish_to_queue(&self, queue: &Queue, publish: Publish) -> Result<()> {
-        self.declare_queue(queue).await?;
-        match self.inner.broker.publish(publish.clone()).await {
-            // Somebody deleted the queue since it was declared.
-            Err(Error::Unroutable { .. }) => {
-                self.forget(queue.name());
-                self.declare_queue(queue).await?;
-                self.inner.broker.publish(publish).await
-            }
-            outcome => outcome,
-        }
-    }
-
-    fn physical(&self, route: Route) -> Route {
-        match route {
-            Route::Queue(name) => Route::Queue(format!("{}{name}", self.prefix())),
-            Route::Exchange {
-                exchange,
-                routing_key,
-            } => Route::Exchange {
-                exchange: format!("{}{exchange}", self.prefix()),
-                routing_key,
-            },
-            // Their names are the wire's already.
-            route @ (Route::Reply(_) | Route::Join { .. }) => route,
-        }
-    }
-
-    async fn declare_queue(&self, queue: &Queue) -> Result<()> {
-        if queue.bindings.is_empty() && self.is_declared(queue.name()) {
-            return Ok(());
-        }
-        self.inner.broker.declare(queue).await?;
-        self.remember(queue.name());
-        Ok(())
-    }
-
-    async fn declare_exchange(&self, exchange: &Exchange) -> Result<()> {
-        // The kind is part of the key, so that a second kind under one name gets its warning.
-        let key = format!("{}:{}", exchange.kind().as_str(), exchange.name());
-        if !self.is_declared(&key) {
-            self.inner.broker.declare_exchange(exchange).await?;
-            self.remember(&key);
-        }
-        Ok(())
-    }
-
-    fn is_declared(&self, name: &str) -> bool {
-        self.declared().contains(name)
-    }
-
-    fn remember(&self, name: &str) {
-        let mut declared = self.declared();
-        if declared.len() >= DECLARED_LIMIT {
-            declared.clear();
-        }
-        declared.insert(name.to_owned());
-    }
-
-    fn forget(&self, name: &str) {
-        self.declared().remove(name);
-    }
-
-    fn declared(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
-        self.inner
-            .declared
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The name of this app's reply queue, which is opened when the first call wants a reply.
@@ -477,20 +303,6 @@ impl App {
             .get_or_try_init(open)
             .await
             .map(String::as_str)
-    }
-}
-
-/// Refuses a call that could never run, since it is due only after its deadline.
-fn check_deadline(message: &Message) -> Result<()> {
-    match (message.eta(), message.deadline()) {
-        (Some(eta), Some(deadline)) if eta >= deadline => {
-            let reason = format!(
-                "the call is not due before {}, so it could never run (inside a task it inherits the deadline of the task's own call)",
-                format_time(eta)
-            );
-            Err(Error::invalid("deadline", format_time(deadline), reason))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -1,0 +1,178 @@
+//! The way of a message into the broker: it is checked, what it needs is declared, and it is published.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::App;
+use crate::broker::{Exchange, Publish, Queue, Route};
+use crate::error::{Error, Result};
+use crate::message::{BODY_DEPTH_LIMIT, Message, format_time, is_deeper};
+use crate::waiters::Waiting;
+
+/// What an app is given to send: a message, and what must be there before it.
+pub(crate) struct Outgoing {
+    pub(crate) message: Message,
+    pub(crate) route: Route,
+    pub(crate) queue: Queue,
+    pub(crate) exchange: Option<Exchange>,
+    pub(crate) delay: Duration,
+    pub(crate) wants_reply: bool,
+}
+
+impl App {
+    /// Sends a message; returns the wait for its reply, if it wants one.
+    pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<Option<Arc<Waiting>>> {
+        let deadline = self.send_timeout();
+        let route = outgoing.route.to_string();
+        // Everything on the way has a deadline of its own; this one is for their sum.
+        tokio::time::timeout(deadline + crate::SECOND, self.publish(outgoing))
+            .await
+            .unwrap_or(Err(Error::Unconfirmed {
+                route,
+                waited: deadline,
+            }))
+    }
+
+    async fn publish(&self, outgoing: Outgoing) -> Result<Option<Arc<Waiting>>> {
+        let Outgoing {
+            mut message,
+            route,
+            queue,
+            exchange,
+            delay,
+            wants_reply,
+        } = outgoing;
+        self.check(&mut message)?;
+        let mut waiting = None;
+        if wants_reply {
+            message.reply_to = Some(self.reply_address().await?.to_owned());
+            waiting = Some(self.await_reply(&message.id)?);
+        }
+        let route = self.physical(route);
+        let publish = Publish {
+            route,
+            message,
+            delay,
+            deadline: self.send_timeout(),
+        };
+        match exchange {
+            Some(exchange) => {
+                self.declare_exchange(&exchange.prefixed(self.prefix()))
+                    .await?;
+                self.inner.broker.publish(publish).await?;
+            }
+            None => {
+                self.publish_to_queue(&queue.prefixed(self.prefix()), publish)
+                    .await?
+            }
+        }
+        #[cfg(feature = "redis")]
+        self.follow(waiting.as_deref());
+        Ok(waiting)
+    }
+
+    /// Makes the message what its origin wants it to be, and refuses it where it is out of bounds.
+    pub(crate) fn check(&self, message: &mut Message) -> Result<()> {
+        if let Some(origin) = &self.origin {
+            message.descend_from(origin);
+        }
+        message.hide_far_expiry(self.now());
+        check_deadline(message)?;
+        let (size, limit) = (message.body.len(), self.max_message_size());
+        if size > limit {
+            let task = message.text("task").unwrap_or_default().to_owned();
+            return Err(Error::TooLarge { task, size, limit });
+        }
+        if is_deeper(&message.body, BODY_DEPTH_LIMIT) {
+            let reason = format!(
+                "its arguments are nested more than {BODY_DEPTH_LIMIT} deep: no worker could read them"
+            );
+            return Err(Error::invalid("call", &message.id, reason));
+        }
+        message
+            .check_headers()
+            .map_err(|unreadable| Error::invalid("call", &message.id, unreadable.0))
+    }
+
+    /// Awaits the reply to the call `id` from now on.
+    pub(crate) fn await_reply(&self, id: &str) -> Result<Arc<Waiting>> {
+        self.inner.waiters.add(id)
+    }
+
+    /// Makes sure that a queue which is known by its name on the broker exists.
+    pub(crate) async fn declare_route(&self, route: &Route) -> Result<()> {
+        match route {
+            Route::Queue(name) => self.declare_queue(&Queue::new(name)).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for a queue that is not there though it was declared.
+    pub(crate) async fn declare_anew(&self, route: &Route) -> Result<()> {
+        if let Route::Queue(name) = route {
+            self.inner.declared.forget(name);
+        }
+        self.declare_route(route).await
+    }
+
+    async fn publish_to_queue(&self, queue: &Queue, publish: Publish) -> Result<()> {
+        self.declare_queue(queue).await?;
+        match self.inner.broker.publish(publish.clone()).await {
+            // Somebody deleted the queue since it was declared.
+            Err(Error::Unroutable { .. }) => {
+                self.inner.declared.forget(queue.name());
+                self.declare_queue(queue).await?;
+                self.inner.broker.publish(publish).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn physical(&self, route: Route) -> Route {
+        match route {
+            Route::Queue(name) => Route::Queue(format!("{}{name}", self.prefix())),
+            Route::Exchange {
+                exchange,
+                routing_key,
+            } => Route::Exchange {
+                exchange: format!("{}{exchange}", self.prefix()),
+                routing_key,
+            },
+            // Their names are the wire's already.
+            route @ (Route::Reply(_) | Route::Join { .. }) => route,
+        }
+    }
+
+    pub(super) async fn declare_queue(&self, queue: &Queue) -> Result<()> {
+        if queue.bindings.is_empty() && self.inner.declared.contains(queue.name()) {
+            return Ok(());
+        }
+        self.inner.broker.declare(queue).await?;
+        self.inner.declared.remember(queue.name());
+        Ok(())
+    }
+
+    async fn declare_exchange(&self, exchange: &Exchange) -> Result<()> {
+        // The kind is part of the key, so that a second kind under one name gets its warning.
+        let key = format!("{}:{}", exchange.kind().as_str(), exchange.name());
+        if !self.inner.declared.contains(&key) {
+            self.inner.broker.declare_exchange(exchange).await?;
+            self.inner.declared.remember(&key);
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a call that could never run, since it is due only after its deadline.
+fn check_deadline(message: &Message) -> Result<()> {
+    match (message.eta(), message.deadline()) {
+        (Some(eta), Some(deadline)) if eta >= deadline => {
+            let reason = format!(
+                "the call is not due before {}, so it could never run (inside a task it inherits the deadline of the task's own call)",
+                format_time(eta)
+            );
+            Err(Error::invalid("deadline", format_time(deadline), reason))
+        }
+        _ => Ok(()),
+    }
+}
