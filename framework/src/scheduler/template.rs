@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(format!("{read:?}"), format!("{plain:?}"));
         assert_eq!(
             json.get(),
-            r#"{"task":"t","args":[],"kwargs":{},"queue":"default","of_others":true}"#
+            r#"{"task":"t","args":[],"kwargs":{},"queue":"default"}"#
         );
     }
 
