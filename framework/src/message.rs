@@ -18,7 +18,8 @@ mod stamps;
 mod unpack;
 
 pub use arguments::Arguments;
-pub use canvas::{Beginning, Chord, First, Kind};
+pub(crate) use canvas::Kind;
+pub use canvas::{Beginning, Chord, First};
 #[cfg(feature = "amqp")]
 pub(crate) use check::DEPTH_LIMIT;
 pub(crate) use check::{BODY_DEPTH_LIMIT, is_deeper};

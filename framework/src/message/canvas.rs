@@ -229,7 +229,7 @@ impl Membership<'_> {
 
 /// What a signature stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A call of a task.
     Call,
     /// Steps, one after the other.
@@ -243,7 +243,7 @@ pub enum Kind {
 impl Signature {
     /// What it stands for.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         match self.subtask_type.as_deref() {
             Some("chain") => Kind::Chain,
             Some("group") => Kind::Group,
