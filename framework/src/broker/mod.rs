@@ -31,7 +31,7 @@ pub use broadcast::{Announcement, BACKLOG, Channel, ChannelKind, Listener};
 pub use browse::Browse;
 pub use consumer::{Consumer, HoldLimit, Renew, Subscription};
 pub use join::Join;
-pub(crate) use join::is_join;
+pub(crate) use join::{KEPT as JOIN_KEPT, check_parts, is_join};
 pub use lease::Lease;
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub(crate) use queue::{dead_letter_name, is_reply_queue, validate_routing_key};

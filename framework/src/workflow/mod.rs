@@ -2,6 +2,7 @@
 //! any depth. They are built here without I/O, frozen into what goes over the wire (`freeze.rs`), and sent.
 
 mod builtin;
+mod due;
 mod freeze;
 mod group;
 mod launch;
@@ -129,8 +130,9 @@ impl<T> Workflow<T> {
     /// middle travels as a whole in the messages before it.
     ///
     /// # Errors
-    /// As for [`Call::send`]; [`Error::Invalid`](crate::Error::Invalid) where a call goes through an exchange,
-    /// or where [`coordinate_on`](Self::coordinate_on) is missing. A group may be stored in part when there is
+    /// As for [`Call::send`]; [`Error::Invalid`](crate::Error::Invalid) where a call goes through an exchange, where
+    /// two calls have one id, where a group that something follows is too large or takes too long
+    /// ([`Group::then`]), or where [`coordinate_on`](Self::coordinate_on) is missing. A group may be stored in part when there is
     /// an error: nothing waits for those members.
     pub async fn send(self, app: &App) -> Result<Handle<T>> {
         launch::send(self.node, self.coordinator, app).await

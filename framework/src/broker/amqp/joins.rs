@@ -26,7 +26,7 @@ use super::server::UPPER_CLASS;
 use super::topology::{EXCHANGE, Topology};
 use super::transport::Transport;
 use super::wire::{self, own, text};
-use crate::broker::join::warn_of_hostile;
+use crate::broker::join::{note_missing, warn_of_hostile};
 use crate::broker::{Depth, Join, QueueType, Route, is_join};
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -354,7 +354,11 @@ pub(super) async fn put(core: &Core, outgoing: &mut Outgoing) -> Result<()> {
             waited: Duration::ZERO,
             reason: "its queue took no part".into(),
         }),
-        _ => Ok(()),
+        Some(_) => Ok(()),
+        None => {
+            note_missing(&join);
+            Ok(())
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::state::State;
-use crate::broker::join::{KEPT, part_key};
+use crate::broker::join::{KEPT, note_missing, part_key};
 use crate::broker::{Join, Publish, Queue};
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -82,6 +82,8 @@ impl State {
         if let Some(join) = self.joins.get(join, now) {
             let key = part_key(&part).to_owned();
             join.parts.entry(key).or_insert(part);
+        } else {
+            note_missing(join);
         }
     }
 
