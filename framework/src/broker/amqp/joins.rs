@@ -186,6 +186,7 @@ impl Joins {
             )
             .await?;
             last = match fetched {
+                Ok(collection) if collection.is_cut => return Ok(Some(collection.parts)),
                 Ok(collection) => collection,
                 Err(trouble) if trouble.is_lasting() && !trouble.is_missing() => {
                     return Err(trouble.refused(format!("to collect join `{join}`")));
@@ -374,11 +375,12 @@ pub(super) async fn check(core: &Core, join: &str, parts: u32, fire: bool) -> Re
     fired.map(drop)
 }
 
-/// The parts that are there.
-pub(super) async fn parts(core: &Core, join: &str) -> Result<Option<Vec<Message>>> {
+/// The parts that are there, until their bodies have more than `most` bytes.
+pub(super) async fn parts(core: &Core, join: &str, most: usize) -> Result<Option<Vec<Message>>> {
     if !is_join(join) {
         return Ok(None);
     }
     let deadline = Instant::now() + REQUEST_LIMIT;
-    core.joins.collect_by(deadline, join, Wish::Read).await
+    let wish = Wish::Read { most };
+    core.joins.collect_by(deadline, join, wish).await
 }

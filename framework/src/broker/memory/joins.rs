@@ -111,9 +111,17 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn parts(&mut self, join: &str, now: Instant) -> Option<Vec<Message>> {
+    pub(super) fn parts(&mut self, join: &str, most: usize, now: Instant) -> Option<Vec<Message>> {
         let join = self.joins.get(join, now)?;
-        Some(join.parts.values().cloned().collect())
+        let (mut parts, mut size) = (Vec::new(), 0_usize);
+        for part in join.parts.values() {
+            if size > most {
+                break;
+            }
+            size = size.saturating_add(part.body.len());
+            parts.push(part.clone());
+        }
+        Some(parts)
     }
 
     pub(super) fn close_join(&mut self, join: &str) {
