@@ -276,8 +276,32 @@ impl Joins {
     ) -> Result<Option<FieldTable>> {
         let (exchange, headers) = self.lead(queue, priority, delay).await?;
         let arguments = arguments::of_join(self.queue_type, &exchange, queue);
-        let declared = self
-            .topology
+        let declared = match self.declare(join, &arguments).await? {
+            // Opened with another body, or its opener was killed before it stored that.
+            Err(trouble) if trouble.code == Some(406) => {
+                if !self.is_abandoned(join).await? {
+                    return Ok(None);
+                }
+                self.topology.delete(join).await?;
+                self.declare(join, &arguments).await?
+            }
+            declared => declared,
+        };
+        let is_new = match declared {
+            Ok(queue) => queue.message_count() == 0 && queue.consumer_count() == 0,
+            // Somebody else was faster.
+            Err(trouble) if trouble.code == Some(406) => false,
+            Err(trouble) => return Err(trouble.refused(format!("to open join `{join}`"))),
+        };
+        Ok(is_new.then_some(headers))
+    }
+
+    async fn declare(
+        &self,
+        join: &str,
+        arguments: &FieldTable,
+    ) -> Result<Result<lapin::Queue, Trouble>> {
+        self.topology
             .on_channel(|channel| {
                 let (name, arguments) = (own(join), arguments.clone());
                 async move {
@@ -285,14 +309,26 @@ impl Joins {
                     rpc(channel.queue_declare(name, options, arguments)).await
                 }
             })
-            .await?;
-        let is_new = match declared {
-            Ok(queue) => queue.message_count() == 0 && queue.consumer_count() == 0,
-            // Opened with another body.
-            Err(trouble) if trouble.code == Some(406) => false,
-            Err(trouble) => return Err(trouble.refused(format!("to open join `{join}`"))),
-        };
-        Ok(is_new.then_some(headers))
+            .await
+    }
+
+    /// Whether there is nothing in a join's queue, and nobody has it to himself.
+    async fn is_abandoned(&self, join: &str) -> Result<bool> {
+        let wish = Wish::Read { most: 0 };
+        for _ in 0..EMPTY {
+            match self.look(join).await? {
+                None => return Ok(true),
+                Some(depth) if depth.ready > 0 || depth.consumers > 0 => return Ok(false),
+                Some(_) => {}
+            }
+            let fetched = Collection::fetch(&self.topology, &self.publisher, join, wish, 1).await?;
+            match fetched {
+                Ok(collection) if collection.left == 0 => {}
+                Ok(_) => return Ok(false),
+                Err(trouble) => return Err(trouble.refused(format!("to look at join `{join}`"))),
+            }
+        }
+        Ok(true)
     }
 
     /// The exchange that leads to a body's queue, and the headers that it needs to find it.
