@@ -44,6 +44,7 @@ impl Node {
                 }
                 Ok(due)
             }
+            Self::Coordinated { node, .. } => node.due(from, until, is_joined),
             Self::Watched { node, callback } => {
                 callback.due(from, None, false)?;
                 node.due(from, until, true)

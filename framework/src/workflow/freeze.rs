@@ -134,6 +134,7 @@ impl Freezer<'_> {
                 }
                 links
             }
+            Node::Coordinated { node, .. } => self.flatten(*node)?,
             Node::Watched { node, callback } => {
                 let mut links = self.flatten(*node)?;
                 // Somebody must be there to say it once that a member has failed.
@@ -481,6 +482,7 @@ impl Node {
     fn queue_of_ours(&self) -> Option<&Queue> {
         match self {
             Self::Call(step) => step.queue_of_ours(),
+            Self::Coordinated { queue, .. } => Some(queue),
             Self::Chain(nodes) | Self::Group(Members { nodes, .. }) => {
                 nodes.iter().find_map(Self::queue_of_ours)
             }

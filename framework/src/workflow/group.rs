@@ -68,7 +68,7 @@ impl<T> Group<T> {
     }
 
     pub(super) fn into_node(self) -> Node {
-        self.node
+        self.node.coordinated(self.coordinator)
     }
 
     /// Goes on with `next` when all members are done: it gets their results, in the members' order, as its

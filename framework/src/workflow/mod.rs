@@ -72,7 +72,7 @@ impl<T> Workflow<T> {
     }
 
     fn into_node(self) -> Node {
-        self.node
+        self.node.coordinated(self.coordinator)
     }
 
     /// Goes on with `next`, which gets the result so far as its first argument.
@@ -117,7 +117,8 @@ impl<T> Workflow<T> {
 
     /// Lets the workers of this queue do what is between the steps: collect results for a foreign task, or
     /// fan out. Needed where none of the workflow's tasks is this binary's; otherwise a queue of one of them
-    /// is chosen.
+    /// is chosen. Said of a part of a workflow, it is a choice beside those tasks' queues; said of the whole, it goes
+    /// before them all.
     pub fn coordinate_on(mut self, queue: impl Into<Queue>) -> Self {
         self.coordinator = Some(queue.into());
         self

@@ -327,6 +327,20 @@ fn foreign_tasks_have_ours_beside_them() {
             .queue_name(),
         Some("c")
     );
+    let inner = || nobody_of_ours().coordinated(Some(Queue::new("c")));
+    let last = || foreign("py.last");
+    for whole in [
+        Node::group(vec![inner()]).then(last()),
+        last().then(inner()),
+        Node::group(vec![foreign("py")])
+            .coordinated(Some(Queue::new("c")))
+            .collected()
+            .then(last()),
+    ] {
+        let Frozen { queues, .. } = frozen(whole);
+        let names: Vec<_> = queues.iter().map(Queue::name).collect();
+        assert_eq!(names, ["c", "q"], "that of the part is as good");
+    }
     let chain_alone = frozen(foreign("py").then(foreign("py2")));
     assert_eq!(tasks(&chain_alone.plan.calls[0]), ["py", "py2"]);
 }
