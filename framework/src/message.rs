@@ -254,7 +254,7 @@ impl Message {
     /// copy may be killed before the first one is off its queue.
     #[must_use]
     pub fn is_copy(&self) -> bool {
-        self.attempt() > 1 || self.is_postponed() || self.headers.contains_key(header::RETURNED)
+        self.attempt() > 1 || self.is_postponed()
     }
 
     /// The same message to be run again without an attempt spent: what the broker noted of the old

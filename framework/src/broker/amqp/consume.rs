@@ -362,6 +362,7 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
         .saturating_add(broker_counted.unwrap_or(0));
     let mut message = wire::message(&raw.properties, raw.data.clone());
     let (exchange, routing_key) = origin(&message, &queue, &raw);
+    let is_returned = message.headers.remove(header::RETURNED).is_some();
     message.headers.retain(|name, _| {
         let is_ours = delay::is_ours(name) || joins::is_ours(name);
         !is_ours && name != header::EXCHANGE && name != header::ROUTING_KEY
@@ -382,7 +383,7 @@ fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
         let mut delivery = Delivery::new(queue, message, stale, Box::new(settler));
         delivery.exchange = exchange;
         delivery.routing_key = routing_key;
-        delivery.redelivered = redelivered || past > 0;
+        delivery.redelivered = redelivered || past > 0 || is_returned;
         delivery.deliveries = past.saturating_add(1);
         delivery
     };
