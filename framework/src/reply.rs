@@ -2,12 +2,13 @@
 
 use std::time::SystemTime;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::failure::{Failure, FailureKind};
-use crate::message::{Headers, Message, Unreadable, cut, format_time};
+use crate::message::{Headers, Message, Unreadable, cut, format_time, without_nan};
 
 mod exception;
 mod progress;
@@ -44,6 +45,15 @@ struct ReplyBody {
     /// What Celery's form has no place for, and its readers pass over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     garenne: Option<Note>,
+}
+
+/// What is read of a reply that cannot be read in full.
+#[derive(Deserialize)]
+struct Outline {
+    status: String,
+    task_id: String,
+    #[serde(rename = "result")]
+    _result: IgnoredAny,
 }
 
 /// What we say of a failure beside Celery's description of an exception.
@@ -136,13 +146,30 @@ impl Reply {
         }
     }
 
-    /// Reads a reply; `None` for the news of a call that is not finished yet (`STARTED`, `RETRY`, …).
+    /// Reads a reply; `None` for the news of a call that is not finished yet (`STARTED`, `RETRY`, …). One that says
+    /// that its call is over, but not legibly how, is a failure: no better one will come.
     ///
     /// # Errors
     /// [`Unreadable`] with the reason.
     pub fn decode(message: &Message) -> Result<Option<Self>, Unreadable> {
-        let body: ReplyBody = serde_json::from_slice(&message.body)
-            .map_err(|e| Unreadable(format!("the reply cannot be read: {e}")))?;
+        let body: ReplyBody = match serde_json::from_slice(&message.body) {
+            Ok(body) => body,
+            Err(error) => {
+                let text = format!("the reply cannot be read: {error}");
+                return match outline(message) {
+                    Some(reply) if is_final(&reply.status) => Ok(Some(Self {
+                        outcome: Err(Failure::new(
+                            "",
+                            &*reply.task_id,
+                            FailureKind::Unknown,
+                            text,
+                        )),
+                        id: reply.task_id,
+                    })),
+                    _ => Err(Unreadable(text)),
+                };
+            }
+        };
         let outcome = match body.status.as_str() {
             "SUCCESS" => Ok(body.result.unwrap_or_else(null)),
             "FAILURE" | "REVOKED" => Err(failure(&body)),
@@ -153,6 +180,15 @@ impl Reply {
             outcome,
         }))
     }
+}
+
+fn is_final(status: &str) -> bool {
+    matches!(status, "SUCCESS" | "FAILURE" | "REVOKED")
+}
+
+/// What can be read of a reply with numbers or characters in it that JSON has not.
+fn outline(message: &Message) -> Option<Outline> {
+    serde_json::from_slice(&without_nan(&message.body)).ok()
 }
 
 fn null() -> Box<RawValue> {
