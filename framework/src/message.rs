@@ -193,7 +193,9 @@ impl Message {
 
     fn time_limit(&self, place: usize) -> Option<Duration> {
         let seconds = self.headers.get("timelimit")?.get(place)?.as_f64()?;
-        Duration::try_from_secs_f64(seconds).ok()
+        let limit = Duration::try_from_secs_f64(seconds).ok()?;
+        // As in Celery, 0 is no limit.
+        (!limit.is_zero()).then_some(limit)
     }
 
     /// `(base, max)` of the backoff, where the sender says so.
