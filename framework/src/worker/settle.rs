@@ -228,10 +228,19 @@ impl Shared {
             }
             None => Vec::new(),
         };
-        for publish in &then {
-            self.app.declare_route(&publish.route).await?;
+        // Only workers with a task know how they want its queue.
+        let is_ours = |publish: &Publish| {
+            let task = publish.message.text("task");
+            task.is_some_and(|task| self.tasks.get(task).is_some())
+        };
+        let routes = then.iter().map(|next| (next.route.clone(), is_ours(next)));
+        let routes: Vec<_> = routes.collect();
+        for (route, is_ours) in &routes {
+            match is_ours {
+                true => self.app.declare_route(route).await?,
+                false => self.app.find_route(route).await?,
+            }
         }
-        let routes: Vec<_> = then.iter().map(|publish| publish.route.clone()).collect();
         let follow = match verdict {
             Verdict::Dead { reason, failure } if lane.queue.dead_letters => {
                 let name = queue.strip_prefix(self.app.prefix()).unwrap_or(queue);
@@ -276,8 +285,11 @@ impl Shared {
             Ok(()) => self.close_join(&continuation, verdict).await,
             Err(Error::Unroutable { .. }) => {
                 // Somebody deleted the queue of a call that follows.
-                for route in &routes {
-                    self.app.declare_anew(route).await?;
+                for (route, is_ours) in &routes {
+                    match is_ours {
+                        true => self.app.declare_anew(route).await?,
+                        false => self.app.find_anew(route).await?,
+                    }
                 }
             }
             Err(_) => {}
