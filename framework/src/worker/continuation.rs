@@ -60,9 +60,9 @@ pub(super) struct Next {
 }
 
 impl<'a> Continuation<'a> {
-    /// What follows the call that `message` asks for. One that cannot be read is followed by its reply only.
+    /// What follows the call that `message` asks for, as far as that can be read.
     pub(super) fn of(message: &'a Message) -> Self {
-        let embed = Embed::of(message).unwrap_or_default();
+        let embed = Embed::readable_of(message);
         Self { message, embed }
     }
 
