@@ -146,6 +146,13 @@ impl Reply {
         }
     }
 
+    fn illegible(id: String, text: String) -> Self {
+        Self {
+            outcome: Err(Failure::new("", &*id, FailureKind::Unknown, text)),
+            id,
+        }
+    }
+
     /// Reads a reply; `None` for the news of a call that is not finished yet (`STARTED`, `RETRY`, …). One that says
     /// that its call is over, but not legibly how, is a failure: no better one will come.
     ///
@@ -155,17 +162,16 @@ impl Reply {
         let body: ReplyBody = match serde_json::from_slice(&message.body) {
             Ok(body) => body,
             Err(error) => {
-                let text = format!("the reply cannot be read: {error}");
-                return match outline(message) {
-                    Some(reply) if is_final(&reply.status) => Ok(Some(Self {
-                        outcome: Err(Failure::new(
-                            "",
-                            &*reply.task_id,
-                            FailureKind::Unknown,
-                            text,
-                        )),
-                        id: reply.task_id,
-                    })),
+                let format = message.unsupported();
+                let is_foreign = format.is_some();
+                let reason = format.unwrap_or_else(|| error.to_string());
+                let text = format!("the reply cannot be read: {reason}");
+                return match (outline(message), &message.correlation_id) {
+                    (Some(reply), _) if is_final(&reply.status) => {
+                        Ok(Some(Self::illegible(reply.task_id, text)))
+                    }
+                    // Another will be in the same format.
+                    (None, Some(id)) if is_foreign => Ok(Some(Self::illegible(id.clone(), text))),
                     _ => Err(Unreadable(text)),
                 };
             }

@@ -341,4 +341,19 @@ fn a_final_reply_that_cannot_be_read_is_a_failure() {
     ] {
         assert!(read(body).is_err(), "{body}");
     }
+    let pickled = Message {
+        content_type: "application/x-python-serialize".into(),
+        content_encoding: "binary".into(),
+        correlation_id: Some("id".into()),
+        body: b"\x80\x04}".to_vec(),
+        ..Message::default()
+    };
+    let reply = Reply::decode(&pickled)
+        .expect("it is read")
+        .expect("it is over");
+    let failure = reply.outcome.expect_err("its result is lost");
+    assert!(
+        failure.message.contains("application/x-python-serialize"),
+        "{failure}"
+    );
 }
