@@ -259,6 +259,19 @@ async fn what_goes_on_for_ever_is_told() {
     drain(&app).await;
 }
 
+#[task]
+async fn waits_for_the_test() {
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "a task waits for what only the test could give it")]
+async fn what_never_ends_is_told() {
+    let app = App::in_memory();
+    let _ = waits_for_the_test::call().send(&app).await.expect("sent");
+    drain(&app).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn faults_come_as_ordered() {
     let (app, log) = (App::in_memory(), Log::new());

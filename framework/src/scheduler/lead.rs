@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -180,11 +182,6 @@ impl Leader {
                 failures: before.map_or(0, |before| before.failures),
             });
         }
-        for (name, gone) in before {
-            if gone.schedule.is_once() {
-                self.progress.forget(&name);
-            }
-        }
     }
 
     /// Begins to send what is due; returns how long there is nothing else to do.
@@ -208,7 +205,9 @@ impl Leader {
             let last = self.progress.last.get(&entry.name).copied();
             let base = entry.row.base(&entry.schedule, last).unwrap_or(now);
             let base = tick::begin(base, now);
-            if last.is_none() && !entry.schedule.is_once() {
+            if entry.schedule.moment().is_some() {
+                // Its last tick is its only one.
+            } else if last.is_none() {
                 self.progress.set(&entry.name, base);
             } else if last.is_some_and(|last| last > base) {
                 tracing::warn!(
@@ -243,8 +242,12 @@ impl Leader {
                     entry.sending = true;
                     let (app, name) = (self.app.clone(), entry.name.clone());
                     let template = entry.template.clone();
-                    self.sending
-                        .spawn(async move { send(app, name, &template, &due).await });
+                    self.sending.spawn(async move {
+                        let sent = send(&app, &name, &template, &due);
+                        let sent = AssertUnwindSafe(sent).catch_unwind().await;
+                        let (last, error) = sent.unwrap_or_else(|_| (None, Some(panicked())));
+                        Sent { name, last, error }
+                    });
                 }
                 None => {}
             }
@@ -323,19 +326,24 @@ fn read(set: &Definition) -> Result<(Schedule, Template)> {
     Ok((schedule, Template::from_json(call)?))
 }
 
-async fn send(app: App, name: String, template: &Template, due: &tick::Due) -> Sent {
+/// Sends ticks; returns the last one that is done with, and what kept it from going on.
+async fn send(
+    app: &App,
+    name: &str,
+    template: &Template,
+    due: &tick::Due,
+) -> (Option<Timestamp>, Option<Error>) {
     let mut last = None;
     for tick in &due.ticks {
         tracing::debug!(name, %tick, "sending");
-        if let Err(error) = template.send(&app, &name, *tick).await {
-            let error = Some(error);
-            return Sent { name, last, error };
+        if let Err(error) = template.send(app, name, *tick).await {
+            return (last, Some(error));
         }
         last = Some(*tick);
     }
-    Sent {
-        name,
-        last: Some(due.last),
-        error: None,
-    }
+    (Some(due.last), None)
+}
+
+fn panicked() -> Error {
+    Error::broker("sending a tick", "it panicked")
 }

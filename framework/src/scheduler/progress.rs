@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 
 /// What this version writes.
 const FORMAT: u32 = 1;
-/// How long the last tick of an entry is kept that nobody has had since.
-const KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// How long the last tick of an entry is kept that nobody has had since: the table counts on a week.
+const KEPT: SignedDuration = SignedDuration::from_hours(8 * 24);
 
 /// The last tick of each entry that was sent.
 #[derive(Debug, Default)]
@@ -66,11 +66,6 @@ impl Progress {
         serde_json::to_vec(&stored).unwrap_or_default()
     }
 
-    /// Forgets an entry that is over.
-    pub(super) fn forget(&mut self, name: &str) {
-        self.dirty |= self.last.remove(name).is_some();
-    }
-
     pub(super) fn set(&mut self, name: &str, last: Timestamp) {
         let before = self.last.insert(name.to_owned(), last);
         self.dirty |= before != Some(last);
@@ -88,8 +83,6 @@ mod tests {
         progress.set("größe", now);
         progress.set("old", now - KEPT);
         progress.set("yearly", now - 10 * KEPT);
-        progress.set("over", now);
-        progress.forget("over");
         assert!(progress.dirty);
         let value = progress.encode(now, |name| name == "yearly");
         let read = Progress::decode(Some(&value)).expect("readable");

@@ -66,7 +66,8 @@ pub fn every(interval: Duration) -> Schedule {
 /// Once, at that time. Added when the time has passed already, it is sent at once, unless it is
 /// [skipped](Missed::Skip).
 ///
-/// Its state in the broker remembers that it was sent.
+/// The broker remembers for a week that it was sent, so that a program may add or set it at each start. One that is
+/// [set](super::Schedules::set) when its time has passed for more than a week counts as sent.
 pub fn at(time: SystemTime) -> Schedule {
     let time = Timestamp::try_from(time).unwrap_or(Timestamp::MAX);
     let whole = Timestamp::from_millisecond(time.as_millisecond());
@@ -196,8 +197,12 @@ impl Schedule {
     }
 
     /// Whether it has one tick only.
-    pub(super) fn is_once(&self) -> bool {
-        matches!(self.when, When::At(_))
+    /// Its only tick, if it has only one.
+    pub(super) fn moment(&self) -> Option<Timestamp> {
+        match self.when {
+            When::At(moment) => Some(moment),
+            _ => None,
+        }
     }
 
     /// As it is kept in the broker.

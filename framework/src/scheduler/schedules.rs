@@ -202,9 +202,9 @@ impl ScheduleEntry {
         let next = next.and_then(|schedule| {
             let base = row.base(schedule, last);
             // What is late already is not shown: a scheduler may be about to send it.
-            let base = match schedule.is_once() {
-                true => base.unwrap_or(now),
-                false => base.unwrap_or(now).max(now),
+            let base = match schedule.moment() {
+                Some(_) => base.unwrap_or(now),
+                None => base.unwrap_or(now).max(now),
             };
             tick::next(schedule, name, base)
         });

@@ -20,6 +20,8 @@ pub(super) const MOST_ENTRIES: usize = 10_000;
 const NAME_LIMIT: usize = 150;
 /// How long an entry of one tick is kept when that was sent.
 const KEPT: SignedDuration = SignedDuration::from_hours(1);
+/// A moment that had passed for so long when it was set may have been sent, and forgotten: less than progress is kept.
+const TAKEN_FOR_SENT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// All entries, by name.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -81,6 +83,13 @@ impl Definition {
     }
 }
 
+impl Definition {
+    fn moment(&self) -> Option<Timestamp> {
+        let moment = self.schedule.get("at").and_then(Value::as_str);
+        moment?.parse().ok()
+    }
+}
+
 /// Reads a time that we wrote.
 fn time(text: Option<&String>) -> Option<Timestamp> {
     text?.parse().ok()
@@ -105,12 +114,31 @@ impl Row {
 
     /// From where on its ticks count, if `last` was its last one; `None` where it has never been seen.
     pub(super) fn base(&self, schedule: &Schedule, last: Option<Timestamp>) -> Option<Timestamp> {
-        match schedule.is_once() {
-            // It may have been set when its time had passed.
-            true => last.or(Some(Timestamp::UNIX_EPOCH)).max(self.resumed()),
-            false => last.max(self.since()).max(self.resumed()),
-        }
+        let Some(moment) = schedule.moment() else {
+            return last.max(self.since()).max(self.resumed());
+        };
+        // Its time may have passed when it was set. A last tick that is another is of an earlier schedule's.
+        let last = last.filter(|last| *last == moment);
+        let long_past = self.since().filter(|since| is_long_past(moment, *since));
+        let last = last.or(long_past).or(Some(Timestamp::UNIX_EPOCH));
+        last.max(self.resumed())
     }
+
+    /// Whether its only tick was sent long ago, or never will be.
+    fn is_over(&self, now: Timestamp) -> bool {
+        let moment = self.set.as_ref().and_then(Definition::moment);
+        let Some(moment) = moment else { return false };
+        let was_sent = self
+            .last()
+            .is_some_and(|last| last == moment && now.duration_since(last) > KEPT);
+        let passed_by = |time: Option<Timestamp>| time.is_some_and(|time| time >= moment);
+        let is_long_past = |since| is_long_past(moment, since);
+        was_sent || passed_by(self.resumed()) || self.since().is_some_and(is_long_past)
+    }
+}
+
+fn is_long_past(moment: Timestamp, since: Timestamp) -> bool {
+    since.duration_since(moment) > TAKEN_FOR_SENT
 }
 
 impl Table {
@@ -212,19 +240,9 @@ impl Table {
         self.entries.retain(|_, row| match (&row.set, &row.code) {
             // Its pause is remembered for other schedulers that have it in their code.
             (None, None) => row.paused,
-            (Some(set), None) => !is_over(set, row.last(), now),
+            (Some(_), None) => !row.is_over(now),
             _ => true,
         });
-    }
-}
-
-/// Whether an entry's only tick was sent long ago.
-fn is_over(set: &Definition, last: Option<Timestamp>, now: Timestamp) -> bool {
-    let moment = set.schedule.get("at").and_then(Value::as_str);
-    let moment: Option<Timestamp> = moment.and_then(|moment| moment.parse().ok());
-    match (moment, last) {
-        (Some(moment), Some(last)) => last >= moment && now.duration_since(last) > KEPT,
-        _ => false,
     }
 }
 

@@ -13,6 +13,10 @@ fn definition(schedule: &Schedule) -> Definition {
     Definition::to_set(schedule, &template).expect("encoded")
 }
 
+fn none_defined() -> BTreeMap<String, Definition> {
+    BTreeMap::new()
+}
+
 fn again(table: &mut Table) -> Table {
     let value = table.encode().expect("encoded");
     Table::decode(Some(&value)).expect("readable")
@@ -130,6 +134,59 @@ fn a_single_tick_is_forgotten_an_hour_after_it_was_sent() {
         &none,
         now + KEPT + SignedDuration::from_secs(1),
     );
+    assert!(table.entries.is_empty());
+}
+
+#[test]
+fn a_moment_that_is_set_at_every_start_is_sent_once() {
+    let moment = time("2026-11-21T03:00:00Z");
+    let once = crate::at(moment.into());
+    let none = BTreeMap::new();
+    let set_at = |table: &mut Table, hours: i64| {
+        let now = moment + SignedDuration::from_hours(hours);
+        table.set("a", definition(&once), now).expect("set");
+        table.entries["a"].clone()
+    };
+    let mut table = Table::default();
+    let row = set_at(&mut table, -1);
+    assert!(row.base(&once, None) < Some(moment), "it will be sent");
+    let sent = BTreeMap::from([("a".to_owned(), moment)]);
+    let later = moment + KEPT * 2;
+    table.note(&none_defined(), &sent, later);
+    assert!(table.entries.is_empty(), "and it is forgotten");
+    for hours in [3, 6 * 24] {
+        let row = set_at(&mut table, hours);
+        assert_eq!(row.base(&once, Some(moment)), Some(moment), "it was sent");
+        assert!(table.remove("a"));
+    }
+    let row = set_at(&mut table, 7 * 24 + 1);
+    assert!(
+        row.base(&once, None) > Some(moment),
+        "it may have been sent"
+    );
+    table.note(
+        &none_defined(),
+        &none,
+        moment + SignedDuration::from_hours(7 * 24 + 1),
+    );
+    assert!(table.entries.is_empty());
+    // What another schedule of this name sent later says nothing.
+    let row = set_at(&mut table, 1);
+    assert!(row.base(&once, Some(moment + KEPT)) < Some(moment));
+}
+
+#[test]
+fn a_moment_that_passed_in_a_pause_is_forgotten() {
+    let moment = time("2026-11-21T03:00:00Z");
+    let none = BTreeMap::new();
+    let mut table = Table::default();
+    let row = definition(&crate::at(moment.into()));
+    table.set("a", row, moment - KEPT).expect("set");
+    table.pause("a").expect("there");
+    table.note(&none_defined(), &none, moment + KEPT * 2);
+    assert_eq!(table.entries.len(), 1);
+    table.resume("a", moment + KEPT * 2).expect("there");
+    table.note(&none_defined(), &none, moment + KEPT * 2);
     assert!(table.entries.is_empty());
 }
 

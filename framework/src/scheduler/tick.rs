@@ -51,24 +51,21 @@ pub(super) fn due(schedule: &Schedule, name: &str, last: Timestamp, now: Timesta
     if late <= TAKEOVER || schedule.missed == Missed::RunAll {
         return Some(all(schedule, name, last, now));
     }
-    // Those of which jitter cannot say that they are not due yet.
-    let sure = now.saturating_sub(schedule.spread()).unwrap_or(now);
-    let Some(latest) = latest(schedule, last, sure) else {
-        return Some(all(schedule, name, last, now));
-    };
-    let before = schedule.after(last);
-    Some(match schedule.missed {
-        Missed::Skip => Due {
-            ticks: Vec::new(),
-            last: latest,
-            skipped: true,
-        },
-        Missed::RunOnce | Missed::RunAll => Due {
-            ticks: vec![latest],
-            last: latest,
-            skipped: before != Some(latest),
-        },
-    })
+    let missed_before = now.saturating_sub(TAKEOVER).unwrap_or(now);
+    // Up to here, jitter cannot say that one was not missed.
+    let sure = missed_before.saturating_sub(schedule.spread());
+    let surely = sure.ok().and_then(|sure| latest(schedule, last, sure));
+    let mut due = all(schedule, name, surely.unwrap_or(last), now);
+    let is_missed = |tick: &Timestamp| schedule.sent_at(name, *tick) < missed_before;
+    let missed = due.ticks.iter().copied().rfind(is_missed).or(surely);
+    due.ticks.retain(|tick| !is_missed(tick));
+    if schedule.missed == Missed::RunOnce {
+        due.skipped |= missed.is_some() && schedule.after(last) != missed;
+        due.ticks.splice(..0, missed);
+    } else {
+        due.skipped |= missed.is_some();
+    }
+    Some(due)
 }
 
 /// All that is due, or the last of it.

@@ -64,6 +64,42 @@ fn a_longer_outage_is_up_to_the_policy() {
 }
 
 #[test]
+fn what_comes_at_most_a_minute_late_is_sent_even_after_a_longer_outage() {
+    let often = every(10 * SECOND);
+    let (last, now) = ("2026-11-21T03:00:00Z", "2026-11-21T03:02:25Z");
+    let late = [
+        "2026-11-21T03:01:30Z",
+        "2026-11-21T03:01:40Z",
+        "2026-11-21T03:01:50Z",
+        "2026-11-21T03:02:00Z",
+        "2026-11-21T03:02:10Z",
+        "2026-11-21T03:02:20Z",
+    ];
+    let skip = often.clone().missed(Missed::Skip);
+    assert_eq!(due_at(&skip, last, now), found(&late, late[5], true));
+    let mut ticks = vec!["2026-11-21T03:01:20Z"];
+    ticks.extend(late);
+    assert_eq!(due_at(&often, last, now), found(&ticks, late[5], true));
+    let last = "2026-11-21T03:01:10Z";
+    assert_eq!(due_at(&often, last, now), found(&ticks, late[5], false));
+    // Jitter decides of each tick what is late.
+    let spread = often.jitter(30 * SECOND).missed(Missed::Skip);
+    let found = due(&spread, "n", time("2026-11-21T03:00:00Z"), time(now)).expect("due");
+    let sent_at: Vec<_> = found
+        .ticks
+        .iter()
+        .map(|tick| spread.sent_at("n", *tick))
+        .collect();
+    assert!(found.ticks.len() > 3, "{found:?}");
+    assert!(
+        sent_at
+            .iter()
+            .all(|sent| *sent >= time("2026-11-21T03:01:25Z")),
+        "{sent_at:?}"
+    );
+}
+
+#[test]
 fn all_are_the_last_thousand_at_most() {
     let often = every(SECOND).missed(Missed::RunAll);
     let (last, now) = (time("2025-11-21T03:00:00Z"), time("2026-11-21T03:00:00.5Z"));

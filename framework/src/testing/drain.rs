@@ -20,6 +20,8 @@ const LIMIT: usize = 1_000_000;
 const TICK: Duration = Duration::from_secs(60);
 /// The same while time is paused.
 const PAUSED_TICK: Duration = Duration::from_secs(24 * 3600);
+/// So many of those in a row are longer than any delay: nothing will happen any more.
+const PAUSED_TICKS: u32 = 1000;
 
 /// Runs all calls that are in the queues of `app`, their retries and those that are due later, and what they send
 /// in turn, until nothing is left; returns what happened, in the order in which it did.
@@ -47,6 +49,7 @@ pub async fn drain_with(worker: Worker) -> Vec<Ran> {
     let (mut happened, mut times) = (Vec::new(), HashMap::<String, u32>::new());
     let paused = is_paused();
     let tick = if paused { PAUSED_TICK } else { TICK };
+    let mut quiet = 0;
     loop {
         let waiting = broker.unfinished();
         for queue in waiting.keys() {
@@ -67,7 +70,9 @@ pub async fn drain_with(worker: Worker) -> Vec<Ran> {
                 () = broker.sending() => None,
             }
         };
-        match timeout(tick, next).await {
+        let found = timeout(tick, next).await;
+        quiet = if found.is_ok() { 0 } else { quiet + 1 };
+        match found {
             Ok(Some(ran)) => {
                 let times = times.entry(ran.id.clone()).or_default();
                 *times += 1;
@@ -80,6 +85,10 @@ pub async fn drain_with(worker: Worker) -> Vec<Ran> {
             Err(_) if !paused => panic!(
                 "nothing happened for {TICK:?}, and {waiting:?} is left: pause tokio's time with \
                  `#[tokio::test(start_paused = true)]` to have delays pass at once"
+            ),
+            Err(_) if quiet > PAUSED_TICKS => panic!(
+                "nothing happened for {quiet} days, and {waiting:?} is left: a task waits for what only the test \
+                 could give it"
             ),
             _ => {}
         }

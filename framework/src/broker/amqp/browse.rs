@@ -277,7 +277,7 @@ impl Look {
         let stale = |_| shared.stale();
         // The answer also says that all settlements before it have arrived.
         let others = match self.ready().await {
-            Err(trouble) if trouble.code == Some(404) => return Ok(()),
+            Err(trouble) if trouble.is_missing() => return Ok(()),
             ready => ready.map_err(stale)? as usize,
         };
         let mut from = 0;
@@ -299,7 +299,7 @@ impl Look {
         while !held.is_empty() && Instant::now() < end {
             match self.ready().await {
                 Ok(ready) if ready as usize >= others + held.len() => break,
-                Err(trouble) if trouble.code == Some(404) => return Ok(()),
+                Err(trouble) if trouble.is_missing() => return Ok(()),
                 ready => ready.map_err(stale)?,
             };
             sleep(TICK).await;

@@ -164,7 +164,7 @@ impl Topology {
             .bind(queue, DUE_QUEUES, queue, FieldTable::default())
             .await?;
         match bound {
-            Err(trouble) if trouble.code == Some(404) => return Ok(false),
+            Err(trouble) if trouble.is_missing() => return Ok(false),
             // Its workers, who may, will have bound it.
             Err(trouble) if trouble.code == Some(403) => {
                 tracing::debug!(queue, server_said = %trouble.text, "not bound to the ladder");
@@ -209,7 +209,7 @@ impl Topology {
             for level in (0..LEVELS).rev() {
                 match self.find(&which.level(level)).await? {
                     Ok(queue) => sum += u64::from(queue.message_count()),
-                    Err(trouble) if trouble.code == Some(404) => break,
+                    Err(trouble) if trouble.is_missing() => break,
                     Err(trouble) => {
                         return Err(trouble.refused("to count the delayed messages"));
                     }

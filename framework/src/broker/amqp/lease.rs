@@ -232,7 +232,7 @@ async fn declare(core: &Core, queue: &str) -> Result<bool> {
     let topology = &core.topology;
     let is_new = match topology.find(queue).await? {
         Ok(_) => false,
-        Err(trouble) if trouble.code == Some(404) => true,
+        Err(trouble) if trouble.is_missing() => true,
         Err(trouble) => return Err(trouble.refused(what())),
     };
     topology.base().await?;
@@ -342,7 +342,7 @@ pub(super) async fn read(core: &Arc<Core>, queue: &str) -> Result<Option<Vec<u8>
         let found = core
             .transport
             .run(async move { topology.find(&name).await });
-        if matches!(timeout(REQUEST_LIMIT, found).await, Ok(Ok(Err(trouble))) if trouble.code == Some(404))
+        if matches!(timeout(REQUEST_LIMIT, found).await, Ok(Ok(Err(trouble))) if trouble.is_missing())
         {
             return Ok(None);
         }

@@ -199,7 +199,7 @@ impl Topology {
         self.base().await?;
         if queue.must_exist
             && let Err(trouble) = self.find(queue.name()).await?
-            && trouble.code == Some(404)
+            && trouble.is_missing()
         {
             let reason = "it does not exist, and this task's workers, which this program does not have, know how \
                           to make it: start one first, or make it as workers with Garenne do, with `app.declare(…)`";
