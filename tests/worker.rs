@@ -10,6 +10,8 @@ mod children;
 mod dead_letters;
 #[path = "worker/failing.rs"]
 mod failing;
+#[path = "worker/following.rs"]
+mod following;
 #[path = "worker/health.rs"]
 mod health;
 #[path = "worker/progress.rs"]

@@ -266,6 +266,18 @@ impl Error {
         }
     }
 
+    /// Whether a message that met it would meet it again, however often it is sent.
+    pub(crate) fn is_lasting(&self) -> bool {
+        matches!(
+            self,
+            Self::Invalid { .. }
+                | Self::Encode { .. }
+                | Self::TooLarge { .. }
+                | Self::Unroutable { .. }
+                | Self::Refused { .. }
+        )
+    }
+
     /// Whether sending again later may succeed, with nothing else changed.
     #[must_use]
     pub fn is_transient(&self) -> bool {

@@ -189,7 +189,15 @@ async fn the_queue_of_a_foreign_follower_is_left_to_its_workers() {
         }
     };
     timeout(SOON, is_taken).await.expect("it is taken");
-    sleep(Duration::from_secs(2)).await;
+    let letters = app.dead_letters(&queue);
+    let is_dead = async {
+        while letters.count().await.is_ok_and(|count| count == 0) {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(SOON, is_dead)
+        .await
+        .expect("its follower has no queue");
     let error = broker.depth(&foreign).await.expect_err("not made by us");
     assert!(error.to_string().contains(&foreign), "{error}");
     worker.stop().await.expect("stopped");

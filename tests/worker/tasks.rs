@@ -203,3 +203,10 @@ pub(crate) async fn dead_letter(app: &App, queue: &Queue) -> Message {
     delivery.ack(None).await.expect("settled");
     message
 }
+
+/// Says that it ran.
+#[task]
+pub(crate) async fn leaves_a_trace(a: i64, b: i64, log: &Log) -> i64 {
+    log.say(format!("{a} and {b}"));
+    a + b
+}

@@ -296,11 +296,37 @@ pub trait Settle: Send + 'static {
     /// Publishes all of `first` durably, in order, and only then takes the message off its queue.
     ///
     /// A crash at any point repeats work but never loses it. What cannot be published yet is tried again
-    /// as long as the delivery is valid.
-    fn ack(self: Box<Self>, first: Vec<Publish>) -> BoxFuture<'static, Result<()>>;
+    /// as long as the delivery is valid. May be called again after an error.
+    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>>;
 
     /// Gives the message back to its queue, as if it had not been delivered.
     fn release(self: Box<Self>) -> BoxFuture<'static, Result<()>>;
+}
+
+/// Why a delivery is not settled, and how many of the messages that were to go out first are stored.
+#[derive(Debug)]
+pub struct Unstored {
+    /// Why.
+    pub error: Error,
+    /// How many are stored, counted from the first one.
+    pub stored: usize,
+}
+
+impl From<Error> for Unstored {
+    fn from(error: Error) -> Self {
+        Self { error, stored: 0 }
+    }
+}
+
+/// A delivery that is not settled.
+#[derive(Debug)]
+pub struct Unsettled {
+    /// Why.
+    pub error: Error,
+    /// How many of the messages that were to go out first are stored, counted from the first one.
+    pub stored: usize,
+    /// The delivery, still to be settled. Dropped, its message goes back.
+    pub delivery: Delivery,
 }
 
 /// A message in a worker's hands: settled exactly once, since each way of settling consumes it.
@@ -395,7 +421,23 @@ impl Delivery {
     /// # Errors
     /// [`Stale`](crate::Error::Stale) where the message will be delivered again.
     pub async fn ack(self, first: impl IntoIterator<Item = Publish>) -> Result<()> {
-        self.settle.ack(first.into_iter().collect()).await
+        let settled = self.settle(first.into_iter().collect()).await;
+        settled.map_err(|unsettled| unsettled.error)
+    }
+
+    /// As [`ack`](Self::ack), for who can do something else with the delivery where that fails.
+    ///
+    /// # Errors
+    /// Why, with the delivery itself.
+    pub async fn settle(mut self, first: Vec<Publish>) -> Result<(), Box<Unsettled>> {
+        match self.settle.ack(first).await {
+            Ok(()) => Ok(()),
+            Err(Unstored { error, stored }) => Err(Box::new(Unsettled {
+                error,
+                stored,
+                delivery: self,
+            })),
+        }
     }
 
     /// The work is to be done again: `copy` is stored, to be delivered after its delay, then this one
@@ -404,7 +446,7 @@ impl Delivery {
     /// # Errors
     /// As for [`ack`](Self::ack).
     pub async fn retry(self, copy: Publish) -> Result<()> {
-        self.settle.ack(vec![copy]).await
+        self.ack([copy]).await
     }
 
     /// The work cannot be done: the dead letter is stored, what follows (a reply, a part of a join) goes
@@ -417,9 +459,7 @@ impl Delivery {
         dead: Publish,
         then: impl IntoIterator<Item = Publish>,
     ) -> Result<()> {
-        self.settle
-            .ack(std::iter::once(dead).chain(then).collect())
-            .await
+        self.ack(std::iter::once(dead).chain(then)).await
     }
 
     /// Hands the message back, as if it had not been delivered.

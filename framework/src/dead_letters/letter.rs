@@ -18,8 +18,9 @@ pub struct DeadLetter {
     pub task: String,
     /// Why it is dead, in one word: `failed`, `panicked`, `timed_out` (the last attempt did);
     /// `arguments`, `unknown_task`, `unreadable`, `unsupported`, `too_large` (it cannot be run); `result`
-    /// (its result cannot be returned); `poison` (it ended too many workers); `stopped` (its worker was,
-    /// after an early acknowledgement); RabbitMQ's own `delivery_limit`, `rejected`, `expired` and
+    /// (its result cannot be returned); `follower` (what is to follow it can never be sent); `join` (the
+    /// results that it is to get are gone); `poison` (it ended too many workers); `stopped` (its worker
+    /// was, after an early acknowledgement); RabbitMQ's own `delivery_limit`, `rejected`, `expired` and
     /// `maxlen`; or `unknown`.
     pub reason: String,
     /// Why it is dead, in a sentence.

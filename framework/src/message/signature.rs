@@ -120,6 +120,15 @@ impl SignatureOptions {
         }
     }
 
+    /// How long the broker is to keep it that is sent `now`.
+    #[must_use]
+    pub fn delay(&self, now: SystemTime) -> Duration {
+        let eta = self.eta.as_ref().and_then(|eta| moment(eta, now));
+        let until = eta.and_then(|eta| eta.duration_since(now).ok());
+        let countdown = self.countdown.and_then(seconds);
+        countdown.or(until).unwrap_or_default()
+    }
+
     /// Has it go to a queue that workers of ours declare. Under the name of a queue alone, Python would
     /// declare it, too, in its own way, and be refused.
     pub fn go_to_ours(&mut self, queue: String) {
@@ -240,6 +249,7 @@ impl Signature {
             immutable,
             ..
         } = self;
+        let delay = options.delay(now);
         let input = input.filter(|_| !immutable).map(RawValue::to_owned);
         let arguments = Arguments {
             args: input.into_iter().chain(args).collect(),
@@ -299,10 +309,6 @@ impl Signature {
         if let Some(deadline) = deadline.and_then(|after| now.checked_add(after)) {
             message.set_deadline(deadline);
         }
-        let countdown = options.countdown.and_then(seconds);
-        let eta = options.eta.and_then(|eta| moment(&eta, now));
-        let until = eta.and_then(|eta| eta.duration_since(now).ok());
-        let delay = countdown.or(until).unwrap_or_default();
         if let Some(eta) = (!delay.is_zero()).then(|| now.checked_add(delay)).flatten() {
             message.set("eta", format_time(eta));
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Shared;
 use super::continuation::unsupported;
-use super::settle::{Verdict, failure};
+use super::verdict::{Verdict, failure};
 use crate::broker::Delivery;
 use crate::failure::FailureKind;
 use crate::message::{Arguments, Joined, Message};
@@ -100,7 +100,7 @@ impl Shared {
         })?;
         let (arguments, embed) =
             Arguments::decode_all(message).map_err(|e| dead("unreadable", e.to_string()))?;
-        if let Some(text) = unsupported(&embed, self.has_result_backend()) {
+        if let Some(text) = unsupported(&embed, self.has_result_backend(), now) {
             return Err(dead("unsupported", text));
         }
         if let Some(delay) = self.limits.wait(definition.name, message.is_postponed()) {

@@ -6,13 +6,14 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::broker::Route;
+use crate::broker::{Queue, Route};
 use crate::failure::{Failure, FailureKind};
 use crate::message::{
     Beginning, Chord, Embed, First, Following, Kind, Message, Origin, Part, Signature,
     SignatureOptions, header,
 };
 use crate::reply::Reply;
+use crate::retry::LONGEST_DELAY;
 use crate::workflow::EXPAND;
 
 /// What follows a call.
@@ -324,7 +325,11 @@ impl Consequences {
 
 /// Why what follows the call could not be sent, which is better known before it is run. Only a result backend
 /// counts the members of Celery's chords.
-pub(super) fn unsupported(embed: &Embed, has_result_backend: bool) -> Option<String> {
+pub(super) fn unsupported(
+    embed: &Embed,
+    has_result_backend: bool,
+    now: SystemTime,
+) -> Option<String> {
     const NEEDED: &str = "whose members are counted in Redis: give the app of this worker the \
                           `result_backend` of the Python app (feature `redis`), or send a group of Garenne's";
     if embed.chord().is_some() && !has_result_backend {
@@ -339,14 +344,36 @@ pub(super) fn unsupported(embed: &Embed, has_result_backend: bool) -> Option<Str
             Err(error) => return Some(unreadable(error.to_string())),
         };
         if signature.kind() == Kind::Call {
-            return None;
+            return unsendable(&signature, now);
         }
         match Beginning::of(signature, None, Vec::new()) {
             Err(error) => Some(unreadable(error)),
-            Ok(beginning) => (!beginning.chords.is_empty() && !has_result_backend)
-                .then(|| format!("it is to be followed by a chord of Celery's, {NEEDED}")),
+            Ok(beginning) if !beginning.chords.is_empty() && !has_result_backend => Some(format!(
+                "it is to be followed by a chord of Celery's, {NEEDED}"
+            )),
+            Ok(beginning) => {
+                let mut calls = beginning.calls.iter();
+                calls.find_map(|first| unsendable(&first.signature, now))
+            }
         }
     })
+}
+
+/// Why the call could not be sent `now`, so far as that can be known without asking the broker.
+fn unsendable(signature: &Signature, now: SystemTime) -> Option<String> {
+    let Signature { task, options, .. } = signature;
+    let delay = options.delay(now);
+    if delay > LONGEST_DELAY {
+        return Some(format!(
+            "task `{task}`, which is to follow it, is due in {delay:?}, but no broker keeps a message for longer \
+             than {LONGEST_DELAY:?}"
+        ));
+    }
+    let name = options.queue_name()?;
+    let error = Queue::new(name).validate().err()?;
+    Some(format!(
+        "task `{task}`, which is to follow it, cannot be sent: {error}"
+    ))
 }
 
 fn readable(raw: &RawValue) -> Option<Signature> {

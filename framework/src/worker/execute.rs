@@ -13,8 +13,9 @@ use super::body::Ended;
 use super::check::Checked;
 use super::memory::{Key, Registered};
 use super::serve::Lane;
-use super::settle::{Custody, PAUSE, Problem, Verdict, failure, judge};
+use super::settle::{Custody, PAUSE};
 use super::suspect::{Turn, is_suspect, put_off};
+use super::verdict::{Problem, Verdict, failure, judge};
 use crate::broker::{Delivery, Stale};
 use crate::context::{Attempt, Context};
 use crate::error::{Error, TaskError, Then};
@@ -108,9 +109,9 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
                 .instrument(span)
                 .await;
         }
-        Err(verdict) => {
+        Err(mut verdict) => {
             let settled = worker
-                .settle(Custody::Held(delivery), &message, &verdict, &lane)
+                .settle(Custody::Held(delivery), &message, &mut verdict, &lane)
                 .await;
             if is_known {
                 worker.outcomes.note(&key, &verdict, went_back(&settled));
@@ -151,10 +152,10 @@ impl Shared {
             }
             Err(error) => (Verdict::HandBack, Some(error)),
         };
-        let (verdict, mut error) = ended;
+        let (mut verdict, mut error) = ended;
         if let Some(late) = registered.end() {
             let settled = self
-                .settle(Custody::Held(late), message, &verdict, lane)
+                .settle(Custody::Held(late), message, &mut verdict, lane)
                 .await;
             self.outcomes.note(&key, &verdict, went_back(&settled));
             error = settled.err();
@@ -192,12 +193,12 @@ impl Shared {
         }
         self.outcomes.remember(key.clone(), &verdict);
         let is_held = matches!(custody, Custody::Held(_));
-        let mut settled = self.settle(custody, message, &verdict, lane).await;
+        let mut settled = self.settle(custody, message, &mut verdict, lane).await;
         // Where no other delivery has come, this attempt has no say any more: who gets the call next
         // answers for it, from memory if that is this worker.
         while let (Err(Error::Stale { .. }), Some(again)) = (&settled, registered.adopted()) {
             let custody = Custody::Held(again);
-            settled = self.settle(custody, message, &verdict, lane).await;
+            settled = self.settle(custody, message, &mut verdict, lane).await;
         }
         if is_held {
             self.outcomes.note(key, &verdict, went_back(&settled));

@@ -6,7 +6,8 @@ use serde_json::value::RawValue;
 
 use super::Shared;
 use super::check::Checked;
-use super::settle::{PAUSE, Verdict, failure};
+use super::settle::PAUSE;
+use super::verdict::{Verdict, failure};
 use crate::awaited::{list, wrap};
 use crate::failure::{Failure, FailureKind};
 use crate::message::{Joined, Message};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::settle::Verdict;
+use super::verdict::Verdict;
 use crate::broker::{Delivery, Stale};
 
 /// Outcomes remembered, the newest.

@@ -25,6 +25,7 @@ mod stamps;
 mod start;
 mod suspect;
 mod teller;
+mod verdict;
 
 use std::any::TypeId;
 use std::fmt;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::Shared;
-use super::settle::Verdict;
+use super::verdict::Verdict;
 use crate::failure::Failure;
 use crate::message::Message;
 

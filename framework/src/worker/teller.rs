@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
 use super::Shared;
 use super::activity::Taken;
-use super::settle::Verdict;
+use super::verdict::Verdict;
 use crate::broker::{Announcement, Channel, ChannelKind};
 use crate::event::{self, CallSummary, Event, EventKind, TEXT_LIMIT, WorkerStatus};
 use crate::failure::FailureKind;

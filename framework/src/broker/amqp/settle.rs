@@ -15,7 +15,9 @@ use super::live::{Live, rpc};
 use super::send::{Core, Outgoing};
 use super::server::Server;
 use super::wire::{self, own, text};
-use crate::broker::{BoxFuture, Delivery, Publish, Queue, QueueType, Route, Settle, Stale};
+use crate::broker::{
+    BoxFuture, Delivery, Publish, Queue, QueueType, Route, Settle, Stale, Unstored,
+};
 use crate::error::{Error, Result};
 use crate::message::header;
 
@@ -97,9 +99,10 @@ pub(super) struct Settler {
 }
 
 impl Settler {
-    async fn finish(mut self, first: Vec<Publish>) -> Result<()> {
-        for publish in first {
-            self.session.check()?;
+    async fn finish(&mut self, first: Vec<Publish>) -> Result<(), Unstored> {
+        for (stored, publish) in first.into_iter().enumerate() {
+            let unstored = |error| Unstored { error, stored };
+            self.session.check().map_err(unstored)?;
             let is_reply = matches!(publish.route, Route::Reply(_));
             let sent = match Outgoing::new(publish) {
                 Ok(mut outgoing) => self.publish(&mut outgoing).await,
@@ -107,7 +110,7 @@ impl Settler {
             };
             match sent {
                 Ok(()) => {}
-                Err(error @ Error::Stale { .. }) => return Err(error),
+                Err(error @ Error::Stale { .. }) => return Err(unstored(error)),
                 // Doing the work again would not get the reply through either.
                 Err(error) if is_reply => {
                     let queue = self.session.queue.name();
@@ -117,12 +120,12 @@ impl Settler {
                     let queue = self.session.queue.name();
                     tracing::error!(queue, %error, "a delivery cannot be settled");
                     // Dropped unsettled, the message goes back.
-                    return Err(error);
+                    return Err(unstored(error));
                 }
             }
         }
         self.settled = true;
-        self.session.ack(self.tag).await
+        Ok(self.session.ack(self.tag).await?)
     }
 
     /// Publishes until it is confirmed, as long as the delivery is valid.
@@ -258,7 +261,7 @@ impl Settler {
 }
 
 impl Settle for Settler {
-    fn ack(self: Box<Self>, first: Vec<Publish>) -> BoxFuture<'static, Result<()>> {
+    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>> {
         Box::pin(self.finish(first))
     }
 

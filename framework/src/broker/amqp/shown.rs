@@ -7,7 +7,7 @@ use lapin::Channel;
 
 use super::live::{Live, Trouble, rpc};
 use super::send::{Core, Outgoing};
-use crate::broker::{BoxFuture, Publish, Settle};
+use crate::broker::{BoxFuture, Publish, Settle, Unstored};
 use crate::error::{Error, Result};
 
 /// What the look and the deliveries that it shows have in common.
@@ -68,15 +68,16 @@ pub(super) struct Shown {
 }
 
 impl Settle for Shown {
-    fn ack(self: Box<Self>, first: Vec<Publish>) -> BoxFuture<'static, Result<()>> {
+    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>> {
         Box::pin(async move {
             if !self.shared.is_held(self.tag) {
-                return Err(self.shared.stale());
+                return Err(self.shared.stale().into());
             }
-            for publish in first {
-                self.shared.core.send(&mut Outgoing::new(publish)?).await?;
+            for (stored, publish) in first.into_iter().enumerate() {
+                let send = async { self.shared.core.send(&mut Outgoing::new(publish)?).await };
+                send.await.map_err(|error| Unstored { error, stored })?;
             }
-            self.shared.settle(self.tag)
+            Ok(self.shared.settle(self.tag)?)
         })
     }
 

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::queue::Place;
-use crate::broker::{BoxFuture, Browse, Delivery, Publish, Settle, Stale};
+use crate::broker::{BoxFuture, Browse, Delivery, Publish, Settle, Stale, Unstored};
 use crate::error::{Error, Result};
 
 /// Starts at the queue's head.
@@ -79,14 +79,15 @@ struct Shown {
 }
 
 impl Settle for Shown {
-    fn ack(self: Box<Self>, first: Vec<Publish>) -> BoxFuture<'static, Result<()>> {
+    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>> {
         Box::pin(async move {
             let mut state = self.shared.lock();
             let there = state.queues.get(&self.queue).is_some_and(|queue| {
                 queue.incarnation == self.incarnation && queue.has(self.place)
             });
             if state.closed || !there {
-                return Err(Error::Stale { queue: self.queue });
+                let queue = self.queue.clone();
+                return Err(Error::Stale { queue }.into());
             }
             state.publish(first, Instant::now())?;
             if let Some(queue) = state.queues.get_mut(&self.queue) {

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Shared;
 use super::queue::{Place, Stored};
 use super::state::Subscriber;
-use crate::broker::{BoxFuture, Consumer, Publish, Queue, Settle, Stale};
+use crate::broker::{BoxFuture, Consumer, Publish, Queue, Settle, Stale, Unstored};
 use crate::error::{Error, Result};
 
 /// The most that one consumer holds unsettled: AMQP's own limit.
@@ -125,17 +125,13 @@ impl Held {
         }
     }
 
-    fn finish(mut self, first: Vec<Publish>) -> Result<()> {
-        let shared = self.shared.clone();
-        let mut state = shared.lock();
+    fn finish(&mut self, first: Vec<Publish>) -> Result<()> {
+        let mut state = self.shared.lock();
         if state.closed {
             return Err(self.stale());
         }
-        if let Err(error) = state.publish(first, Instant::now()) {
-            // Dropped unsettled below, the message goes back, which takes the lock.
-            drop(state);
-            return Err(error);
-        }
+        state.publish(first, Instant::now())?;
+        drop(state);
         self.message = None;
         Ok(())
     }
@@ -179,8 +175,8 @@ impl Drop for Held {
 }
 
 impl Settle for Held {
-    fn ack(self: Box<Self>, first: Vec<Publish>) -> BoxFuture<'static, Result<()>> {
-        Box::pin(async move { self.finish(first) })
+    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>> {
+        Box::pin(async move { Ok(self.finish(first)?) })
     }
 
     fn release(mut self: Box<Self>) -> BoxFuture<'static, Result<()>> {

@@ -7,7 +7,7 @@ use super::catalog;
 use super::command::{Handle, Outgoing, Request};
 use super::store::{self, Cursor};
 use super::{Reader, SqliteBroker};
-use crate::broker::{BoxFuture, Browse, Delivery, Publish, Settle, Stale};
+use crate::broker::{BoxFuture, Browse, Delivery, Publish, Settle, Stale, Unstored};
 use crate::error::{Error, Result};
 
 /// Starts at the queue's head.
@@ -75,7 +75,7 @@ struct Shown {
 }
 
 impl Settle for Shown {
-    fn ack(self: Box<Self>, first: Vec<Publish>) -> BoxFuture<'static, Result<()>> {
+    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>> {
         Box::pin(async move {
             let now = SystemTime::now();
             let first: Arc<[Outgoing]> = first
@@ -84,11 +84,12 @@ impl Settle for Shown {
                 .collect::<Result<_>>()?;
             let request = Request::Take {
                 seq: self.seq,
-                queue: self.queue,
+                queue: self.queue.clone(),
                 print: self.print,
                 first,
             };
-            self.handle.call(request).await.map(drop)
+            self.handle.call(request).await?;
+            Ok(())
         })
     }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::audience::Audience;
 use super::command::{CALL_LIMIT, Claim, Handle, Outgoing, Request};
 use super::store::Taken;
-use crate::broker::{BoxFuture, Delivery, Publish, Queue, Settle, Stale};
+use crate::broker::{BoxFuture, Delivery, Publish, Queue, Settle, Stale, Unstored};
 use crate::error::{Error, Result};
 
 /// How long a settlement that met a full disk or a locked file waits before it tries again.
@@ -148,7 +148,7 @@ struct SqliteSettle {
 }
 
 impl Settle for SqliteSettle {
-    fn ack(mut self: Box<Self>, first: Vec<Publish>) -> BoxFuture<'static, Result<()>> {
+    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>> {
         Box::pin(async move {
             let patience = first.iter().map(|publish| publish.deadline).max();
             let patience = patience.unwrap_or(CALL_LIMIT).min(10 * CALL_LIMIT);
@@ -174,7 +174,7 @@ impl Settle for SqliteSettle {
                     }
                     done => {
                         self.armed = done.is_err();
-                        return done.map(drop).map_err(|error| self.void(error));
+                        return done.map(drop).map_err(|error| self.void(error).into());
                     }
                 }
             }
