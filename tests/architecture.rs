@@ -115,6 +115,7 @@ fn lapin_sql_and_redis_are_named_in_one_place_each() {
 fn workers_settle_deliveries_in_one_place_and_operators_in_another() {
     for method in [
         "delivery.ack(",
+        "delivery.settle(",
         "delivery.retry(",
         "delivery.reject(",
         "delivery.release(",

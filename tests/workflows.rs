@@ -8,6 +8,8 @@ mod chords;
 mod failing;
 #[path = "workflows/groups.rs"]
 mod groups;
+#[path = "workflows/joins.rs"]
+mod joins;
 mod support;
 #[path = "workflows/tasks.rs"]
 mod tasks;

@@ -52,6 +52,8 @@ pub mod header {
     pub const HISTORY: &str = "garenne-history";
     /// How often this copy's predecessors were delivered and came back unsettled.
     pub const DELIVERIES: &str = "garenne-deliveries";
+    /// Whether it is a copy that took the place of a message which was given back.
+    pub const RETURNED: &str = "garenne-returned";
     /// Whether it was put off until now: it has its place in the line of those that wait for a rate limit.
     pub const POSTPONED: &str = "garenne-postponed";
     /// Why a dead letter is dead: one word.
@@ -252,6 +254,13 @@ impl Message {
         self.headers.get(header::POSTPONED) == Some(&Value::Bool(true))
     }
 
+    /// Whether it is a copy of an earlier message, which may have been settled after it was made: whoever makes a
+    /// copy may be killed before the first one is off its queue.
+    #[must_use]
+    pub fn is_copy(&self) -> bool {
+        self.attempt() > 1 || self.is_postponed() || self.headers.contains_key(header::RETURNED)
+    }
+
     /// The same message to be run again without an attempt spent: what the broker noted of the old
     /// delivery is left behind, which would otherwise be counted against the new one.
     #[must_use]
@@ -259,6 +268,7 @@ impl Message {
         let mut next = self.clone();
         next.headers.retain(|name, _| !is_brokers_own(name));
         next.headers.remove(header::DELIVERIES);
+        next.headers.remove(header::RETURNED);
         next.headers.remove("eta");
         next.headers.remove(header::POSTPONED);
         // We run what comes without these; a Python worker on the same queue would not survive it.
@@ -276,8 +286,8 @@ impl Message {
 }
 
 /// Headers in which a broker keeps book of a message's past; copied into a new message they would be
-/// believed (`x-death`) or even be routing instructions (`CC`, `BCC`).
-fn is_brokers_own(name: &str) -> bool {
+/// believed by old servers (`x-death`) or even be routing instructions (`CC`, `BCC`).
+pub(crate) fn is_brokers_own(name: &str) -> bool {
     name.starts_with("x-death")
         || name.starts_with("x-first-death-")
         || name.starts_with("x-last-death-")

@@ -25,6 +25,11 @@ async fn a_message_is_handed_back_at_no_cost_on_every_version() {
         // Since 4.3 the server does not count it; before, a copy takes the message's place.
         let same = round > 0 && version(&url) >= (4, 3);
         assert_eq!(delivery.redelivered, same, "round {round}");
+        assert_eq!(
+            delivery.message.is_copy(),
+            round > 0 && !same,
+            "round {round}"
+        );
         delivery.release().await.expect("released");
     }
     let delivery = next(&mut consumer).await;

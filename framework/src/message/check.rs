@@ -205,6 +205,7 @@ fn room_for(name: &str) -> usize {
         header::HISTORY => HISTORY_LIMIT + NOTE_LIMIT,
         "retries"
         | header::DELIVERIES
+        | header::RETURNED
         | header::EXCHANGE
         | header::ROUTING_KEY
         | header::REVIVALS => NOTE_LIMIT,

@@ -403,12 +403,16 @@ fn copies_leave_the_brokers_notes_behind() {
         message.set(name, json!(["other-queue"]));
     }
     message.set(header::DELIVERIES, 3);
+    message.set(header::RETURNED, true);
     for copy in [
         message.again(),
         message.next_attempt("no luck", NOW),
         message.dead("q", "failed", "no luck", NOW),
     ] {
-        for name in notes.into_iter().chain([header::DELIVERIES]) {
+        for name in notes
+            .into_iter()
+            .chain([header::DELIVERIES, header::RETURNED])
+        {
             assert!(!copy.headers.contains_key(name), "{name}");
         }
         assert_eq!(copy.text("x-tenant"), Some("acme"));

@@ -93,7 +93,10 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
         _ => checked,
     };
     let checked = match checked {
-        Ok(task) => worker.join(task, delivery.came_back(), &message).await,
+        Ok(task) => {
+            let may_be_over = delivery.came_back() || message.is_copy();
+            worker.join(task, may_be_over, &message).await
+        }
         verdict => verdict,
     };
     match checked {

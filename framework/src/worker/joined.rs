@@ -17,12 +17,12 @@ use crate::reply::Reply;
 const READS: u32 = 10;
 
 impl Shared {
-    /// Puts the results of the join whose body the call is before its arguments. `came_back` says whether it
-    /// was delivered before.
+    /// Puts the results of the join whose body the call is before its arguments. `may_be_over` says whether
+    /// it may have been settled before.
     pub(super) async fn join(
         &self,
         mut task: Checked,
-        came_back: bool,
+        may_be_over: bool,
         message: &Message,
     ) -> Result<Checked, Verdict> {
         let Some(joined) = task.joined.take() else {
@@ -38,7 +38,7 @@ impl Shared {
             let parts = match self.app.broker().parts(&joined.join).await {
                 Ok(Some(parts)) => parts,
                 // It is closed when its body is settled.
-                Ok(None) if came_back => return Err(Verdict::Over),
+                Ok(None) if may_be_over => return Err(Verdict::Over),
                 Ok(None) => {
                     let join = &joined.join;
                     let text =

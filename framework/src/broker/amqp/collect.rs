@@ -23,7 +23,7 @@ use super::wire::{self, own};
 use crate::broker::Queue;
 use crate::broker::join::part_key;
 use crate::error::{Error, Result};
-use crate::message::Message;
+use crate::message::{Message, is_brokers_own};
 
 /// How long nothing may come before the queue is asked whether it still has something.
 const IDLE: Duration = Duration::from_millis(50);
@@ -209,7 +209,7 @@ impl<'a> Held<'a> {
     async fn store_copy(&self, body: &Raw, publisher: &Publisher) -> Result<(), Trouble> {
         let mut headers = FieldTable::default();
         for (name, value) in body.properties.headers().iter().flat_map(FieldTable::inner) {
-            if !wire::is_brokers_own(name.as_str()) {
+            if !is_brokers_own(name.as_str()) {
                 headers.insert(name.clone(), value.clone());
             }
         }

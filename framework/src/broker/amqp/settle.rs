@@ -14,12 +14,12 @@ use super::joins;
 use super::live::{Live, rpc};
 use super::send::{Core, Outgoing};
 use super::server::Server;
-use super::wire::{self, own, text};
+use super::wire::{own, text};
 use crate::broker::{
     BoxFuture, Delivery, Publish, Queue, QueueType, Route, Settle, Stale, Unstored,
 };
 use crate::error::{Error, Result};
-use crate::message::header;
+use crate::message::{header, is_brokers_own};
 
 /// How long to try to put a message back before the broker is left to do it.
 const PUT_BACK_DEADLINE: Duration = Duration::from_secs(5);
@@ -226,13 +226,13 @@ impl Settler {
         let mut copy = FieldTable::default();
         for (name, value) in headers {
             let name_str = name.as_str();
-            let dropped = wire::is_brokers_own(name_str)
-                || delay::is_ours(name_str)
-                || joins::is_ours(name_str);
-            if !dropped && name_str != header::DELIVERIES {
+            let dropped =
+                is_brokers_own(name_str) || delay::is_ours(name_str) || joins::is_ours(name_str);
+            if !dropped && ![header::DELIVERIES, header::RETURNED].contains(&name_str) {
                 copy.insert(name.clone(), value.clone());
             }
         }
+        copy.insert(own(header::RETURNED), AMQPValue::Boolean(true));
         if past > 0 {
             let past = i32::try_from(past).unwrap_or(i32::MAX);
             copy.insert(own(header::DELIVERIES), AMQPValue::LongInt(past));

@@ -6,7 +6,7 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
 use serde_json::{Number, Value};
 
 use crate::error::{Error, Result};
-use crate::message::{DEPTH_LIMIT, Headers, Message, cut};
+use crate::message::{DEPTH_LIMIT, Headers, Message, cut, is_brokers_own};
 
 /// Headers and properties must fit one frame of 128 KiB, or the server closes the whole connection. More
 /// than a call may be sent with: a retry and a dead letter carry errors, too.
@@ -94,15 +94,6 @@ pub(super) fn headers(headers: &Headers) -> Result<FieldTable> {
         ));
     }
     Ok(table)
-}
-
-/// Headers in which a broker keeps book of a message's past. Sent by a client, old servers believe the
-/// first ones, and `CC` and `BCC` are routing instructions.
-pub(super) fn is_brokers_own(name: &str) -> bool {
-    name.starts_with("x-death")
-        || name.starts_with("x-first-death-")
-        || name.starts_with("x-last-death-")
-        || matches!(name, "x-delivery-count" | "x-acquired-count" | "CC" | "BCC")
 }
 
 fn to_amqp(value: &Value) -> Result<AMQPValue> {
