@@ -11,14 +11,13 @@ use crate::control::request::Request;
 use crate::control::{ADD_CONSUMER, POOL_SHRINK};
 use crate::task::Definition;
 use crate::worker::Shared;
+use crate::worker::cancel::spared;
 use crate::worker::lanes::Change;
 
 /// Slots that a command may add or take at a time.
 const MOST_SLOTS: f64 = 10_000.0;
 /// Ids that a command may cancel at a time.
 const MOST_IDS: usize = 10_000;
-/// How long a worker leaves it to another one to have cancelled calls remembered: all workers are told.
-const OTHERS_TURN: Duration = Duration::from_millis(500);
 
 impl Ear {
     /// Does what is asked; `None` if nobody knows what that is.
@@ -96,7 +95,11 @@ impl Ear {
             (true, []) => "terminate: tasks unknown".into(),
             (true, ended) => format!("terminate: {}", ended.join(", ")),
         };
-        tokio::spawn(remember(self.shared.clone(), ids));
+        let remembered = match terminate {
+            true => ids,
+            false => ids.iter().map(|id| spared(id)).collect(),
+        };
+        tokio::spawn(remember(self.shared.clone(), remembered));
         Answer::ok(answer)
     }
 
@@ -201,7 +204,6 @@ fn nearer(hard: Option<f64>, soft: Option<f64>) -> Result<Option<Duration>, TryF
 
 /// Has the broker remember cancelled calls, for workers that start later.
 async fn remember(shared: Arc<Shared>, ids: Vec<String>) {
-    tokio::time::sleep(OTHERS_TURN).await;
     for id in ids {
         if let Err(error) = shared.app.broker().cancel(&id).await {
             tracing::warn!(
