@@ -36,7 +36,8 @@ async fn get(port: u16, path: &str) -> (u16, Value) {
 on_every_broker! {
     async fn a_worker_says_how_it_is(app: App) {
         let (port, queue) = (free_port(), unique("health"));
-        let worker = worker(&app, &*queue, 1).0.health(port.to_string()).spawn();
+        let (worker, mut said) = worker(&app, &*queue, 1);
+        let worker = worker.health(port.to_string()).spawn();
         assert!(worker.ready().await);
         for path in ["/live", "/ready", "/consuming", "/", "/consuming?verbose"] {
             let (status, body) = get(port, path).await;
@@ -51,11 +52,7 @@ on_every_broker! {
 
         // While it finishes what runs, it is live, but gets nothing new.
         let handle = takes_a_while::call(4000).queue(&*queue).send(&app).await.expect("sent");
-        within("the nap's begin", async {
-            while app.broker().depth(&format!("{}{queue}", app.prefix())).await.expect("there").ready > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }).await;
+        within("the nap's begin", said.recv()).await.expect("started");
         let stopping = tokio::spawn(worker.stop());
         within("the stop's begin", async {
             while get(port, "/ready").await.0 == 200 {
