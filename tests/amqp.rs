@@ -10,6 +10,8 @@ mod dead_letters;
 mod delays;
 #[path = "amqp/fixture.rs"]
 mod fixture;
+#[path = "amqp/joins.rs"]
+mod joins;
 #[path = "amqp/peers.rs"]
 mod peers;
 #[path = "support/proxy.rs"]

@@ -154,6 +154,7 @@ macro_rules! suite {
                 a_join_knows_how_many_parts_it_waits_for
                 parts_stay_until_the_join_is_closed
                 many_parts_are_all_there
+                no_more_parts_are_read_than_wanted
                 a_join_that_is_gone_is_no_error
                 opening_twice_changes_nothing
                 a_closed_join_can_be_opened_anew

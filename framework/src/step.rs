@@ -313,7 +313,8 @@ macro_rules! option_setters {
         /// Past it, the call is not started (it fails with the kind [`Expired`]), an attempt that runs is ended
         /// ([`TimedOut`]), and a retry that would be due after it is not made: the call fails with the error of its
         /// last attempt. What a task sends through [`ctx.app()`](crate::Context::app) inherits the deadline, and may
-        /// only have a nearer one of its own; so does what follows it in a workflow.
+        /// only have a nearer one of its own; so does what follows it in a workflow, except for what follows a
+        /// group: that inherits none of its members'. A step's own deadline counts from when its turn comes.
         ///
         /// [`Expired`]: crate::FailureKind::Expired
         /// [`TimedOut`]: crate::FailureKind::TimedOut

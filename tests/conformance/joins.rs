@@ -60,7 +60,9 @@ async fn bring(f: &Fixture, join: &str, ids: &[&str], parts: u32) {
 
 /// The ids of the parts that are there.
 async fn parts(f: &Fixture, join: &str) -> Option<BTreeSet<String>> {
-    let parts = within(f.consumer.parts(join)).await.expect("parts")?;
+    let parts = within(f.consumer.parts(join, usize::MAX))
+        .await
+        .expect("parts")?;
     let count = parts.len();
     let ids: BTreeSet<String> = parts.into_iter().map(|part| part.id).collect();
     assert_eq!(ids.len(), count, "each once");
@@ -106,7 +108,9 @@ pub(crate) async fn the_same_part_counts_once(f: &Fixture) {
         f.publish(again).await;
     }
     nothing(&mut consumer).await;
-    let kept = within(f.consumer.parts(&join)).await.expect("parts");
+    let kept = within(f.consumer.parts(&join, usize::MAX))
+        .await
+        .expect("parts");
     let kept = kept.expect("an open join");
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].body, b"first");
@@ -144,7 +148,9 @@ pub(crate) async fn parts_arrive_as_they_were_sent(f: &Fixture) {
     let mut publish = part(&join, "", 2);
     publish.message = sent.clone();
     f.publish(publish).await;
-    let mut got = within(f.consumer.parts(&join)).await.expect("parts");
+    let mut got = within(f.consumer.parts(&join, usize::MAX))
+        .await
+        .expect("parts");
     let got = &mut got.as_mut().expect("an open join")[0];
     got.headers.retain(|name, _| !name.starts_with("x-"));
     assert_eq!(*got, sent);
@@ -236,6 +242,30 @@ pub(crate) async fn many_parts_are_all_there(f: &Fixture) {
     assert_fired(&mut consumer).await;
     let there = parts(f, &join).await.expect("an open join");
     assert_eq!(there.len(), PARTS as usize);
+}
+
+pub(crate) async fn no_more_parts_are_read_than_wanted(f: &Fixture) {
+    const SIZE: usize = 100_000;
+    let queue = f.declared("bodies").await;
+    let mut consumer = f.consume(&queue, 5).await;
+    let join = open(f, "j", 10, &queue).await;
+    for id in 0..10 {
+        let mut large = part(&join, &id.to_string(), 10);
+        large.message.body = vec![b'x'; SIZE];
+        f.publish(large).await;
+    }
+    assert_fired(&mut consumer).await;
+    for (most, read) in [
+        (0, 1),
+        (SIZE - 1, 1),
+        (SIZE, 2),
+        (5 * SIZE, 6),
+        (10 * SIZE, 10),
+    ] {
+        let parts = within(f.consumer.parts(&join, most)).await.expect("parts");
+        assert_eq!(parts.map(|parts| parts.len()), Some(read), "{most}");
+    }
+    nothing(&mut consumer).await;
 }
 
 pub(crate) async fn a_join_that_is_gone_is_no_error(f: &Fixture) {

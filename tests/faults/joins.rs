@@ -198,7 +198,9 @@ async fn assert_each_fires_once(
     assert!(fired.values().all(|times| *times == 1), "{fired:?}");
     assert!(harmed >= 3, "it was harmed {harmed} times only");
     for join in joins {
-        let parts = within("parts", broker.parts(&join)).await.expect("read");
+        let parts = within("parts", broker.parts(&join, usize::MAX))
+            .await
+            .expect("read");
         assert_eq!(parts.map_or(0, |parts| parts.len()), PARTS as usize);
         within("a closed join", broker.close_join(&join))
             .await

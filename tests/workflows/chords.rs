@@ -1,7 +1,7 @@
 //! Groups that something follows.
 
 use crate::on_every_broker;
-use garenne::{App, Partial, Workflow, group};
+use garenne::{App, DAY, Partial, SECOND, Workflow, group};
 
 use crate::support::{self, within};
 use crate::tasks::*;
@@ -112,5 +112,22 @@ on_every_broker! {
         let chord = group((0..1_000).map(|n| add::call(n, 1))).then(sum::partial());
         assert_eq!(within("a result", chord.send(&app).await.expect("sent")).await, Ok(500_500));
         worker.stop().await.expect("stopped");
+    }
+
+    async fn a_bodys_deadline_counts_from_its_turn(app: App) {
+        let (worker, _) = worker(&app);
+        let worker = worker.spawn();
+        let chord = group([slow::call(3, 2_500)]).then(sum::partial().deadline(2 * SECOND));
+        assert_eq!(within("a result", chord.send(&app).await.expect("sent")).await, Ok(3));
+        worker.stop().await.expect("stopped");
+    }
+
+    async fn what_cannot_meet_is_refused(app: App) {
+        let twice = [add::call(1, 1).id("same"), add::call(1, 2).id("same")];
+        let late = group([add::call(1, 1), add::call(1, 2).countdown(31 * DAY)]);
+        let error = group(twice).send(&app).await.expect_err("one id").to_string();
+        assert!(error.contains("`same`"), "{error}");
+        let error = late.then(sum::partial()).send(&app).await.expect_err("too late").to_string();
+        assert!(error.contains("`add`") && error.contains("30 days"), "{error}");
     }
 }

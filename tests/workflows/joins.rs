@@ -6,7 +6,7 @@ use std::time::Duration;
 use garenne::broker::{Publish, Replies, Route};
 use garenne::dead_letters::Dead;
 use garenne::message::{Arguments, Message, header};
-use garenne::{App, SECOND};
+use garenne::{App, SECOND, group};
 use serde_json::json;
 
 use crate::support::{self, unique, within};
@@ -28,6 +28,34 @@ async fn body(app: &App, id: &str, address: &str) -> Publish {
         delay: Duration::ZERO,
         deadline: 10 * SECOND,
     }
+}
+
+#[tokio::test]
+async fn results_that_are_too_large_together_are_refused() {
+    let app = App::builder("memory://").max_message_size(20_000);
+    let app = app.connect().await.expect("memory");
+    let (worker, _) = worker(&app);
+    let worker = worker.spawn();
+    for (members, reason) in [(2, None), (20, Some("more than the limit of 20000 bytes"))] {
+        let members = (0..members).map(|_| says::call("x".repeat(8_000)));
+        let chord = group(members).then(show::call(1.into()).ignoring_input());
+        let outcome = within("an outcome", chord.send(&app).await.expect("sent")).await;
+        match reason {
+            None => assert_eq!(outcome.as_deref(), Ok("1")),
+            Some(reason) => {
+                let failure = outcome.expect_err("too large");
+                assert!(failure.message.contains(reason), "{failure}");
+            }
+        }
+    }
+    let dead = app
+        .dead_letters("default")
+        .list(Dead::all())
+        .await
+        .expect("listed");
+    let reasons: Vec<_> = dead.iter().map(|letter| &*letter.reason).collect();
+    assert_eq!(reasons, ["too_large"]);
+    worker.stop().await.expect("stopped");
 }
 
 on_every_broker! {

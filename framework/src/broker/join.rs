@@ -13,7 +13,7 @@ pub(crate) const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What the name of a join contains, behind the prefix of its app.
 const MARK: &str = "garenne.join.";
 /// The most parts of a join: a consumer of RabbitMQ's holds no more at once, and some may come twice.
-const MOST_PARTS: u32 = 50_000;
+const MOST_PARTS: usize = 50_000;
 
 /// A meeting point: when as many parts as it waits for have come, its body is published.
 ///
@@ -39,14 +39,7 @@ impl Join {
             let reason = format!("it does not contain `{MARK}`");
             return Err(Error::invalid("join name", &self.name, reason));
         }
-        if self.parts > MOST_PARTS {
-            let reason = format!("more than {MOST_PARTS} results cannot meet");
-            return Err(Error::invalid(
-                "number of parts",
-                self.parts.to_string(),
-                reason,
-            ));
-        }
+        check_parts(self.parts as usize)?;
         match &self.body.route {
             Route::Queue(queue) => Ok(queue),
             route => Err(Error::Refused {
@@ -54,6 +47,17 @@ impl Join {
                 reason: format!("its body must go to a queue, not to {route}"),
             }),
         }
+    }
+}
+
+/// Refuses more parts than a join can have.
+pub(crate) fn check_parts(parts: usize) -> Result<()> {
+    match parts > MOST_PARTS {
+        true => {
+            let reason = format!("more than {MOST_PARTS} results cannot meet");
+            Err(Error::invalid("number of parts", parts.to_string(), reason))
+        }
+        false => Ok(()),
     }
 }
 
@@ -65,6 +69,11 @@ pub(crate) fn is_join(name: &str) -> bool {
 /// Says that a message has named something for a join that is none.
 pub(crate) fn warn_of_hostile(name: &str) {
     tracing::warn!(join = name, "nothing is sent to what is no join");
+}
+
+/// Notes that a part has found no join: it is closed as soon as a member has failed, and the others end later.
+pub(crate) fn note_missing(join: &str) {
+    tracing::debug!(join, "a part came after its join was closed");
 }
 
 /// What tells a part from the others of its join.
@@ -104,7 +113,7 @@ mod tests {
             assert!(join(name, queue()).queue().is_err(), "{name:?}");
         }
         let mut large = join("garenne.join.1", queue());
-        large.parts = MOST_PARTS + 1;
+        large.parts = 50_001;
         assert!(large.queue().is_err());
         let reply = Route::Reply("garenne.reply.1".into());
         assert!(join("garenne.join.1", reply).queue().is_err());

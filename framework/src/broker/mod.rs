@@ -31,7 +31,7 @@ pub use broadcast::{Announcement, BACKLOG, Channel, ChannelKind, Listener};
 pub use browse::Browse;
 pub use consumer::{Consumer, HoldLimit, Renew, Subscription};
 pub use join::Join;
-pub(crate) use join::is_join;
+pub(crate) use join::{KEPT as JOIN_KEPT, check_parts, is_join};
 pub use lease::Lease;
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub(crate) use queue::{dead_letter_name, is_reply_queue, validate_routing_key};
@@ -110,8 +110,13 @@ pub trait Broker: Send + Sync + 'static {
     -> BoxFuture<'a, Result<()>>;
 
     /// The parts that have come to a join, each once, in no order; `None` if there is no such join (any
-    /// more).
-    fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>>;
+    /// more). Those that follow are left out as soon as the bodies of those read have more than `most` bytes
+    /// together, so that who gets more knows that there may be others.
+    fn parts<'a>(
+        &'a self,
+        join: &'a str,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Option<Vec<Message>>>>;
 
     /// Forgets a join with its parts, and its body, unless that has been delivered; one that is gone is no
     /// error.

@@ -15,6 +15,8 @@ use crate::reply::Reply;
 
 /// How often the results of a join that has fired are read until all are there.
 const READS: u32 = 10;
+/// Bytes that a reply may have beside the result in it.
+const ENVELOPE: usize = 1024;
 
 impl Shared {
     /// Puts the results of the join whose body the call is before its arguments. `may_be_over` says whether
@@ -32,10 +34,12 @@ impl Shared {
             reason,
             failure: failure(message, FailureKind::Rejected, text),
         };
+        let limit = self.app.max_message_size();
+        let most = limit.saturating_add(joined.members.len().saturating_mul(ENVELOPE));
         let mut reads = 0;
         let results = loop {
             reads += 1;
-            let parts = match self.app.broker().parts(&joined.join).await {
+            let parts = match self.app.broker().parts(&joined.join, most).await {
                 Ok(Some(parts)) => parts,
                 // It is closed when its body is settled.
                 Ok(None) if may_be_over => return Err(Verdict::Over),
@@ -51,9 +55,16 @@ impl Shared {
                     return Err(Verdict::HandBack);
                 }
             };
+            let size: usize = parts.iter().map(|part| part.body.len()).sum();
             match results(&joined, &parts) {
                 Ok(results) => break results,
                 Err(Missing::Failed(failure)) => return Err(Verdict::Dropped(failure)),
+                Err(Missing::Absent(_)) if size > most => {
+                    let text = format!(
+                        "its members' results have more than the limit of {limit} bytes together"
+                    );
+                    return Err(rejected("too_large", text));
+                }
                 Err(Missing::Absent(text)) if reads == READS => {
                     return Err(rejected("join", text));
                 }
@@ -64,7 +75,7 @@ impl Shared {
                 }
             }
         };
-        let (size, limit) = (results.get().len(), self.app.max_message_size());
+        let size = results.get().len();
         if size > limit {
             let text = format!(
                 "its members' results have {size} bytes, more than the limit of {limit} bytes"

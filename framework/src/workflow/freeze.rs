@@ -6,7 +6,7 @@
 //! before the members are sent. Foreign tasks cannot be bodies, nor members of a join at their end: there the
 //! built-in task [`COLLECT`] stands before or behind them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
@@ -14,9 +14,10 @@ use serde_json::value::RawValue;
 use super::builtin::{COLLECT, EXPAND, MEMBER_FAILED};
 use super::node::{Item, Link, Members, Node};
 use super::plan::{Plan, PlannedJoin};
-use crate::broker::Queue;
+use crate::broker::{JOIN_KEPT, Queue, check_parts};
 use crate::error::{Error, Result};
 use crate::message::{Joined, Part, Signature, Signatures, header};
+use crate::options::Due;
 use crate::step::Step;
 
 /// A workflow that is ready to be sent.
@@ -66,6 +67,7 @@ pub(super) fn freeze(
     reply_to: &str,
     now: SystemTime,
 ) -> Result<Frozen> {
+    node.due(now, None, false)?;
     let mut freezer = Freezer {
         prefix,
         reply_to,
@@ -74,6 +76,7 @@ pub(super) fn freeze(
         coordinator,
         nearest: Vec::new(),
         ids: Vec::new(),
+        known: BTreeSet::new(),
         gates: Vec::new(),
         queues: BTreeMap::new(),
         callbacks: Vec::new(),
@@ -105,6 +108,8 @@ struct Freezer<'a> {
     /// The queue of any task of ours in the whole workflow.
     anywhere: Option<Queue>,
     ids: Vec<String>,
+    /// The ids of all calls, those of callbacks too.
+    known: BTreeSet<String>,
     gates: Vec<String>,
     queues: BTreeMap<String, Queue>,
     callbacks: Vec<Box<RawValue>>,
@@ -129,6 +134,7 @@ impl Freezer<'_> {
                 }
                 links
             }
+            Node::Coordinated { node, .. } => self.flatten(*node)?,
             Node::Watched { node, callback } => {
                 let mut links = self.flatten(*node)?;
                 // Somebody must be there to say it once that a member has failed.
@@ -267,6 +273,7 @@ impl Freezer<'_> {
                 };
                 rest.insert(0, link);
             }
+            check_parts(nodes.len())?;
             let part = Part {
                 join: format!("{}garenne.join.{}", self.prefix, uuid::Uuid::new_v4()),
                 parts: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
@@ -316,7 +323,12 @@ impl Freezer<'_> {
             Some(known) if !known.must_exist => {}
             _ => drop(self.queues.insert(queue.name().to_owned(), queue)),
         }
-        self.ids.extend(signature.options.task_id.clone());
+        let id = id_of(&signature);
+        if !self.known.insert(id.clone()) {
+            let reason = "two calls of the workflow have it, whose results nobody could tell apart";
+            return Err(Error::invalid("call id", id, reason));
+        }
+        self.ids.push(id);
         Ok(signature)
     }
 
@@ -440,11 +452,19 @@ impl Link {
         matches!(&self.item, Item::Call(step) if !step.is_ours)
     }
 
-    /// Whether a join can have it for its body: it must be a call of ours, and its expiry must not count from
-    /// the join's opening.
+    /// Whether a join can have it for its body: it must be a call of ours, none of its times must count from the
+    /// join's opening, and the results must not wait for it too long.
     fn can_be_body(&self) -> bool {
         match &self.item {
-            Item::Call(step) => step.is_ours && step.options.expires.is_none(),
+            Item::Call(step) => {
+                let options = &step.options;
+                let fits = match options.due {
+                    Due::Now => true,
+                    Due::In(countdown) => countdown < JOIN_KEPT / 2,
+                    Due::At(_) => false,
+                };
+                step.is_ours && fits && options.expires.is_none() && options.deadline.is_none()
+            }
             Item::Group(members) => !members.nodes.is_empty(),
         }
     }
@@ -462,6 +482,7 @@ impl Node {
     fn queue_of_ours(&self) -> Option<&Queue> {
         match self {
             Self::Call(step) => step.queue_of_ours(),
+            Self::Coordinated { queue, .. } => Some(queue),
             Self::Chain(nodes) | Self::Group(Members { nodes, .. }) => {
                 nodes.iter().find_map(Self::queue_of_ours)
             }

@@ -68,12 +68,16 @@ impl<T> Group<T> {
     }
 
     pub(super) fn into_node(self) -> Node {
-        self.node
+        self.node.coordinated(self.coordinator)
     }
 
     /// Goes on with `next` when all members are done: it gets their results, in the members' order, as its
     /// first argument. It is Celery's chord, with its state in the broker: `next` is sent exactly once,
     /// whatever happens to workers in the meantime.
+    ///
+    /// Results that have come wait for the others for 30 days since the last one came. So no member may be due
+    /// 30 days or more after the group is sent, its delays added up: [`send`](Workflow::send) refuses that, and more
+    /// than 50,000 members. `next` itself may be due at any time.
     pub fn then<U, S: Shape>(self, next: Partial<Vec<T>, U, S>) -> Workflow<U> {
         Workflow::from(self).then(next)
     }

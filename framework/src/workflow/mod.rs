@@ -2,6 +2,7 @@
 //! any depth. They are built here without I/O, frozen into what goes over the wire (`freeze.rs`), and sent.
 
 mod builtin;
+mod due;
 mod freeze;
 mod group;
 mod launch;
@@ -71,7 +72,7 @@ impl<T> Workflow<T> {
     }
 
     fn into_node(self) -> Node {
-        self.node
+        self.node.coordinated(self.coordinator)
     }
 
     /// Goes on with `next`, which gets the result so far as its first argument.
@@ -116,7 +117,8 @@ impl<T> Workflow<T> {
 
     /// Lets the workers of this queue do what is between the steps: collect results for a foreign task, or
     /// fan out. Needed where none of the workflow's tasks is this binary's; otherwise a queue of one of them
-    /// is chosen.
+    /// is chosen. Said of a part of a workflow, it is a choice beside those tasks' queues; said of the whole, it goes
+    /// before them all.
     pub fn coordinate_on(mut self, queue: impl Into<Queue>) -> Self {
         self.coordinator = Some(queue.into());
         self
@@ -129,8 +131,9 @@ impl<T> Workflow<T> {
     /// middle travels as a whole in the messages before it.
     ///
     /// # Errors
-    /// As for [`Call::send`]; [`Error::Invalid`](crate::Error::Invalid) where a call goes through an exchange,
-    /// or where [`coordinate_on`](Self::coordinate_on) is missing. A group may be stored in part when there is
+    /// As for [`Call::send`]; [`Error::Invalid`](crate::Error::Invalid) where a call goes through an exchange, where
+    /// two calls have one id, where a group that something follows is too large or takes too long
+    /// ([`Group::then`]), or where [`coordinate_on`](Self::coordinate_on) is missing. A group may be stored in part when there is
     /// an error: nothing waits for those members.
     pub async fn send(self, app: &App) -> Result<Handle<T>> {
         launch::send(self.node, self.coordinator, app).await

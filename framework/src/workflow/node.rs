@@ -1,5 +1,6 @@
 //! A workflow as it was built, without its types: a tree of calls, chains and groups.
 
+use crate::broker::Queue;
 use crate::step::Step;
 
 /// A part of a workflow.
@@ -11,6 +12,8 @@ pub(crate) enum Node {
     Chain(Vec<Self>),
     /// Side by side.
     Group(Members),
+    /// `node`, and where workers of ours are that can do what is between its calls.
+    Coordinated { node: Box<Self>, queue: Queue },
     /// `node`, and what is sent if it fails.
     Watched {
         node: Box<Self>,
@@ -73,11 +76,26 @@ impl Node {
         }
     }
 
-    /// The group, if it is one, for its policy.
-    pub(super) fn collected(mut self) -> Self {
-        if let Self::Group(members) = &mut self {
-            members.collected += 1;
+    /// This, coordinated by who takes from `queue` if there is one.
+    pub(super) fn coordinated(self, queue: Option<Queue>) -> Self {
+        match queue {
+            Some(queue) => Self::Coordinated {
+                node: Box::new(self),
+                queue,
+            },
+            None => self,
         }
-        self
+    }
+
+    /// The group, if it is one, for its policy.
+    pub(super) fn collected(self) -> Self {
+        match self {
+            Self::Group(mut members) => {
+                members.collected += 1;
+                Self::Group(members)
+            }
+            Self::Coordinated { node, queue } => node.collected().coordinated(Some(queue)),
+            other => other,
+        }
     }
 }

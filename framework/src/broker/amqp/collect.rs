@@ -35,8 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) enum Wish {
     /// To let its body go, if as many parts are there, or in any case.
     Fire { parts: u32, fire: bool },
-    /// To read its parts.
-    Read,
+    /// To read its parts, until their bodies have more than so many bytes.
+    Read { most: usize },
 }
 
 impl Wish {
@@ -44,7 +44,7 @@ impl Wish {
     pub(super) fn may_be_granted(self, ready: u64) -> bool {
         match self {
             Self::Fire { parts, fire: false } => ready > u64::from(parts),
-            Self::Fire { fire: true, .. } | Self::Read => ready > 0,
+            Self::Fire { fire: true, .. } | Self::Read { .. } => ready > 0,
         }
     }
 }
@@ -56,6 +56,8 @@ pub(super) struct Collection {
     pub(super) left: u64,
     /// The parts, each once. Without their bodies unless they were to be read.
     pub(super) parts: Vec<Message>,
+    /// Whether there may be more parts than were to be read.
+    pub(super) is_cut: bool,
 }
 
 impl Collection {
@@ -70,7 +72,7 @@ impl Collection {
         topology
             .on_channel(|channel| async move {
                 let mut held = Held::start(channel, join, wish).await?;
-                held.fill(|held| held.count < expected && !held.may_go())
+                held.fill(|held| held.count < expected && !held.may_go() && !held.is_full())
                     .await?;
                 if held.may_go() {
                     held.let_go(topology, publisher).await?;
@@ -78,6 +80,7 @@ impl Collection {
                 held.drop_doubles().await?;
                 Ok(Self {
                     left: held.count,
+                    is_cut: held.is_full(),
                     parts: held.parts.into_values().collect(),
                 })
             })
@@ -92,6 +95,8 @@ struct Held<'a> {
     join: &'a str,
     wish: Wish,
     count: u64,
+    /// Of the parts' bodies, in bytes.
+    size: usize,
     /// Several, if it was published again.
     bodies: Vec<Raw>,
     parts: HashMap<String, Message>,
@@ -112,6 +117,7 @@ impl<'a> Held<'a> {
             join,
             wish,
             count: 0,
+            size: 0,
             bodies: Vec::new(),
             parts: HashMap::new(),
             doubles: Vec::new(),
@@ -144,14 +150,22 @@ impl<'a> Held<'a> {
         }
         let (tag, properties) = (raw.delivery_tag, raw.properties);
         let data = match self.wish {
-            Wish::Read => raw.data,
+            Wish::Read { .. } => raw.data,
             Wish::Fire { .. } => Vec::new(),
         };
         let part = wire::message(&properties, data);
         match self.parts.entry(part_key(&part).to_owned()) {
-            Entry::Vacant(first) => drop(first.insert(part)),
+            Entry::Vacant(first) => {
+                self.size = self.size.saturating_add(part.body.len());
+                first.insert(part);
+            }
             Entry::Occupied(_) => self.doubles.push(tag),
         }
+    }
+
+    /// Whether more has been read than is wanted.
+    fn is_full(&self) -> bool {
+        matches!(self.wish, Wish::Read { most } if self.size > most)
     }
 
     /// How many messages are ready.

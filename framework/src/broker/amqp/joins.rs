@@ -26,7 +26,7 @@ use super::server::UPPER_CLASS;
 use super::topology::{EXCHANGE, Topology};
 use super::transport::Transport;
 use super::wire::{self, own, text};
-use crate::broker::join::warn_of_hostile;
+use crate::broker::join::{note_missing, warn_of_hostile};
 use crate::broker::{Depth, Join, QueueType, Route, is_join};
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -186,6 +186,7 @@ impl Joins {
             )
             .await?;
             last = match fetched {
+                Ok(collection) if collection.is_cut => return Ok(Some(collection.parts)),
                 Ok(collection) => collection,
                 Err(trouble) if trouble.is_lasting() && !trouble.is_missing() => {
                     return Err(trouble.refused(format!("to collect join `{join}`")));
@@ -275,8 +276,32 @@ impl Joins {
     ) -> Result<Option<FieldTable>> {
         let (exchange, headers) = self.lead(queue, priority, delay).await?;
         let arguments = arguments::of_join(self.queue_type, &exchange, queue);
-        let declared = self
-            .topology
+        let declared = match self.declare(join, &arguments).await? {
+            // Opened with another body, or its opener was killed before it stored that.
+            Err(trouble) if trouble.code == Some(406) => {
+                if !self.is_abandoned(join).await? {
+                    return Ok(None);
+                }
+                self.topology.delete(join).await?;
+                self.declare(join, &arguments).await?
+            }
+            declared => declared,
+        };
+        let is_new = match declared {
+            Ok(queue) => queue.message_count() == 0 && queue.consumer_count() == 0,
+            // Somebody else was faster.
+            Err(trouble) if trouble.code == Some(406) => false,
+            Err(trouble) => return Err(trouble.refused(format!("to open join `{join}`"))),
+        };
+        Ok(is_new.then_some(headers))
+    }
+
+    async fn declare(
+        &self,
+        join: &str,
+        arguments: &FieldTable,
+    ) -> Result<Result<lapin::Queue, Trouble>> {
+        self.topology
             .on_channel(|channel| {
                 let (name, arguments) = (own(join), arguments.clone());
                 async move {
@@ -284,14 +309,26 @@ impl Joins {
                     rpc(channel.queue_declare(name, options, arguments)).await
                 }
             })
-            .await?;
-        let is_new = match declared {
-            Ok(queue) => queue.message_count() == 0 && queue.consumer_count() == 0,
-            // Opened with another body.
-            Err(trouble) if trouble.code == Some(406) => false,
-            Err(trouble) => return Err(trouble.refused(format!("to open join `{join}`"))),
-        };
-        Ok(is_new.then_some(headers))
+            .await
+    }
+
+    /// Whether there is nothing in a join's queue, and nobody has it to himself.
+    async fn is_abandoned(&self, join: &str) -> Result<bool> {
+        let wish = Wish::Read { most: 0 };
+        for _ in 0..EMPTY {
+            match self.look(join).await? {
+                None => return Ok(true),
+                Some(depth) if depth.ready > 0 || depth.consumers > 0 => return Ok(false),
+                Some(_) => {}
+            }
+            let fetched = Collection::fetch(&self.topology, &self.publisher, join, wish, 1).await?;
+            match fetched {
+                Ok(collection) if collection.left == 0 => {}
+                Ok(_) => return Ok(false),
+                Err(trouble) => return Err(trouble.refused(format!("to look at join `{join}`"))),
+            }
+        }
+        Ok(true)
     }
 
     /// The exchange that leads to a body's queue, and the headers that it needs to find it.
@@ -354,7 +391,11 @@ pub(super) async fn put(core: &Core, outgoing: &mut Outgoing) -> Result<()> {
             waited: Duration::ZERO,
             reason: "its queue took no part".into(),
         }),
-        _ => Ok(()),
+        Some(_) => Ok(()),
+        None => {
+            note_missing(&join);
+            Ok(())
+        }
     }
 }
 
@@ -370,11 +411,12 @@ pub(super) async fn check(core: &Core, join: &str, parts: u32, fire: bool) -> Re
     fired.map(drop)
 }
 
-/// The parts that are there.
-pub(super) async fn parts(core: &Core, join: &str) -> Result<Option<Vec<Message>>> {
+/// The parts that are there, until their bodies have more than `most` bytes.
+pub(super) async fn parts(core: &Core, join: &str, most: usize) -> Result<Option<Vec<Message>>> {
     if !is_join(join) {
         return Ok(None);
     }
     let deadline = Instant::now() + REQUEST_LIMIT;
-    core.joins.collect_by(deadline, join, Wish::Read).await
+    let wish = Wish::Read { most };
+    core.joins.collect_by(deadline, join, wish).await
 }

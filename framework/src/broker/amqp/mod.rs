@@ -188,8 +188,12 @@ impl Broker for AmqpBroker {
         Box::pin(joins::check(&self.core, join, parts, fire))
     }
 
-    fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
-        Box::pin(joins::parts(&self.core, join))
+    fn parts<'a>(
+        &'a self,
+        join: &'a str,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
+        Box::pin(joins::parts(&self.core, join, most))
     }
 
     fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::state::State;
-use crate::broker::join::{KEPT, part_key};
+use crate::broker::join::{KEPT, note_missing, part_key};
 use crate::broker::{Join, Publish, Queue};
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -82,6 +82,8 @@ impl State {
         if let Some(join) = self.joins.get(join, now) {
             let key = part_key(&part).to_owned();
             join.parts.entry(key).or_insert(part);
+        } else {
+            note_missing(join);
         }
     }
 
@@ -109,9 +111,17 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn parts(&mut self, join: &str, now: Instant) -> Option<Vec<Message>> {
+    pub(super) fn parts(&mut self, join: &str, most: usize, now: Instant) -> Option<Vec<Message>> {
         let join = self.joins.get(join, now)?;
-        Some(join.parts.values().cloned().collect())
+        let (mut parts, mut size) = (Vec::new(), 0_usize);
+        for part in join.parts.values() {
+            if size > most {
+                break;
+            }
+            size = size.saturating_add(part.body.len());
+            parts.push(part.clone());
+        }
+        Some(parts)
     }
 
     pub(super) fn close_join(&mut self, join: &str) {

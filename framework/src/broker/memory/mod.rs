@@ -205,10 +205,14 @@ impl Broker for MemoryBroker {
         })
     }
 
-    fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
+    fn parts<'a>(
+        &'a self,
+        join: &'a str,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
         Box::pin(async move {
             let mut state = self.shared.lock();
-            Ok(state.open()?.parts(join, Instant::now()))
+            Ok(state.open()?.parts(join, most, Instant::now()))
         })
     }
 

@@ -15,7 +15,7 @@ use super::joins::{self, Progress};
 use super::lease;
 use super::process;
 use super::store;
-use crate::broker::join::{KEPT, warn_of_hostile};
+use crate::broker::join::{KEPT, note_missing, warn_of_hostile};
 use crate::broker::{Channel, Queue, Route, is_join, is_reply_queue, routing};
 use crate::error::Error;
 
@@ -264,6 +264,9 @@ impl<'a> Batch<'a> {
             Route::Join { join, .. } if !is_join(join) => warn_of_hostile(join),
             Route::Join { join, parts, fire } => {
                 let progress = joins::put(self.db, join, outgoing, self.now)?;
+                if progress.is_none() {
+                    note_missing(join);
+                }
                 self.fire(join, progress, *parts, *fire)?;
             }
             Route::Exchange {

@@ -111,25 +111,24 @@ pub(super) fn take_body(
     Ok(found)
 }
 
-/// The parts of a join; `None` if there is no such join.
-pub(super) fn parts(db: &Connection, join: &str) -> Result<Option<Vec<Message>>> {
-    let rows: Vec<Option<Message>> = db
-        .prepare_cached(
-            "SELECT join_part.envelope, join_part.body
-             FROM open_join LEFT JOIN join_part USING (name) WHERE open_join.name = ?1",
-        )?
-        .query_map([join], |row| {
-            let envelope: Option<String> = row.get(0)?;
-            Ok(match envelope {
-                Some(envelope) => Some(read(&envelope, row.get(1)?)),
-                None => None,
-            })
-        })?
-        .collect::<Result<_>>()?;
-    Ok(match rows.is_empty() {
-        true => None,
-        false => Some(rows.into_iter().flatten().collect()),
-    })
+/// The parts of a join, until their bodies have more than `most` bytes; `None` if there is no such join.
+pub(super) fn parts(db: &Connection, join: &str, most: usize) -> Result<Option<Vec<Message>>> {
+    let mut select = db.prepare_cached(
+        "SELECT join_part.envelope, join_part.body
+         FROM open_join LEFT JOIN join_part USING (name) WHERE open_join.name = ?1",
+    )?;
+    let (mut rows, mut parts, mut size) = (select.query([join])?, None, 0_usize);
+    while size <= most
+        && let Some(row) = rows.next()?
+    {
+        let parts = parts.get_or_insert_with(Vec::new);
+        if let Some(envelope) = row.get::<_, Option<String>>(0)? {
+            let part = read(&envelope, row.get(1)?);
+            size = size.saturating_add(part.body.len());
+            parts.push(part);
+        }
+    }
+    Ok(parts)
 }
 
 /// A part whose envelope cannot be read says so, as a message in a queue does.
@@ -204,7 +203,9 @@ mod tests {
         open(&db, &parking("j"), 1).expect("no error");
         assert!(take_body(&db, "j", 1000).expect("run").is_none());
         assert_eq!(
-            parts(&db, "j").expect("run").map(|parts| parts.len()),
+            parts(&db, "j", usize::MAX)
+                .expect("run")
+                .map(|parts| parts.len()),
             Some(2)
         );
     }
@@ -216,11 +217,13 @@ mod tests {
         put(&db, "j", &part("a"), 5).expect("put");
         prune(&db, 5).expect("pruned");
         assert_eq!(
-            parts(&db, "j").expect("run").map(|parts| parts.len()),
+            parts(&db, "j", usize::MAX)
+                .expect("run")
+                .map(|parts| parts.len()),
             Some(1)
         );
         prune(&db, 6).expect("pruned");
-        assert_eq!(parts(&db, "j").expect("run"), None);
+        assert_eq!(parts(&db, "j", usize::MAX).expect("run"), None);
         for table in ["join_body", "join_part"] {
             let count = format!("SELECT count(*) FROM {table}");
             let left: i64 = db.query_row(&count, [], |row| row.get(0)).expect("a count");

@@ -300,9 +300,16 @@ impl Broker for SqliteBroker {
         })
     }
 
-    fn parts<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
+    fn parts<'a>(
+        &'a self,
+        join: &'a str,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Option<Vec<Message>>>> {
         let (what, name) = (format!("the parts of join `{join}`"), join.to_owned());
-        Box::pin(self.reader.read(what, move |db| joins::parts(db, &name)))
+        Box::pin(
+            self.reader
+                .read(what, move |db| joins::parts(db, &name, most)),
+        )
     }
 
     fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>> {

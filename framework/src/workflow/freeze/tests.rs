@@ -327,6 +327,20 @@ fn foreign_tasks_have_ours_beside_them() {
             .queue_name(),
         Some("c")
     );
+    let inner = || nobody_of_ours().coordinated(Some(Queue::new("c")));
+    let last = || foreign("py.last");
+    for whole in [
+        Node::group(vec![inner()]).then(last()),
+        last().then(inner()),
+        Node::group(vec![foreign("py")])
+            .coordinated(Some(Queue::new("c")))
+            .collected()
+            .then(last()),
+    ] {
+        let Frozen { queues, .. } = frozen(whole);
+        let names: Vec<_> = queues.iter().map(Queue::name).collect();
+        assert_eq!(names, ["c", "q"], "that of the part is as good");
+    }
     let chain_alone = frozen(foreign("py").then(foreign("py2")));
     assert_eq!(tasks(&chain_alone.plan.calls[0]), ["py", "py2"]);
 }
@@ -353,4 +367,52 @@ fn results_that_nobody_wants_are_not_told() {
         (last.options.ignore_result, &last.options.reply_to),
         (Some(true), &None)
     );
+}
+
+#[test]
+fn the_times_of_what_follows_a_group_count_from_its_turn() {
+    use crate::options::{CallOptions, Due};
+    let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+    let chord = |set: &dyn Fn(&mut CallOptions)| {
+        let mut body = step("sum");
+        set(&mut body.options);
+        frozen(Node::group(vec![call("a")]).then(Node::call(body)))
+    };
+    let soon = chord(&|options| options.due = Due::In(days(14)));
+    assert_eq!(tasks(&soon.plan.joins[0].body), ["sum"]);
+    let later: [&dyn Fn(&mut CallOptions); 4] = [
+        &|options| options.expires = Some(days(1)),
+        &|options| options.deadline = Some(days(1)),
+        &|options| options.due = Due::At(SystemTime::UNIX_EPOCH + days(1)),
+        &|options| options.due = Due::In(days(16)),
+    ];
+    for set in later {
+        assert_eq!(tasks(&chord(set).plan.joins[0].body), [COLLECT, "sum"]);
+    }
+}
+
+#[test]
+fn two_calls_under_one_id_are_refused() {
+    let twice = || vec![call("a"), call("a")];
+    for node in [
+        Node::group(twice()),
+        Node::group(twice()).then(partial("sum")),
+        call("a").then(partial("a")),
+        call("b").then(Node::group(vec![partial("b"), partial("c")])),
+        call("a").watched(partial("a")),
+    ] {
+        let error = refused(node);
+        assert!(error.contains("call id `"), "{error}");
+    }
+}
+
+#[test]
+fn more_members_than_can_meet_are_refused_before_anything_is_sent() {
+    let members = |count: usize| {
+        let members = (0..count).map(|n| call(&n.to_string()));
+        Node::group(members.collect())
+    };
+    let error = refused(call("first").then(members(50_001)).then(partial("sum")));
+    assert!(error.contains("50000"), "{error}");
+    frozen(members(50_001));
 }
