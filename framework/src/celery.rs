@@ -140,12 +140,39 @@ pub mod uuid {
 pub mod decimal {
     use super::*;
 
-    /// Writes Python's `Decimal`.
+    /// Writes Python's `Decimal`: digits with an optional sign, point and exponent, `Infinity`, or `NaN`.
     ///
     /// # Errors
-    /// Those of the serializer.
+    /// Where the text is no decimal, since it would make Python drop the whole message.
     pub fn serialize<S: Serializer>(digits: &str, serializer: S) -> Result<S::Ok, S::Error> {
-        write(serializer, "decimal", digits)
+        use serde::ser::Error as _;
+        match is_decimal(digits) {
+            true => write(serializer, "decimal", digits),
+            false => Err(S::Error::custom(format_args!("`{digits}` is no decimal"))),
+        }
+    }
+
+    /// Whether Python's `Decimal` reads it.
+    fn is_decimal(text: &str) -> bool {
+        /// Python's largest exponent has one digit more.
+        const EXPONENT: usize = 17;
+        let text = text.to_ascii_lowercase();
+        let text = text.strip_prefix(['+', '-']).unwrap_or(&text);
+        let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        if let Some(payload) = text.trim_start_matches('s').strip_prefix("nan") {
+            return !text.starts_with("ss") && are_digits(payload);
+        }
+        if matches!(text, "inf" | "infinity") {
+            return true;
+        }
+        let (number, exponent) = text.split_once('e').unwrap_or((text, "0"));
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+        (whole.len() + fraction.len() > 0)
+            && are_digits(whole)
+            && are_digits(fraction)
+            && (1..=EXPONENT).contains(&exponent.len())
+            && are_digits(exponent)
     }
 
     /// Reads a `Decimal`, a string, or a number.
@@ -440,6 +467,37 @@ mod tests {
         refused::<Uuid>(json!({"__type__": "uuid", "__value__": {"hex": "no"}}));
         refused::<Date>(json!("2024-13-01"));
         assert!(serde_json::to_value(Date("tomorrow".into())).is_err());
+        for good in [
+            "1",
+            "-1.50",
+            "+.5",
+            "5.",
+            "1E+3",
+            "1e-7",
+            "-Infinity",
+            "inf",
+            "NaN",
+            "sNaN12",
+        ] {
+            assert!(serde_json::to_value(Decimal(good.into())).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "-",
+            ".",
+            "1,5",
+            "one",
+            "1e",
+            "1e+",
+            "0x1",
+            "ssnan",
+            "nanx",
+            "1e999999999999999999",
+            "--1",
+            "1.2.3",
+        ] {
+            assert!(serde_json::to_value(Decimal(bad.into())).is_err(), "{bad}");
+        }
     }
 
     #[test]

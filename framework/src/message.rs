@@ -11,6 +11,7 @@ mod arguments;
 mod canvas;
 mod check;
 mod embed;
+mod lenient;
 mod origin;
 mod past;
 mod signature;
@@ -24,6 +25,7 @@ pub use canvas::{Beginning, Chord, First};
 pub(crate) use check::DEPTH_LIMIT;
 pub(crate) use check::{BODY_DEPTH_LIMIT, is_deeper};
 pub use embed::Embed;
+pub(crate) use lenient::without_nan;
 pub use origin::Origin;
 pub use past::PastError;
 pub use signature::{Following, Joined, Part, Signature, SignatureOptions, Signatures};
@@ -193,7 +195,9 @@ impl Message {
 
     fn time_limit(&self, place: usize) -> Option<Duration> {
         let seconds = self.headers.get("timelimit")?.get(place)?.as_f64()?;
-        Duration::try_from_secs_f64(seconds).ok()
+        let limit = Duration::try_from_secs_f64(seconds).ok()?;
+        // As in Celery, 0 is no limit.
+        (!limit.is_zero()).then_some(limit)
     }
 
     /// `(base, max)` of the backoff, where the sender says so.

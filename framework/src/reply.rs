@@ -2,12 +2,13 @@
 
 use std::time::SystemTime;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::failure::{Failure, FailureKind};
-use crate::message::{Headers, Message, Unreadable, cut, format_time};
+use crate::message::{Headers, Message, Unreadable, cut, format_time, without_nan};
 
 mod exception;
 mod progress;
@@ -44,6 +45,15 @@ struct ReplyBody {
     /// What Celery's form has no place for, and its readers pass over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     garenne: Option<Note>,
+}
+
+/// What is read of a reply that cannot be read in full.
+#[derive(Deserialize)]
+struct Outline {
+    status: String,
+    task_id: String,
+    #[serde(rename = "result")]
+    _result: IgnoredAny,
 }
 
 /// What we say of a failure beside Celery's description of an exception.
@@ -136,13 +146,36 @@ impl Reply {
         }
     }
 
-    /// Reads a reply; `None` for the news of a call that is not finished yet (`STARTED`, `RETRY`, …).
+    fn illegible(id: String, text: String) -> Self {
+        Self {
+            outcome: Err(Failure::new("", &*id, FailureKind::Unknown, text)),
+            id,
+        }
+    }
+
+    /// Reads a reply; `None` for the news of a call that is not finished yet (`STARTED`, `RETRY`, …). One that says
+    /// that its call is over, but not legibly how, is a failure: no better one will come.
     ///
     /// # Errors
     /// [`Unreadable`] with the reason.
     pub fn decode(message: &Message) -> Result<Option<Self>, Unreadable> {
-        let body: ReplyBody = serde_json::from_slice(&message.body)
-            .map_err(|e| Unreadable(format!("the reply cannot be read: {e}")))?;
+        let body: ReplyBody = match serde_json::from_slice(&message.body) {
+            Ok(body) => body,
+            Err(error) => {
+                let format = message.unsupported();
+                let is_foreign = format.is_some();
+                let reason = format.unwrap_or_else(|| error.to_string());
+                let text = format!("the reply cannot be read: {reason}");
+                return match (outline(message), &message.correlation_id) {
+                    (Some(reply), _) if is_final(&reply.status) => {
+                        Ok(Some(Self::illegible(reply.task_id, text)))
+                    }
+                    // Another will be in the same format.
+                    (None, Some(id)) if is_foreign => Ok(Some(Self::illegible(id.clone(), text))),
+                    _ => Err(Unreadable(text)),
+                };
+            }
+        };
         let outcome = match body.status.as_str() {
             "SUCCESS" => Ok(body.result.unwrap_or_else(null)),
             "FAILURE" | "REVOKED" => Err(failure(&body)),
@@ -153,6 +186,15 @@ impl Reply {
             outcome,
         }))
     }
+}
+
+fn is_final(status: &str) -> bool {
+    matches!(status, "SUCCESS" | "FAILURE" | "REVOKED")
+}
+
+/// What can be read of a reply with numbers or characters in it that JSON has not.
+fn outline(message: &Message) -> Option<Outline> {
+    serde_json::from_slice(&without_nan(&message.body)).ok()
 }
 
 fn null() -> Box<RawValue> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{AsyncCommands, Client, PushInfo, PushKind, Script, Value};
+use redis::{AsyncCommands, Client, PushInfo, PushKind, RedisError, Script, Value};
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
@@ -35,6 +35,19 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long to try to keep one result, over however many connections.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(500);
+/// What Redis says while it takes no writes: it is full, cannot save, is a replica, starts, is being set up.
+const PASSING: [&str; 10] = [
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOPERM",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+];
 
 /// Keeps a result unless a success is kept already, as Celery does, and tells who waits.
 const KEEP: &str = r"
@@ -175,16 +188,18 @@ impl ResultStore {
             .map_err(|error| self.refused(&what, &error))
     }
 
-    /// Asks Redis for something, again and again while it cannot be reached.
+    /// Asks Redis for something, again and again while it cannot be reached, or takes no writes.
     async fn patiently<T, F>(&self, what: &str, ask: impl Fn(ConnectionManager) -> F) -> Result<T>
     where
         F: Future<Output = redis::RedisResult<T>>,
     {
+        let mut said = String::from("it does not answer");
         let patience = async {
             loop {
                 match ask(self.0.redis.clone()).await {
-                    Err(error) if error.is_unrecoverable_error() || error.is_io_error() => {
+                    Err(error) if is_passing(&error) => {
                         tracing::warn!(url = self.0.url, "{what} waits for Redis: {error}");
+                        said = error.to_string();
                         sleep(PAUSE).await;
                     }
                     done => return done,
@@ -196,7 +211,7 @@ impl ResultStore {
             Err(_) => Err(Error::Unavailable {
                 what: format!("{what} for {}", self.0.url),
                 waited: PATIENCE,
-                reason: "Redis cannot be reached".into(),
+                reason: said,
             }),
         }
     }
@@ -361,4 +376,53 @@ fn tell(waiters: &Waiters, id: &str, body: Vec<u8>) {
 
 fn key(id: &str) -> String {
     format!("{KEY}{id}")
+}
+
+/// Whether Redis may take it later: it cannot be reached, or takes no writes.
+fn is_passing(error: &RedisError) -> bool {
+    // Before Redis 7, what a script is refused is in the middle of a text.
+    let mut words = error.code().into_iter().chain(
+        error
+            .detail()
+            .into_iter()
+            .flat_map(|text| text.split(|c: char| !c.is_ascii_uppercase())),
+    );
+    error.is_unrecoverable_error()
+        || error.is_io_error()
+        || words.any(|word| PASSING.contains(&word))
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::ErrorKind;
+
+    use super::*;
+
+    fn said(code: &str, text: &str) -> RedisError {
+        redis::make_extension_error(code.to_owned(), Some(text.to_owned()))
+    }
+
+    #[test]
+    fn a_redis_that_takes_no_writes_is_waited_for() {
+        let full = "command not allowed when used memory > 'maxmemory'.";
+        for (code, text) in [
+            ("OOM", full),
+            ("MISCONF", "Redis is configured to save RDB snapshots, but"),
+            ("READONLY", "You can't write against a read only replica."),
+            ("LOADING", "Redis is loading the dataset in memory"),
+            ("NOPERM", "this user has no permissions to run the command"),
+            (
+                "ERR",
+                "Error running script: @user_script:10: -OOM command not allowed",
+            ),
+        ] {
+            assert!(is_passing(&said(code, text)), "{code} {text}");
+        }
+        assert!(is_passing(&(ErrorKind::Io, "gone").into()));
+        let wrong = said(
+            "WRONGTYPE",
+            "Operation against a key holding the wrong kind",
+        );
+        assert!(!is_passing(&wrong));
+    }
 }

@@ -287,7 +287,7 @@ macro_rules! option_setters {
             self
         }
 
-        /// Ends an attempt that takes longer.
+        /// Ends an attempt that takes longer. Zero is no limit: the task's own counts then, if it has one.
         pub fn timeout(mut self, timeout: Duration) -> Self {
             self.options_mut().timeout = Some(timeout);
             self

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use garenne::broker::{Broker, Consumer, Exchange, Queue, Route};
 use garenne::error::Error;
+use garenne::message::header;
 use tokio::time::Instant;
 
 use super::fixture::{clean, connect, delayed, next, publish, unique, url};
@@ -45,7 +46,7 @@ async fn delays_are_exact_and_never_early() {
                 .message
                 .headers
                 .keys()
-                .all(|name| !name.starts_with("garenne-"))
+                .all(|name| !name.starts_with("garenne-") || name == header::RETURNED)
         );
         assert_eq!(delivery.message.text("task"), Some("t"));
         assert_eq!(delivery.deliveries, 1);

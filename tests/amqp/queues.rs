@@ -1,13 +1,18 @@
 //! Queues and exchanges that are other than we would make them, or gone.
 
-use garenne::broker::{Broker, Exchange, Queue, Route};
+use std::time::Duration;
+
+use garenne::broker::{Broker, Exchange, Publish, Queue, Route};
 use garenne::error::Error;
+use garenne::{App, Worker, task};
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::fixture::{SOON, clean, connect, next, publish, raw_channel, to_queue, unique, url};
+use super::fixture::{
+    SOON, clean, connect, message, next, publish, raw_channel, to_queue, unique, url,
+};
 
 #[tokio::test]
 async fn a_queue_with_other_arguments_is_used_as_it_is() {
@@ -143,5 +148,60 @@ async fn an_exchange_of_another_kind_is_used_as_it_is() {
         .declare_exchange(&Exchange::topic(&name))
         .await
         .expect("no conflict");
+    broker.close().await;
+}
+
+#[task(name = "queues.first")]
+async fn first() -> i64 {
+    1
+}
+
+/// A Python worker ends where it finds its queue made in another way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_queue_of_a_foreign_follower_is_left_to_its_workers() {
+    let Some(url) = url() else { return };
+    let app = App::connect(&*url).await.expect("a server");
+    let (queue, foreign) = (unique("ours"), unique("foreign"));
+    let worker = Worker::new(&app).queue(&*queue, 1).spawn();
+    assert!(worker.ready().await);
+    // As Python's `chain(first.s(), notify.s().set(queue=foreign))`.
+    let mut call = message("first");
+    call.set("task", "queues.first");
+    call.body = format!(
+        r#"[[], {{}}, {{"callbacks": null, "errbacks": null, "chord": null, "chain": [
+            {{"task": "notify", "args": [], "kwargs": {{}}, "subtask_type": null, "immutable": false,
+              "options": {{"task_id": "next", "queue": "{foreign}"}}}}]}}]"#
+    )
+    .into_bytes();
+    let broker = connect(&url).await;
+    let publish = Publish {
+        message: call,
+        ..to_queue(&queue, "first")
+    };
+    broker.publish(publish).await.expect("stored");
+    let is_taken = async {
+        while broker
+            .depth(&queue)
+            .await
+            .is_ok_and(|depth| depth.ready > 0)
+        {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(SOON, is_taken).await.expect("it is taken");
+    let letters = app.dead_letters(&queue);
+    let is_dead = async {
+        while letters.count().await.is_ok_and(|count| count == 0) {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(SOON, is_dead)
+        .await
+        .expect("its follower has no queue");
+    let error = broker.depth(&foreign).await.expect_err("not made by us");
+    assert!(error.to_string().contains(&foreign), "{error}");
+    worker.stop().await.expect("stopped");
+    app.delete(&queue).await.expect("deleted");
+    app.close().await;
     broker.close().await;
 }

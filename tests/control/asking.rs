@@ -4,11 +4,12 @@ use garenne::broker::{Announcement, Channel, ChannelKind};
 use garenne::control::CallState;
 use garenne::message::Message;
 use garenne::{App, MILLISECOND, SECOND, Worker};
+use serde_json::value::RawValue;
 use serde_json::{Map, json};
 
 use crate::on_every_broker;
 use crate::support::{self, within};
-use crate::tasks::{Crew, Gate, add, pass};
+use crate::tasks::{Crew, Gate, add, hold, pass};
 
 /// Says something on the control channel that may be no request.
 async fn say(app: &App, body: &[u8], expires: f64) {
@@ -57,6 +58,28 @@ on_every_broker! {
         }
         crew.gate.open(1);
         assert_eq!(within("a result", handle).await, Ok(7));
+        crew.stop().await;
+    }
+
+    async fn a_call_is_told_whose_arguments_are_no_values(app: App) {
+        let things = [r#""\ud800""#.to_owned(), "1e999".into(), "9".repeat(400), format!("{}{}", "[".repeat(150), "]".repeat(150))];
+        let crew = Crew::new(&app, things.len()).await;
+        let mut handles = Vec::new();
+        for thing in &things {
+            let thing = RawValue::from_string(thing.clone()).expect("JSON");
+            handles.push(crew.call(hold::call(thing)).send(&app).await.expect("sent"));
+        }
+        crew.gate.has_let_in(things.len()).await;
+        for _ in 0..2 {
+            let active = crew.control().active().await.expect("asked").remove(&crew.node);
+            let active = active.expect("an answer").expect("calls");
+            assert_eq!(active.len(), things.len());
+            assert!(active.iter().all(|call| !call.args.as_array().expect("a list").is_empty()), "{active:?}");
+        }
+        crew.gate.open(things.len());
+        for (thing, handle) in things.iter().zip(handles) {
+            assert_eq!(within("a result", handle).await, Ok(thing.len()));
+        }
         crew.stop().await;
     }
 

@@ -24,8 +24,12 @@ on_every_broker! {
         // Until the broker's news of the same have come back.
         eventually("remembered", || async {
             let remembered = app.broker().cancellations().await.expect("cancellations");
-            [runs.id(), waits.id()].iter().all(|id| remembered.known.contains(&(*id).to_owned()))
+            [runs.id(), waits.id()].iter().all(|id| remembered.known.iter().any(|known| known.ends_with(id)))
         }).await;
+        let later = Crew::new(&app, 1).await;
+        let known = later.control().revoked().await.expect("asked").remove(&later.node).expect("an answer");
+        assert!(known.expect("ids").contains(&runs.id().to_owned()));
+        later.stop().await;
         crew.gate.open(1);
         assert_eq!(within("a result", runs).await, Ok(1));
         let failure = within("a failure", waits).await.expect_err("dropped");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use garenne::{App, Call, Control, RunningWorker, SECOND, Worker, task};
+use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::support::{unique, within};
@@ -62,6 +63,17 @@ pub(crate) async fn pass(gate: &Gate, number: u32) -> u32 {
         exit.forget();
     }
     number
+}
+
+/// Takes what it cannot read, and runs until the gate lets it out.
+#[task(name = "control.hold")]
+pub(crate) async fn hold(gate: &Gate, thing: Box<RawValue>) -> usize {
+    gate.0.entered.fetch_add(1, Ordering::SeqCst);
+    gate.0.news.notify_waiters();
+    if let Ok(exit) = gate.0.exits.acquire().await {
+        exit.forget();
+    }
+    thing.get().len()
 }
 
 #[task(name = "control.add")]

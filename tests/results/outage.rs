@@ -1,8 +1,10 @@
 //! Redis goes away while tasks finish, and comes back.
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use garenne::{Ack, Handle, RunningWorker, SECOND, Worker, task};
@@ -36,6 +38,18 @@ impl Redis {
 
     fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Its answer to a command, which it is to take.
+    fn ask(&self, command: &str) {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("Redis");
+        stream
+            .write_all(format!("{command}\r\n").as_bytes())
+            .expect("asked");
+        let mut answer = [0; 64];
+        let size = stream.read(&mut answer).expect("answered");
+        let answer = String::from_utf8_lossy(&answer[..size]);
+        assert!(!answer.starts_with('-'), "{command}: {answer}");
     }
 
     fn stop(&mut self) {
@@ -74,6 +88,15 @@ impl Drop for Redis {
 #[task(name = "outage.double")]
 async fn double(number: i64) -> i64 {
     2 * number
+}
+
+/// How often [`count`] ran, for each test that counts.
+static RUNS: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
+
+#[task(name = "outage.count")]
+async fn count(which: usize, size: usize) -> String {
+    RUNS[which].fetch_add(1, Ordering::SeqCst);
+    "x".repeat(size)
 }
 
 async fn busy(stage: &Stage, app: &garenne::App) -> RunningWorker {
@@ -158,4 +181,58 @@ async fn a_worker_that_stops_while_redis_is_away_gives_its_calls_back() {
     worker.stop().await.expect("stopped");
     elsewhere.close().await;
     stage.clean(&app).await;
+}
+
+/// A result that Redis does not take is no reason to run its task again.
+async fn refused(which: usize, size: usize, refuse: fn(&Redis, &str), take: fn(&Redis, &str)) {
+    let Some(mut stage) = Stage::new() else {
+        return;
+    };
+    let Some(redis) = Redis::start().await else {
+        return;
+    };
+    stage.redis = redis.url();
+    let app = stage.app().await;
+    let worker = busy(&stage, &app).await;
+    let id = unique("refused");
+    refuse(&redis, &id);
+    let call = count::call(which, size).queue(&*stage.queue).id(&*id);
+    let sent = call.send(&app).await.expect("sent");
+    let runs = || RUNS[which].load(Ordering::SeqCst);
+    eventually("it runs", || async { runs() > 0 }).await;
+    // It comes again every second, or is waited with.
+    tokio::time::sleep(4 * SECOND).await;
+    take(&redis, &id);
+    let result = within("a result", sent).await.expect("a result");
+    assert_eq!(result.len(), size);
+    assert_eq!(runs(), 1);
+    worker.stop().await.expect("stopped");
+    assert_eq!(app.dead_letters(&stage.queue).count().await.ok(), Some(0));
+    stage.clean(&app).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_is_waited_for() {
+    let full = |redis: &Redis, _: &str| redis.ask("CONFIG SET maxmemory 1");
+    let room = |redis: &Redis, _: &str| redis.ask("CONFIG SET maxmemory 0");
+    refused(0, 9, full, room).await;
+}
+
+/// Redis refuses to write over what is no result.
+fn occupy(redis: &Redis, id: &str) {
+    redis.ask(&format!("RPUSH celery-task-meta-{id} x"));
+}
+
+fn vacate(redis: &Redis, id: &str) {
+    redis.ask(&format!("DEL celery-task-meta-{id}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_redis_refuses_is_not_computed_again() {
+    refused(1, 9, occupy, vacate).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_result_that_redis_refuses_is_not_computed_again() {
+    refused(2, 100_000, occupy, vacate).await;
 }

@@ -107,12 +107,31 @@ impl App {
         }
     }
 
-    /// The same for a queue that is not there though it was declared.
+    /// The same for a queue of workers that do not know ours: it is not made where only they know how. See
+    /// [`Queue::of_others`].
+    pub(crate) async fn find_route(&self, route: &Route) -> Result<()> {
+        match route {
+            Route::Queue(name) => self.declare_queue(&Queue::new(name).of_others()).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`declare_route`](Self::declare_route), for a queue that is not there though it was declared.
     pub(crate) async fn declare_anew(&self, route: &Route) -> Result<()> {
+        self.forget_route(route);
+        self.declare_route(route).await
+    }
+
+    /// As [`find_route`](Self::find_route), for a queue that is not there though it was found.
+    pub(crate) async fn find_anew(&self, route: &Route) -> Result<()> {
+        self.forget_route(route);
+        self.find_route(route).await
+    }
+
+    fn forget_route(&self, route: &Route) {
         if let Route::Queue(name) = route {
             self.inner.declared.forget(name);
         }
-        self.declare_route(route).await
     }
 
     async fn publish_to_queue(&self, queue: &Queue, publish: Publish) -> Result<()> {

@@ -182,10 +182,11 @@ fn scheme(address: &str) -> Result<Scheme, String> {
         Some(("amqp" | "amqps", _)) => Ok(Scheme::Amqp),
         Some(("sqlite", _)) => Ok(Scheme::Sqlite),
         Some(("memory", _)) => Ok(Scheme::Memory),
-        Some((other, _)) => Err(format!(
+        // What else stands there is shown nowhere: it may be a password.
+        Some((other, _)) if other.bytes().all(|byte| byte.is_ascii_alphanumeric()) => Err(format!(
             "no broker speaks `{other}://`: use amqp://, amqps://, sqlite:// or memory://"
         )),
-        None => Err("it has no scheme: use amqp://host, sqlite://file.db or memory://".into()),
+        _ => Err("it has no scheme: use amqp://host, sqlite://file.db or memory://".into()),
     }
 }
 
@@ -257,6 +258,10 @@ mod tests {
         for (text, expected) in [
             ("", "empty"),
             ("localhost", "no scheme"),
+            (
+                "amqp:/ann:secret@://",
+                "`***@://` cannot be used: it has no scheme",
+            ),
             ("redis://x", "no broker speaks `redis://`"),
             ("sqlite://", "path of one file"),
             ("sqlite://a.db?x=1", "unknown option"),

@@ -82,7 +82,15 @@ fn options_of_celery_are_read() {
     assert!(message.ignores_result());
     message.set("timelimit", json!([1.5, null]));
     assert_eq!(message.timeout(), Some(Duration::from_millis(1500)));
-    for odd in [json!([-1, null]), json!(["30", -1]), json!([]), json!(30)] {
+    message.set("timelimit", json!([0, 2]));
+    assert_eq!(message.timeout(), Some(Duration::from_secs(2)));
+    for odd in [
+        json!([-1, null]),
+        json!(["30", -1]),
+        json!([]),
+        json!(30),
+        json!([0, 0.0]),
+    ] {
         message.set("timelimit", odd.clone());
         assert_eq!(message.timeout(), None, "{odd}");
     }

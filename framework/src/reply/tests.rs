@@ -311,3 +311,49 @@ fn a_reply_that_is_none_is_refused_with_a_reason() {
         assert!(error.0.contains("cannot be read"), "{error}");
     }
 }
+
+#[test]
+fn a_final_reply_that_cannot_be_read_is_a_failure() {
+    let read = |body: &str| {
+        Reply::decode(&Message {
+            body: body.into(),
+            ..Message::default()
+        })
+    };
+    for body in [
+        r#"{"status": "SUCCESS", "result": NaN, "traceback": null, "task_id": "id"}"#,
+        r#"{"status": "SUCCESS", "result": [1, -Infinity], "traceback": null, "task_id": "id"}"#,
+        r#"{"status": "FAILURE", "result": {}, "traceback": "in \ud800", "task_id": "id"}"#,
+    ] {
+        let reply = read(body).expect("it is read").expect("it is over");
+        let failure = reply.outcome.expect_err("its result is lost");
+        assert_eq!((&*reply.id, &*failure.id), ("id", "id"));
+        assert_eq!(failure.kind, FailureKind::Unknown);
+        assert!(
+            failure.message.starts_with("the reply cannot be read: "),
+            "{failure}"
+        );
+    }
+    for body in [
+        r#"{"status": "PROGRESS", "result": NaN, "traceback": null, "task_id": "id"}"#,
+        r#"{"status": "SUCCESS", "result": NaN, "task_id": 7}"#,
+        r#"{"status": "SUCCESS", "result": NaN, "#,
+    ] {
+        assert!(read(body).is_err(), "{body}");
+    }
+    let pickled = Message {
+        content_type: "application/x-python-serialize".into(),
+        content_encoding: "binary".into(),
+        correlation_id: Some("id".into()),
+        body: b"\x80\x04}".to_vec(),
+        ..Message::default()
+    };
+    let reply = Reply::decode(&pickled)
+        .expect("it is read")
+        .expect("it is over");
+    let failure = reply.outcome.expect_err("its result is lost");
+    assert!(
+        failure.message.contains("application/x-python-serialize"),
+        "{failure}"
+    );
+}

@@ -2,18 +2,18 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// Ids remembered, the newest; older calls have been seen by some worker long since.
 const REMEMBERED: usize = 100_000;
+/// What stands before an id where the broker remembers a cancelled call whose attempts go on.
+const SPARED: &str = "garenne-spared:";
 
-/// How long after a call was cancelled that is to go on, the same news from the broker is not taken for another wish.
-const ECHO: Duration = Duration::from_secs(30);
-/// Such calls remembered.
-const SPARED: usize = 10_000;
+/// What the broker is to remember of a call that was cancelled, and whose attempts that run go on.
+pub(super) fn spared(id: &str) -> String {
+    format!("{SPARED}{id}")
+}
 
 /// Which calls were cancelled.
 #[derive(Default)]
@@ -22,8 +22,6 @@ pub(super) struct CancelledCalls(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     ids: HashSet<String>,
-    /// Ids of calls that go on if they run, by when that was said.
-    spared: HashMap<String, Instant>,
     oldest_first: VecDeque<String>,
     running: HashMap<String, watch::Sender<bool>>,
 }
@@ -46,34 +44,26 @@ impl CancelledCalls {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call was cancelled: attempts at it that run here are told.
-    pub(super) fn add(&self, id: String) {
-        let mut inner = self.inner();
-        let spared = inner.spared.get(&id);
-        if spared.is_none_or(|since| since.elapsed() > ECHO)
-            && let Some(attempt) = inner.running.get(&id)
-        {
-            attempt.send_replace(true);
+    /// What the broker remembers: a call was cancelled, and perhaps its attempts go on.
+    pub(super) fn hear(&self, remembered: &str) {
+        match remembered.strip_prefix(SPARED) {
+            Some(id) => self.spare(id),
+            None => self.end(remembered),
         }
-        inner.insert(id);
     }
 
     /// A call was cancelled, and attempts at it that run go on.
     pub(super) fn spare(&self, id: &str) {
-        let mut inner = self.inner();
-        if inner.spared.len() >= SPARED {
-            inner.spared.retain(|_, since| since.elapsed() <= ECHO);
-        }
-        if inner.spared.len() < SPARED {
-            inner.spared.insert(id.to_owned(), Instant::now());
-        }
-        inner.insert(id.to_owned());
+        self.inner().insert(id.to_owned());
     }
 
-    /// A call was cancelled, and attempts at it that run are told, whatever was said before.
+    /// A call was cancelled, and attempts at it that run here are told.
     pub(super) fn end(&self, id: &str) {
-        self.inner().spared.remove(id);
-        self.add(id.to_owned());
+        let mut inner = self.inner();
+        if let Some(attempt) = inner.running.get(id) {
+            attempt.send_replace(true);
+        }
+        inner.insert(id.to_owned());
     }
 
     /// The latest ids of cancelled calls, the newest first.
@@ -126,7 +116,7 @@ mod tests {
         let calls = CancelledCalls::default();
         let attempt = calls.watch("a");
         assert!(!*attempt.borrow());
-        calls.add("a".into());
+        calls.end("a");
         assert!(*attempt.borrow());
         drop(attempt);
         calls.forget("a");
@@ -139,18 +129,18 @@ mod tests {
         let calls = CancelledCalls::default();
         let attempt = calls.watch("a");
         calls.spare("a");
-        // The broker's news of the same.
-        calls.add("a".into());
+        // The broker's news of the same, however late.
+        calls.hear(&spared("a"));
         assert!(!*attempt.borrow() && calls.contains("a"));
         assert_eq!(calls.latest(9), ["a"]);
-        calls.end("a");
+        calls.hear("a");
         assert!(*attempt.borrow());
     }
 
     #[test]
     fn memory_is_bounded() {
         let calls = CancelledCalls::default();
-        (0..REMEMBERED + 10).for_each(|n| calls.add(n.to_string()));
+        (0..REMEMBERED + 10).for_each(|n| calls.end(&n.to_string()));
         assert!(!calls.contains("9") && calls.contains("10"));
     }
 }

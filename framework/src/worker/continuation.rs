@@ -7,7 +7,7 @@ use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::broker::{Queue, Route};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::message::{
     Beginning, Chord, Embed, First, Following, Kind, Message, Origin, Part, Signature,
     SignatureOptions, header,
@@ -61,9 +61,9 @@ pub(super) struct Next {
 }
 
 impl<'a> Continuation<'a> {
-    /// What follows the call that `message` asks for. One that cannot be read is followed by its reply only.
+    /// What follows the call that `message` asks for, as far as that can be read.
     pub(super) fn of(message: &'a Message) -> Self {
-        let embed = Embed::of(message).unwrap_or_default();
+        let embed = Embed::readable_of(message);
         Self { message, embed }
     }
 
@@ -170,6 +170,7 @@ impl<'a> Continuation<'a> {
             deadline: None,
             ..self.message.origin()
         };
+        let is_revoked = matches!(failure.kind, FailureKind::Cancelled | FailureKind::Expired);
         let in_full = to_raw_value(failure).ok();
         let by_id = to_raw_value(&failure.id).ok();
         for raw in errbacks {
@@ -180,6 +181,10 @@ impl<'a> Continuation<'a> {
             let wants_all = headers
                 .and_then(|headers| headers.get(header::INPUT))
                 .is_some();
+            // Python's are for errors alone. Of one that takes nothing it cannot be told whose it is.
+            if is_revoked && !wants_all && !signature.immutable {
+                continue;
+            }
             let input = if wants_all { &in_full } else { &by_id };
             next.send(signature, input.as_deref(), Vec::new(), &origin, now, home);
         }
@@ -431,4 +436,52 @@ fn told(
         message: reply.encode_for(correlation_id, request, now),
         delay: Duration::ZERO,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent_after(kind: FailureKind, body: &str) -> Vec<String> {
+        let message = Message {
+            body: body.into(),
+            ..Message::default()
+        };
+        let failure = Failure::new("task", "id", kind, "no");
+        let home = |_: &str| Route::Queue("home".into());
+        let next = Continuation::of(&message).next(&Err(failure), SystemTime::UNIX_EPOCH, &home);
+        let next = next.publish.into_iter();
+        next.map(|next| match next.message.text("task") {
+            Some(task) => task.to_owned(),
+            None => next.route.to_string(),
+        })
+        .collect()
+    }
+
+    #[test]
+    fn pythons_error_callbacks_are_not_for_what_was_revoked() {
+        let body = r#"[[], {}, {"errbacks": [
+            {"task": "python's"},
+            {"task": "either's", "immutable": true},
+            {"task": "ours", "options": {"headers": {"garenne-input": "failure"}}}
+        ]}]"#;
+        assert_eq!(
+            sent_after(FailureKind::Failed, body),
+            ["python's", "either's", "ours"]
+        );
+        for kind in [FailureKind::Cancelled, FailureKind::Expired] {
+            assert_eq!(sent_after(kind, body), ["either's", "ours"], "{kind}");
+        }
+    }
+
+    #[test]
+    fn who_follows_an_unreadable_call_is_told() {
+        let body = r#"[[NaN], {}, {"errbacks": [{"task": "errback"}], "chain": [
+            {"task": "last", "options": {"task_id": "2", "reply_to": "replies"}},
+            {"task": "next", "options": {"task_id": "1", "reply_to": "replies"}}
+        ]}]"#;
+        let sent = sent_after(FailureKind::Rejected, body);
+        let reply = Route::Reply("replies".into()).to_string();
+        assert_eq!(sent, ["errback", &*reply, &*reply]);
+    }
 }

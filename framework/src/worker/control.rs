@@ -1,9 +1,11 @@
 //! Remote control from the worker's side: who it is among the nodes, what it hears, what it answers.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -163,8 +165,12 @@ impl Ear {
         };
         // It ends with the broker.
         while let Some(message) = listener.next().await {
-            if timeout(REQUEST_LIMIT, self.hear(&message)).await.is_err() {
-                tracing::warn!("a request took too long");
+            // One request must not keep the worker from hearing the next.
+            let heard = AssertUnwindSafe(self.hear(&message)).catch_unwind();
+            match timeout(REQUEST_LIMIT, heard).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => tracing::error!("a request was dropped: its answer panicked"),
+                Err(_) => tracing::warn!("a request took too long"),
             }
         }
     }

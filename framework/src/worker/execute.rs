@@ -59,11 +59,8 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
         () = delivery.stale().stale() => return,
     };
     worker.tell_taken(&message);
-    let known = if delivery.came_back() {
-        worker.outcomes.of(&key)
-    } else {
-        None
-    };
+    let known = worker.outcomes.of(&key, delivery.came_back());
+    let is_known = known.is_some();
     let checked = match known {
         Some(verdict) => {
             tracing::info!(
@@ -119,11 +116,19 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
             let settled = worker
                 .settle(Custody::Held(delivery), &message, &mut verdict, &lane)
                 .await;
+            if is_known {
+                worker.outcomes.note(&key, &verdict, went_back(&settled));
+            }
             worker
                 .conclude(&lane, &message, &verdict, settled.err(), &taken)
                 .await;
         }
     }
+}
+
+/// Whether the delivery was given back since it could not be settled.
+fn went_back(settled: &Result<(), Error>) -> bool {
+    !matches!(settled, Ok(()) | Err(Error::Stale { .. }))
 }
 
 impl Shared {
@@ -152,10 +157,11 @@ impl Shared {
         };
         let (mut verdict, mut error) = ended;
         if let Some(late) = registered.end() {
-            error = self
+            let settled = self
                 .settle(Custody::Held(late), message, &mut verdict, lane)
-                .await
-                .err();
+                .await;
+            self.outcomes.note(&key, &verdict, went_back(&settled));
+            error = settled.err();
         }
         self.conclude(lane, message, &verdict, error, taken).await;
     }
@@ -189,12 +195,16 @@ impl Shared {
             };
         }
         self.outcomes.remember(key.clone(), &verdict);
+        let is_held = matches!(custody, Custody::Held(_));
         let mut settled = self.settle(custody, message, &mut verdict, lane).await;
         // Where no other delivery has come, this attempt has no say any more: who gets the call next
         // answers for it, from memory if that is this worker.
         while let (Err(Error::Stale { .. }), Some(again)) = (&settled, registered.adopted()) {
             let custody = Custody::Held(again);
             settled = self.settle(custody, message, &mut verdict, lane).await;
+        }
+        if is_held {
+            self.outcomes.note(key, &verdict, went_back(&settled));
         }
         (verdict, settled.err())
     }

@@ -16,8 +16,11 @@ use crate::broker::{Delivery, Stale};
 const REMEMBERED: usize = 4096;
 /// How long they count: a message that comes back later is rather another one under the same id.
 const KEPT: Duration = Duration::from_secs(600);
-/// Results remembered up to this size in bytes; larger ones are rather computed again.
+/// Results remembered up to this size in bytes; larger ones are rather computed again, unless they could not be
+/// settled.
 const LARGEST: usize = 4096;
+/// Bytes of results remembered.
+const MOST_BYTES: usize = 64 * 1024 * 1024;
 
 /// One delivery's identity: the same message on the same queue, in the same attempt of the same life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -122,14 +125,44 @@ impl Drop for Registered<'_> {
     }
 }
 
+/// What came of one attempt.
+struct Known {
+    since: Instant,
+    verdict: Verdict,
+    /// Whether it could not be settled: its delivery went back, perhaps as a copy that looks like a new message.
+    went_back: bool,
+}
+
 /// What came of the attempts that ended lately.
 #[derive(Default)]
 pub(super) struct Outcomes(Mutex<Recent>);
 
 #[derive(Default)]
 struct Recent {
-    verdicts: HashMap<Key, (Instant, Verdict)>,
+    verdicts: HashMap<Key, Known>,
     oldest_first: VecDeque<Key>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn insert(&mut self, key: Key, known: Known) {
+        self.bytes += known.verdict.size();
+        match self.verdicts.insert(key.clone(), known) {
+            Some(before) => self.bytes -= before.verdict.size(),
+            None => self.oldest_first.push_back(key),
+        }
+        while (self.oldest_first.len() > REMEMBERED || self.bytes > MOST_BYTES)
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.remove(&oldest);
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(known) = self.verdicts.remove(key) {
+            self.bytes -= known.verdict.size();
+        }
+    }
 }
 
 impl Outcomes {
@@ -137,33 +170,109 @@ impl Outcomes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Remembers an outcome before it is settled.
     pub(super) fn remember(&self, key: Key, verdict: &Verdict) {
+        if verdict.size() <= LARGEST {
+            self.insert(key, verdict, false);
+        }
+    }
+
+    /// Notes whether an outcome's delivery `went_back` unsettled: the next one under its key, which need not say
+    /// that it came back, is that message again.
+    pub(super) fn note(&self, key: &Key, verdict: &Verdict, went_back: bool) {
+        if went_back {
+            return self.insert(key.clone(), verdict, true);
+        }
+        let mut recent = self.recent();
+        match recent.verdicts.get_mut(key) {
+            Some(known) if known.verdict.size() <= LARGEST => known.went_back = false,
+            Some(_) => {
+                recent.remove(key);
+                recent.oldest_first.retain(|other| other != key);
+            }
+            None => {}
+        }
+    }
+
+    fn insert(&self, key: Key, verdict: &Verdict, went_back: bool) {
         // What was put off keeps its attempt's number: it must not be answered, but run.
         let open = matches!(
             verdict,
             Verdict::HandBack | Verdict::Postponed { .. } | Verdict::PutOff { .. }
         );
-        if verdict.size() > LARGEST || open {
-            return;
-        }
-        let mut recent = self.recent();
-        if recent
-            .verdicts
-            .insert(key.clone(), (Instant::now(), verdict.clone()))
-            .is_none()
-        {
-            recent.oldest_first.push_back(key);
-        }
-        if recent.oldest_first.len() > REMEMBERED
-            && let Some(oldest) = recent.oldest_first.pop_front()
-        {
-            recent.verdicts.remove(&oldest);
+        if !open {
+            let known = Known {
+                since: Instant::now(),
+                verdict: verdict.clone(),
+                went_back,
+            };
+            self.recent().insert(key, known);
         }
     }
 
-    pub(super) fn of(&self, key: &Key) -> Option<Verdict> {
+    /// What came of the message, if this is the same one again and not another one under its id.
+    pub(super) fn of(&self, key: &Key, came_back: bool) -> Option<Verdict> {
         let recent = self.recent();
-        let (since, verdict) = recent.verdicts.get(key)?;
-        (since.elapsed() < KEPT).then(|| verdict.clone())
+        let known = recent.verdicts.get(key)?;
+        let is_same = came_back || known.went_back;
+        (is_same && known.since.elapsed() < KEPT).then(|| known.verdict.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: &str) -> Key {
+        Key {
+            queue: "queue".into(),
+            id: id.into(),
+            life: 0,
+            attempt: 1,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_went_back_is_known_without_saying_that_it_came_back() {
+        let outcomes = Outcomes::default();
+        let key = key("id");
+        outcomes.remember(key.clone(), &Verdict::Over);
+        assert!(outcomes.of(&key, true).is_some());
+        assert!(
+            outcomes.of(&key, false).is_none(),
+            "another one under its id"
+        );
+        outcomes.note(&key, &Verdict::Over, true);
+        assert!(outcomes.of(&key, false).is_some());
+        // As long as settling fails, it stays known.
+        tokio::time::advance(KEPT - crate::SECOND).await;
+        outcomes.note(&key, &Verdict::Over, true);
+        tokio::time::advance(KEPT - crate::SECOND).await;
+        assert!(outcomes.of(&key, false).is_some());
+        outcomes.note(&key, &Verdict::Over, false);
+        assert!(outcomes.of(&key, false).is_none());
+        tokio::time::advance(crate::SECOND).await;
+        assert!(outcomes.of(&key, true).is_none(), "too long ago");
+    }
+
+    #[test]
+    fn large_results_are_known_while_they_cannot_be_settled() {
+        let outcomes = Outcomes::default();
+        let large = format!("\"{}\"", "x".repeat(MOST_BYTES / 3));
+        let large = Verdict::Done(serde_json::value::RawValue::from_string(large).expect("JSON"));
+        let keys: Vec<_> = (0..3).map(|n| key(&n.to_string())).collect();
+        outcomes.remember(keys[0].clone(), &large);
+        assert!(outcomes.of(&keys[0], true).is_none());
+        for key in &keys {
+            outcomes.note(key, &large, true);
+        }
+        let known = |key| outcomes.of(key, false).is_some();
+        assert_eq!(
+            keys.iter().map(known).collect::<Vec<_>>(),
+            [false, true, true]
+        );
+        outcomes.note(&keys[1], &large, false);
+        assert!(!known(&keys[1]) && known(&keys[2]));
+        assert_eq!(outcomes.recent().bytes, large.size());
     }
 }

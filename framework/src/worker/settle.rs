@@ -201,7 +201,7 @@ impl Shared {
             let route = publish.route.clone();
             let declared = match is_dead_letter {
                 true => Ok(()),
-                false => self.app.declare_route(&route).await,
+                false => self.declare(&publish).await,
             };
             let sent = match declared {
                 Ok(()) => self.publish_surely(publish).await,
@@ -217,6 +217,28 @@ impl Shared {
         self.try_to_send(custody, Vec::new()).await
     }
 
+    /// Whether a message's queue is ours to make: only workers with a task know how they want its queue.
+    fn is_ours(&self, publish: &Publish) -> bool {
+        let task = publish.message.text("task");
+        task.is_some_and(|task| self.tasks.get(task).is_some())
+    }
+
+    /// Makes sure that a message has the queue that it is to go to.
+    async fn declare(&self, publish: &Publish) -> Result<(), Error> {
+        match self.is_ours(publish) {
+            true => self.app.declare_route(&publish.route).await,
+            false => self.app.find_route(&publish.route).await,
+        }
+    }
+
+    /// The same where it was there before.
+    async fn declare_anew(&self, publish: &Publish) -> Result<(), Error> {
+        match self.is_ours(publish) {
+            true => self.app.declare_anew(&publish.route).await,
+            false => self.app.find_anew(&publish.route).await,
+        }
+    }
+
     /// Sends the dead letter and all of `then`, and takes the message off its queue.
     async fn send(
         &self,
@@ -226,7 +248,7 @@ impl Shared {
     ) -> Result<(), Unsent> {
         let (mut refused, own) = (None, usize::from(dead.is_some()));
         for publish in &then {
-            match self.app.declare_route(&publish.route).await {
+            match self.declare(publish).await {
                 Err(error) if error.is_lasting() => refused = Some(error),
                 // Nothing else stands for it: the broker may be back when it is published.
                 Err(error) if matches!(custody, Custody::Released { .. }) => {
@@ -248,7 +270,7 @@ impl Shared {
             }) => {
                 let stored = count - left.len();
                 for publish in left.iter().skip(own.saturating_sub(stored)) {
-                    match self.app.declare_anew(&publish.route).await {
+                    match self.declare_anew(publish).await {
                         Err(error) if error.is_lasting() => {
                             return Err(Unsent::refused(error, custody, left));
                         }

@@ -146,11 +146,11 @@ async fn follow_cancellations(shared: &Arc<Shared>) -> Result<AbortOnDrop> {
     cancellations
         .known
         .drain(..)
-        .for_each(|id| shared.cancelled.add(id));
+        .for_each(|id| shared.cancelled.hear(&id));
     let follower = shared.clone();
     Ok(AbortOnDrop(tokio::spawn(async move {
         while let Some(id) = cancellations.later.recv().await {
-            follower.cancelled.add(id);
+            follower.cancelled.hear(&id);
         }
     })))
 }

@@ -4,16 +4,21 @@ use std::fmt::Debug;
 use std::time::{Duration, SystemTime};
 
 use garenne::celery::{Bytes, Date, DateTime, Decimal, Time, Uuid};
+use garenne::{Call, FailureKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Side, cases};
-use crate::case::{Outcome, mismatch, same};
+use super::{Side, bad, cases};
+use crate::case::{Outcome, holds, mismatch, same};
 
 cases! {
     "echo: nothing, truth, numbers, text, nested" => plain,
     "echo: an integer of 128 bits" => big,
+    "a float that is no number: None" => no_number,
+    "a result that is no number: a failure" => no_result,
+    "an error of half a surrogate pair: a failure" => half,
     "datetime, both ways" => datetime,
     "date, both ways" => date,
     "time, both ways" => time,
@@ -53,6 +58,36 @@ async fn big(side: &Side) -> Outcome {
     let call = side.call::<i128>("echo").arg(i128::MIN);
     let call = call.map_err(|error| mismatch("no error", &error))?;
     same(side.result(call).await?, i128::MIN)
+}
+
+async fn no_number(side: &Side) -> Outcome {
+    let call = side.call::<Value>("kind").arg(f64::NAN).map_err(bad)?;
+    same(side.result(call).await?, json!(["NoneType", "None"]))
+}
+
+/// That the reply cannot be read is said at once.
+async fn illegible<T>(side: &Side, call: Call<T>) -> Outcome
+where
+    T: DeserializeOwned + Debug + 'static,
+{
+    let failure = side.failure(call).await?;
+    same(failure.kind, FailureKind::Unknown)?;
+    let said = failure.message.starts_with("the reply cannot be read");
+    holds(said, "why there is none", failure)
+}
+
+async fn no_result(side: &Side) -> Outcome {
+    for text in ["nan", "inf", "-inf"] {
+        let call = side.call::<f64>("number").arg(text).map_err(bad)?;
+        illegible(side, call).await?;
+    }
+    Ok(())
+}
+
+async fn half(side: &Side) -> Outcome {
+    let text = RawValue::from_string(r#""\ud800""#.into()).expect("JSON");
+    let call = side.call::<()>("fail").arg("ValueError").map_err(bad)?;
+    illegible(side, call.arg(text).map_err(bad)?).await
 }
 
 async fn datetime(side: &Side) -> Outcome {

@@ -7,6 +7,7 @@ import time
 
 from celery import Celery, chain, chord, group
 from celery.result import GroupResult
+from celery.states import READY_STATES
 
 QUEUE = os.environ["INTEROP_QUEUE"]
 
@@ -162,10 +163,12 @@ def state():
     """The states and infos of a call while it runs, each once, and then its result."""
     running, seen = app.AsyncResult(sys.argv[2]), []
     for _ in range(1500):
-        state, info = running.state, running.info
+        # In one look: each attribute of its own would be another.
+        kept = running.backend.get_task_meta(running.id)
+        state, info = kept["status"], kept["result"]
         if [state, info] not in seen:
             seen.append([state, info])
-        if running.ready():
+        if state in READY_STATES:
             break
         time.sleep(0.02)
     return seen

@@ -25,8 +25,8 @@ const MARKER: &str = "garenne-marker";
 const OFFSET: &str = "x-stream-offset";
 const PREFETCH: u16 = 200;
 const LATER: usize = 1024;
-/// No call has a longer id.
-const LONGEST_ID: usize = 255;
+/// No call has a longer id, with what a worker writes before it.
+const LONGEST_ID: usize = 300;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a starting worker waits for what was cancelled before.
 const HISTORY_DEADLINE: Duration = Duration::from_secs(5);
@@ -41,7 +41,6 @@ const AHEAD: Duration = Duration::from_secs(3600);
 /// the call through the ladder of delays, to be added again shortly before.
 pub(super) async fn cancel(core: &Core, id: &str, due_in: Duration) -> Result<()> {
     let message = Message {
-        id: id.to_owned(),
         body: id.as_bytes().to_vec(),
         ..Message::default()
     };

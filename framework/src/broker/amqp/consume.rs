@@ -87,8 +87,8 @@ pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result
     let (sender, deliveries) = mpsc::channel(slots);
     let (stop, stopped) = watch::channel(false);
     let (outage, is_out) = watch::channel(None);
-    // One wish is enough: what is made anew meets all.
-    let (renew, renewals) = mpsc::channel(1);
+    // One wish of each kind is enough: what is made anew meets all.
+    let (renew, renewals) = mpsc::channel(2);
     let forwarder = Forwarder {
         core: core.clone(),
         queue,
@@ -113,7 +113,7 @@ pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result
     });
     let consumer = consumer.limited(limit);
     Ok(consumer.subscribed(Subscription::new(is_out, move |what| {
-        // An error means that a wish waits already, or that the consumer has ended.
+        // An error means that such wishes wait already, or that the consumer has ended.
         let _ = renew.try_send(what);
     })))
 }

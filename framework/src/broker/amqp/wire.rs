@@ -157,11 +157,13 @@ pub(super) fn message(properties: &BasicProperties, body: Vec<u8>) -> Message {
         .map_or_else(Headers::new, |table| json_table(table, 0));
     let id = match headers.get("id") {
         Some(Value::String(id)) => id.clone(),
-        _ => properties
-            .message_id()
-            .as_ref()
-            .map(|id| plain_id(id.as_str()).to_owned())
-            .unwrap_or_default(),
+        // What has neither is perhaps a call in Celery's protocol 1: its caller knows it by the other one.
+        _ => {
+            let message_id = properties.message_id().as_ref();
+            let id = message_id.map(|id| plain_id(id.as_str()).to_owned());
+            id.or_else(|| text(properties.correlation_id()))
+                .unwrap_or_default()
+        }
     };
     Message {
         id,
@@ -277,6 +279,14 @@ mod tests {
             json!({"bytes": "\u{fffd}a", "latin1": "g\u{fffd}", "at": 1_700_000_000, "nan": null})
         );
         assert_eq!(read.id, "");
+    }
+
+    #[test]
+    fn a_message_without_an_id_has_the_one_that_its_caller_knows() {
+        let bare = BasicProperties::default().with_correlation_id(own("c"));
+        assert_eq!(message(&bare, Vec::new()).id, "c");
+        let named = bare.with_message_id(own("m#~3"));
+        assert_eq!(message(&named, Vec::new()).id, "m");
     }
 
     #[test]

@@ -51,14 +51,15 @@ impl Ear {
     /// A call that the worker has.
     fn call(&self, had: &Had) -> Value {
         let message = &had.message;
+        let short = || {
+            let repr = message.text("argsrepr").unwrap_or_default();
+            (json!([repr]), json!({}))
+        };
         let (args, kwargs) = match Arguments::decode(message) {
             Ok(arguments) if message.body.len() <= LARGEST => {
-                (json!(arguments.args), json!(arguments.kwargs))
+                told(&arguments).unwrap_or_else(short)
             }
-            _ => (
-                json!([message.text("argsrepr").unwrap_or_default()]),
-                json!({}),
-            ),
+            _ => short(),
         };
         let task = message.text("task").unwrap_or_default();
         let early = match message.text(header::ACK) {
@@ -231,6 +232,14 @@ impl Ear {
             "clock": self.clock.load(Ordering::Relaxed),
         })
     }
+}
+
+/// The arguments as values; `None` where one is none: raw JSON may hold half characters, numbers and depths that a
+/// value does not.
+fn told(arguments: &Arguments) -> Option<(Value, Value)> {
+    let args = serde_json::to_value(&arguments.args).ok()?;
+    let kwargs = serde_json::to_value(&arguments.kwargs).ok()?;
+    Some((args, kwargs))
 }
 
 /// What the process has used, where the system tells: `N/A` elsewhere.

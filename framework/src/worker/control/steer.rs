@@ -1,7 +1,7 @@
 //! Commands to a worker: what changes it while it works.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, TryFromFloatSecsError};
 
 use serde_json::Value;
 
@@ -11,14 +11,13 @@ use crate::control::request::Request;
 use crate::control::{ADD_CONSUMER, POOL_SHRINK};
 use crate::task::Definition;
 use crate::worker::Shared;
+use crate::worker::cancel::spared;
 use crate::worker::lanes::Change;
 
 /// Slots that a command may add or take at a time.
 const MOST_SLOTS: f64 = 10_000.0;
 /// Ids that a command may cancel at a time.
 const MOST_IDS: usize = 10_000;
-/// How long a worker leaves it to another one to have cancelled calls remembered: all workers are told.
-const OTHERS_TURN: Duration = Duration::from_millis(500);
 
 impl Ear {
     /// Does what is asked; `None` if nobody knows what that is.
@@ -96,7 +95,11 @@ impl Ear {
             (true, []) => "terminate: tasks unknown".into(),
             (true, ended) => format!("terminate: {}", ended.join(", ")),
         };
-        tokio::spawn(remember(self.shared.clone(), ids));
+        let remembered = match terminate {
+            true => ids,
+            false => ids.iter().map(|id| spared(id)).collect(),
+        };
+        tokio::spawn(remember(self.shared.clone(), remembered));
         Answer::ok(answer)
     }
 
@@ -126,12 +129,9 @@ impl Ear {
         let Some(task) = self.task(request) else {
             return Answer::error("unknown task");
         };
-        // A task of ours is dropped when its time is up, and may clean up then: the softer one will do.
-        let seconds = request.number("hard").or_else(|| request.number("soft"));
-        let limit = match seconds.map(Duration::try_from_secs_f64) {
-            Some(Err(error)) => return Answer::error(format!("ValueError('{error}')")),
-            Some(Ok(limit)) => Some(limit),
-            None => None,
+        let limit = match nearer(request.number("hard"), request.number("soft")) {
+            Ok(limit) => limit,
+            Err(error) => return Answer::error(format!("ValueError('{error}')")),
         };
         self.shared.limits.set_timeout(task.name, limit);
         tracing::info!(task = task.name, ?limit, "time limited by remote control");
@@ -192,9 +192,18 @@ impl Ear {
     }
 }
 
+/// The nearer one of two time limits in seconds; as in Celery, 0 is none. A task of ours is dropped when its time is
+/// up, and may clean up then, so the soft one ends it.
+fn nearer(hard: Option<f64>, soft: Option<f64>) -> Result<Option<Duration>, TryFromFloatSecsError> {
+    let limits = [hard, soft].into_iter().flatten();
+    let limits: Vec<_> = limits
+        .map(Duration::try_from_secs_f64)
+        .collect::<Result<_, _>>()?;
+    Ok(limits.into_iter().filter(|limit| !limit.is_zero()).min())
+}
+
 /// Has the broker remember cancelled calls, for workers that start later.
 async fn remember(shared: Arc<Shared>, ids: Vec<String>) {
-    tokio::time::sleep(OTHERS_TURN).await;
     for id in ids {
         if let Err(error) = shared.app.broker().cancel(&id).await {
             tracing::warn!(
@@ -202,5 +211,28 @@ async fn remember(shared: Arc<Shared>, ids: Vec<String>) {
                 "cancelled until this worker ends, but not remembered: {error}"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearer_time_limit_counts_and_zero_is_none() {
+        let second = Duration::from_secs(1);
+        for (hard, soft, limit) in [
+            (Some(10.0), Some(5.0), Some(5 * second)),
+            (Some(5.0), Some(10.0), Some(5 * second)),
+            (Some(10.0), None, Some(10 * second)),
+            (None, Some(5.0), Some(5 * second)),
+            (Some(0.0), Some(5.0), Some(5 * second)),
+            (Some(0.0), Some(0.0), None),
+            (None, None, None),
+        ] {
+            assert_eq!(nearer(hard, soft), Ok(limit), "{hard:?} {soft:?}");
+        }
+        assert!(nearer(Some(-1.0), None).is_err());
+        assert!(nearer(None, Some(f64::NAN)).is_err());
     }
 }

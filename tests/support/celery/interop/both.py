@@ -53,6 +53,11 @@ def echo(value):
     return value
 
 
+@app.task(name="python.number")
+def number(text):
+    return float(text)
+
+
 @app.task(name="python.kind")
 def kind(value):
     """The type that an argument has here, and what it looks like."""

@@ -3,7 +3,7 @@
 import both
 from both import app, stubs
 from celery import Celery
-from cases import case, eventually, get, same, true
+from cases import case, eventually, get, raised, same, true
 
 send = app.send_task
 
@@ -140,3 +140,12 @@ def _():
         true(False, "TaskRevokedError", result.result)
     same(get(send("rust.noted", (f"{word} 1",))), False)
     same(result.state, "REVOKED")
+
+
+@case("message protocol 1: refused, with the caller told")
+def _():
+    old = Celery(broker=app.conf.broker_url, backend="rpc://")
+    old.conf.update(task_protocol=1, task_routes=app.conf.task_routes)
+    error = raised(old.send_task("rust.add", (1, 2)))
+    true("protocol 2" in str(error), "what it must send", error)
+    old.close()

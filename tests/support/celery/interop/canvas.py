@@ -157,3 +157,22 @@ def _():
 def _():
     identity = get(python("sends_rust", 4, 5).apply_async())
     true(isinstance(identity, str) and len(identity) == 36, "the id of a call", identity)
+
+
+@case("chain: a float that is no number is refused, and every id that remains is told")
+def _():
+    last = chain(rust("echo", float("nan")), rust("add", 1), python("add", 1))()
+    for result in (last, last.parent, last.parent.parent):
+        error = raised(result)
+        true("expected" in str(error), "why it cannot be read", error)
+
+
+@case("link_error: not of a call that has expired, as in Celery")
+def _():
+    word = "expired " + both.PYTHON_QUEUE
+    result = rust("add", 1, 1).apply_async(expires=-1, link_error=rust("note_text", word))
+    same(type(raised(result)).__name__, "TaskRevokedError")
+    failed = rust("fail", "no").apply_async(link_error=rust("note_text", word + " after"))
+    raised(failed)
+    noted(f"{word} after {failed.id}")
+    same(get(app.send_task("rust.noted", (f"{word} {result.id}",))), False)

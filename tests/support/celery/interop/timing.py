@@ -85,3 +85,8 @@ def _():
 @case("a time limit that is kept")
 def _():
     same(get(send("rust.sleep", (0.01,), time_limit=20, soft_time_limit=10)), "slept")
+
+
+@case("time_limit=0: no limit")
+def _():
+    same(get(send("rust.sleep", (0.05,), time_limit=0, soft_time_limit=0)), "slept")
