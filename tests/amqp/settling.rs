@@ -6,9 +6,11 @@ use std::time::Duration;
 use garenne::broker::{Broker, Queue, QueueType};
 use garenne::error::Error;
 use garenne::message::header;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::fixture::{SOON, clean, connect, next, proxied, to_queue, unique, url};
+use super::fixture::{SOON, clean, connect, next, proxied, raw_channel, to_queue, unique, url};
 use super::peers::{through, without_confirms};
 
 #[tokio::test]
@@ -150,4 +152,47 @@ async fn what_stays_unconfirmed_is_published_ever_less_often() {
     again.ack(None).await.expect("acked");
     direct.delete(target.name()).await.expect("deleted");
     clean(&direct, &queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_waits_for_room_in_a_full_queue() {
+    let Some(url) = url() else { return };
+    let broker = connect(&url).await;
+    let (queue, full) = (Queue::new(unique("from")), unique("full"));
+    broker.declare(&queue).await.expect("declared");
+    let (_connection, channel) = raw_channel(&url).await;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    let refuses = AMQPValue::LongString("reject-publish".into());
+    arguments.insert("x-overflow".into(), refuses);
+    let durable = QueueDeclareOptions::durable();
+    let declare = channel.queue_declare(full.as_str().into(), durable, arguments);
+    declare.await.expect("a queue that others have made");
+    for (to, id) in [(&*full, "before"), (queue.name(), "a")] {
+        broker.publish(to_queue(to, id)).await.expect("stored");
+    }
+    let mut consumer = broker.consume(&queue, 1).await.expect("consumer");
+    let delivery = next(&mut consumer).await;
+    let mut follower = to_queue(&full, "after");
+    follower.deadline = Duration::from_millis(500);
+    let mut settling = tokio::spawn(delivery.ack([follower]));
+    let early = timeout(Duration::from_millis(1500), &mut settling).await;
+    assert!(early.is_err(), "there is no room: {early:?}");
+    let others = Queue::new(&*full);
+    let mut reader = broker.consume(&others, 1).await.expect("a reader");
+    for id in ["before", "after"] {
+        let delivery = next(&mut reader).await;
+        assert_eq!(delivery.message.id, id);
+        delivery.ack(None).await.expect("acked");
+    }
+    let settled = timeout(Duration::from_secs(10), settling).await;
+    settled
+        .expect("in time")
+        .expect("no panic")
+        .expect("settled");
+    drop((consumer, reader));
+    for name in [others.name(), &others.dead_letter_name()] {
+        broker.delete(name).await.expect("deleted");
+    }
+    clean(&broker, &queue).await;
 }

@@ -45,6 +45,8 @@ pub(super) struct Outgoing {
     request: Arc<Request>,
     /// The message's own headers, to which a delay adds others.
     headers: FieldTable,
+    /// Whether a queue that refuses it is waited for: it may be full, or have no leader.
+    waits_for_room: bool,
 }
 
 impl Outgoing {
@@ -105,7 +107,14 @@ impl Outgoing {
             route,
             delay,
             deadline,
+            waits_for_room: false,
         })
+    }
+
+    /// Waits for a queue that refuses it, whoever has made that: what follows from work that is done cannot be
+    /// given up for a queue that is full, or without a leader, at the moment.
+    pub(super) fn wait_for_room(&mut self) {
+        self.waits_for_room = true;
     }
 
     /// Gives the broker twice as long to confirm it, before it is published another time: where a queue has
@@ -217,7 +226,7 @@ impl Core {
             let verdict = self.publisher.submit(&outgoing.request, deadline).await?;
             match verdict {
                 Verdict::Unroutable | Verdict::NoExchange(_) => {}
-                Verdict::Nacked if self.may_pass(&outgoing.route) => {
+                Verdict::Nacked if outgoing.waits_for_room || self.may_pass(&outgoing.route) => {
                     nacked = true;
                     if timeout_at(deadline, Box::pin(backoff.wait()))
                         .await

@@ -105,7 +105,12 @@ impl Settler {
             self.session.check().map_err(unstored)?;
             let is_reply = matches!(publish.route, Route::Reply(_));
             let sent = match Outgoing::new(publish) {
-                Ok(mut outgoing) => self.publish(&mut outgoing).await,
+                Ok(mut outgoing) => {
+                    if !is_reply {
+                        outgoing.wait_for_room();
+                    }
+                    self.publish(&mut outgoing).await
+                }
                 Err(error) => Err(error),
             };
             match sent {
