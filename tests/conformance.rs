@@ -58,6 +58,7 @@ macro_rules! suite {
             settling {
                 one_slot_takes_messages_in_the_order_of_their_arrival
                 no_more_than_the_slots_are_unsettled
+                a_consumer_may_be_allowed_more_and_less
                 an_acknowledged_message_never_comes_again
                 a_released_message_returns_at_no_cost
                 a_released_message_is_delivered_again

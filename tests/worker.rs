@@ -1,5 +1,7 @@
 //! Calls and workers, the same on every broker.
 
+#[path = "worker/ahead.rs"]
+mod ahead;
 #[path = "worker/alone.rs"]
 mod alone;
 #[path = "worker/calling.rs"]

@@ -91,7 +91,7 @@ pub use scheduler::{
 pub use send_all::SendAll;
 pub use task::{Ack, Task};
 pub use time::{DAY, HOUR, MILLISECOND, MINUTE, SECOND};
-pub use worker::{RunningWorker, Worker, shutdown_signal};
+pub use worker::{Prefetch, RunningWorker, Worker, shutdown_signal};
 pub use workflow::{Group, Partial, Workflow, group};
 
 /// Durations to multiply: `10 * SECOND`.

@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SENDERS: usize = 32;
 /// Slots of the larger worker.
 const SLOTS: usize = 32;
+/// Deliveries that raw takes beyond its slots where calls are taken ahead: as many as ours at most.
+const AHEAD: usize = 256;
 /// Calls that await their replies at the same time.
 const IN_FLIGHT: usize = 64;
 /// An argument of every call.
@@ -49,17 +51,21 @@ enum Row {
     PublishAll,
     ConsumeOne,
     ConsumeMany,
+    AheadOne,
+    AheadMany,
     RpcOne,
     RpcMany,
 }
 
 impl Row {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::PublishOne,
         Self::PublishMany,
         Self::PublishAll,
         Self::ConsumeOne,
         Self::ConsumeMany,
+        Self::AheadOne,
+        Self::AheadMany,
         Self::RpcOne,
         Self::RpcMany,
     ];
@@ -71,6 +77,8 @@ impl Row {
             Self::PublishAll => "publish, pipelined",
             Self::ConsumeOne => "consume, 1 slot",
             Self::ConsumeMany => "consume, 32 slots",
+            Self::AheadOne => "consume ahead, 1 slot",
+            Self::AheadMany => "consume ahead, 32 slots",
             Self::RpcOne => "RPC, 1 in flight, 1 slot",
             Self::RpcMany => "RPC, 64 in flight, 32 slots",
         }
@@ -84,6 +92,7 @@ impl Row {
             Self::PublishAll => 20_000,
             Self::ConsumeOne => 3_000,
             Self::ConsumeMany => 8_000,
+            Self::AheadOne | Self::AheadMany => 20_000,
             Self::RpcOne => 1_500,
             Self::RpcMany => 6_400,
         }

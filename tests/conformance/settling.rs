@@ -33,6 +33,44 @@ pub(crate) async fn no_more_than_the_slots_are_unsettled(f: &Fixture) {
     assert_eq!(next(&mut consumer).await.message.id, "e");
 }
 
+pub(crate) async fn a_consumer_may_be_allowed_more_and_less(f: &Fixture) {
+    let queue = f.declared("q").await;
+    let ids: Vec<String> = (0..20).map(|i| format!("m{i}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    f.send(&queue, &ids).await;
+    let mut consumer = f.consume(&queue, 1).await;
+    let mut held = vec![next(&mut consumer).await];
+    nothing(&mut consumer).await;
+    consumer.subscription().allow(4);
+    for _ in 0..3 {
+        held.push(next(&mut consumer).await);
+    }
+    nothing(&mut consumer).await;
+    f.ready_becomes(&queue, 16).await;
+    consumer.subscription().allow(2);
+    nothing(&mut consumer).await;
+    for taken in [2, 0] {
+        within(held.remove(taken).ack(None)).await.expect("an ack");
+        nothing(&mut consumer).await;
+    }
+    within(held.remove(1).ack(None)).await.expect("an ack");
+    held.push(next(&mut consumer).await);
+    nothing(&mut consumer).await;
+    consumer.subscription().allow(8);
+    for _ in 0..6 {
+        held.push(next(&mut consumer).await);
+    }
+    nothing(&mut consumer).await;
+    // What was held when it was allowed more is settled as ever, whatever the order.
+    held.reverse();
+    for delivery in held.drain(..) {
+        within(delivery.ack(None)).await.expect("an ack");
+    }
+    assert_eq!(take(&mut consumer, 9).await.len(), 9);
+    nothing(&mut consumer).await;
+    f.ready_becomes(&queue, 0).await;
+}
+
 pub(crate) async fn an_acknowledged_message_never_comes_again(f: &Fixture) {
     let queue = f.declared("q").await;
     let mut consumer = f.consume(&queue, 2).await;

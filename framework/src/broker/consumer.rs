@@ -101,11 +101,15 @@ impl fmt::Debug for Consumer {
     }
 }
 
-/// Whether a consumer is subscribed at the broker, and a way to subscribe it anew.
+/// Deliveries that a consumer may be allowed to have beyond those that it was started with.
+pub const MOST_AHEAD: usize = 256;
+
+/// Whether a consumer is subscribed at the broker, a way to subscribe it anew, and one to let it have more.
 #[derive(Clone)]
 pub struct Subscription {
     outage: watch::Receiver<Option<String>>,
     renew: Option<Arc<dyn Fn(Renew) + Send + Sync>>,
+    allow: Option<Arc<dyn Fn(usize) + Send + Sync>>,
 }
 
 /// What to make anew when a consumer gets nothing although it should.
@@ -120,21 +124,41 @@ pub enum Renew {
 impl Subscription {
     /// A subscription that follows `outage`, which is why nothing can be delivered, while that is so.
     /// `renew` asks for it to be made anew, and does not wait.
-    pub fn new(
+    pub fn renewed_by(
         outage: watch::Receiver<Option<String>>,
         renew: impl Fn(Renew) + Send + Sync + 'static,
     ) -> Self {
         Self {
             outage,
             renew: Some(Arc::new(renew)),
+            allow: None,
         }
     }
 
     /// One that cannot be lost, nor made anew.
-    fn always() -> Self {
+    #[must_use]
+    pub fn always() -> Self {
         Self {
             outage: watch::channel(None).1,
             renew: None,
+            allow: None,
+        }
+    }
+
+    /// `allow` sets how many deliveries the consumer may have, and does not wait.
+    #[must_use]
+    pub fn allowed_by(self, allow: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        Self {
+            allow: Some(Arc::new(allow)),
+            ..self
+        }
+    }
+
+    /// Lets the consumer have at most so many unsettled deliveries at a time from now on, and [`MOST_AHEAD`] more than
+    /// it was started with at most. Those that it has stay valid.
+    pub fn allow(&self, unsettled: usize) {
+        if let Some(allow) = &self.allow {
+            allow(unsettled);
         }
     }
 

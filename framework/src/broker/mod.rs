@@ -29,7 +29,7 @@ pub mod url;
 
 pub use broadcast::{Announcement, BACKLOG, Channel, ChannelKind, Listener};
 pub use browse::Browse;
-pub use consumer::{Consumer, HoldLimit, Renew, Subscription};
+pub use consumer::{Consumer, HoldLimit, MOST_AHEAD, Renew, Subscription};
 pub use join::Join;
 pub(crate) use join::{KEPT as JOIN_KEPT, check_parts, is_join};
 pub use lease::Lease;

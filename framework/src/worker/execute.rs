@@ -9,6 +9,7 @@ use tracing::Instrument;
 
 use super::Shared;
 use super::activity::Taken;
+use super::ahead::{Place, Slot};
 use super::body::Ended;
 use super::check::Checked;
 use super::memory::{Key, Registered};
@@ -27,7 +28,12 @@ use crate::task::{Definition, Invocation, Run, RunError, TaskOptions};
 const RUNAWAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes one delivery to its end.
-pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: Delivery) {
+pub(super) async fn process(
+    worker: Arc<Shared>,
+    lane: Arc<Lane>,
+    place: Place,
+    mut delivery: Delivery,
+) {
     let mut message = std::mem::take(&mut delivery.message);
     let key = Key {
         queue: delivery.queue.clone(),
@@ -50,14 +56,24 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
     // Free at once, but after a lost connection, while attempts of void deliveries go on, and beside calls
     // that were acknowledged early.
     let mut stopping = worker.stopping.subscribe();
-    let _slot = tokio::select! {
+    let permit = tokio::select! {
         biased;
         // Others may run it while this worker finishes what it began.
-        _ = stopping.wait_for(|stopping| *stopping) => None,
-        slot = lane.slots.acquire() => Some(slot),
+        _ = stopping.wait_for(|stopping| *stopping) => Some(None),
+        permit = place.comes() => Some(permit),
         // It is delivered again, here or elsewhere.
         () = delivery.stale().stale() => return,
+        () = lane.ahead.impatience() => None,
     };
+    let Some(permit) = permit else {
+        let custody = Custody::Held(delivery);
+        // What cannot be handed back is dropped with its delivery, and so goes back, too.
+        let _ = worker
+            .settle(custody, &message, &mut Verdict::HandBack, &lane)
+            .await;
+        return;
+    };
+    let mut slot = Slot::new(&lane, permit);
     worker.tell_taken(&message);
     let known = worker.outcomes.of(&key, delivery.came_back());
     let is_known = known.is_some();
@@ -108,7 +124,7 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
                 attempt = key.attempt
             );
             worker
-                .attempt(task, &lane, delivery, &message, key, &taken)
+                .attempt(task, &mut slot, delivery, &message, key, &taken)
                 .instrument(span)
                 .await;
         }
@@ -120,7 +136,7 @@ pub(super) async fn process(worker: Arc<Shared>, lane: Arc<Lane>, mut delivery: 
                 worker.outcomes.note(&key, &verdict, went_back(&settled));
             }
             worker
-                .conclude(&lane, &message, &verdict, settled.err(), &taken)
+                .conclude(&mut slot, &message, &verdict, settled.err(), &taken)
                 .await;
         }
     }
@@ -136,7 +152,7 @@ impl Shared {
     async fn attempt(
         &self,
         task: Checked,
-        lane: &Lane,
+        slot: &mut Slot<'_>,
         delivery: Delivery,
         message: &Message,
         key: Key,
@@ -150,7 +166,7 @@ impl Shared {
         {
             Ok(custody) => {
                 self.tell_begun(message);
-                self.run_and_settle(task, lane, custody, message, &key, &registered)
+                self.run_and_settle(task, slot, custody, message, &key, &registered)
                     .await
             }
             Err(error) => (Verdict::HandBack, Some(error)),
@@ -158,18 +174,18 @@ impl Shared {
         let (mut verdict, mut error) = ended;
         if let Some(late) = registered.end() {
             let settled = self
-                .settle(Custody::Held(late), message, &mut verdict, lane)
+                .settle(Custody::Held(late), message, &mut verdict, slot.lane)
                 .await;
             self.outcomes.note(&key, &verdict, went_back(&settled));
             error = settled.err();
         }
-        self.conclude(lane, message, &verdict, error, taken).await;
+        self.conclude(slot, message, &verdict, error, taken).await;
     }
 
     async fn run_and_settle(
         &self,
         task: Checked,
-        lane: &Lane,
+        slot: &mut Slot<'_>,
         custody: Custody,
         message: &Message,
         key: &Key,
@@ -177,7 +193,9 @@ impl Shared {
     ) -> (Verdict, Option<Error>) {
         let name = task.name;
         let stale = registered.stale.clone();
+        let (lane, began) = (slot.lane, Instant::now());
         let mut verdict = self.run(task, message, key, stale).await;
+        slot.ran(began.elapsed());
         if self.dies(name, custody.came_back(), message) {
             // What is dropped unsettled is delivered again.
             return (Verdict::HandBack, None);
@@ -196,7 +214,9 @@ impl Shared {
         }
         self.outcomes.remember(key.clone(), &verdict);
         let is_held = matches!(custody, Custody::Held(_));
+        let began = Instant::now();
         let mut settled = self.settle(custody, message, &mut verdict, lane).await;
+        lane.ahead.settled(began.elapsed());
         // Where no other delivery has come, this attempt has no say any more: who gets the call next
         // answers for it, from memory if that is this worker.
         while let (Err(Error::Stale { .. }), Some(again)) = (&settled, registered.adopted()) {
@@ -213,7 +233,7 @@ impl Shared {
     /// so that it does not come in a hot loop, and what may have been deleted is declared again.
     async fn conclude(
         &self,
-        lane: &Lane,
+        slot: &mut Slot<'_>,
         message: &Message,
         verdict: &Verdict,
         error: Option<Error>,
@@ -228,16 +248,18 @@ impl Shared {
         self.observe(message, verdict);
         let unroutable = matches!(error, Some(Error::Unroutable { .. }));
         report(message, verdict, error);
-        if unroutable && let Err(error) = self.app.broker().declare(&lane.queue).await {
-            tracing::warn!(
-                queue = lane.queue.name(),
-                "cannot be declared again: {error}"
-            );
+        let queue = &slot.lane.queue;
+        if unroutable && let Err(error) = self.app.broker().declare(queue).await {
+            tracing::warn!(queue = queue.name(), "cannot be declared again: {error}");
         }
         if failed {
             let mut hand_back = self.hand_back.subscribe();
+            let pause = async {
+                slot.retake().await;
+                tokio::time::sleep(PAUSE).await;
+            };
             tokio::select! {
-                () = tokio::time::sleep(PAUSE) => {}
+                () = pause => {}
                 _ = hand_back.wait_for(|hand_back| *hand_back) => {}
             }
         }

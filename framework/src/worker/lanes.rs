@@ -174,7 +174,8 @@ impl Lanes {
                     let _ = answer.send(Ok(()));
                     return;
                 }
-                let lane = Arc::new(Lane::new(queue.clone(), slots));
+                let lane = Lane::new(queue.clone(), slots, self.shared.prefetch);
+                let lane = Arc::new(lane);
                 self.reopen(Change::Add(queue, slots), lane, slots, Some(answer));
             }
             Change::Cancel(name) => {

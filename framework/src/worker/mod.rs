@@ -1,6 +1,7 @@
 //! A worker: takes deliveries from its queues, a slot each, and stops without losing one.
 
 mod activity;
+mod ahead;
 mod body;
 mod cancel;
 mod check;
@@ -44,6 +45,7 @@ use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::task::{Definition, Lent, State, Task};
 use activity::Activity;
+pub use ahead::Prefetch;
 use cancel::CancelledCalls;
 use health::Health;
 use limits::Limits;
@@ -96,6 +98,7 @@ pub struct Worker {
     tasks: Vec<&'static Definition>,
     grace: Duration,
     max_deliveries: u32,
+    prefetch: Prefetch,
     deaf_after: Option<Duration>,
     health: Option<String>,
     /// A test, which is told of each delivery.
@@ -110,6 +113,7 @@ struct Shared {
     tasks: Registry,
     state: Arc<State>,
     max_deliveries: u32,
+    prefetch: Prefetch,
     slots: usize,
     cancelled: CancelledCalls,
     stamps: stamps::RevokedStamps,
@@ -146,6 +150,7 @@ impl Worker {
             tasks: Vec::new(),
             grace: Duration::from_secs(30),
             max_deliveries: 5,
+            prefetch: Prefetch::Strict,
             deaf_after: Some(Duration::from_secs(5)),
             health: None,
             name: None,
@@ -207,6 +212,13 @@ impl Worker {
     /// that have used up half of their deliveries run one at a time in each process.
     pub fn max_deliveries(mut self, deliveries: u32) -> Self {
         self.max_deliveries = deliveries.max(1);
+        self
+    }
+
+    /// How many calls it takes from a queue: one for each free slot unless set, or [more of short
+    /// ones](Prefetch::Adaptive).
+    pub fn prefetch(mut self, prefetch: Prefetch) -> Self {
+        self.prefetch = prefetch;
         self
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::ahead::{Ahead, Place, Prefetch};
 use super::control::Attendant;
 use super::lanes::{Lanes, Wish};
 use super::{Shared, execute, shutdown_signal};
@@ -92,16 +93,19 @@ impl Started {
 pub(super) struct Lane {
     pub(super) queue: Queue,
     /// One permit for each task that may run at a time.
-    pub(super) slots: Semaphore,
+    pub(super) slots: Arc<Semaphore>,
     /// Deliveries that have come.
     pub(super) taken: AtomicU64,
+    /// How many it takes ahead of its slots.
+    pub(super) ahead: Ahead,
 }
 
 impl Lane {
-    pub(super) fn new(queue: Queue, slots: usize) -> Self {
+    pub(super) fn new(queue: Queue, slots: usize, prefetch: Prefetch) -> Self {
         Self {
-            slots: Semaphore::new(slots.min(Semaphore::MAX_PERMITS)),
+            slots: Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS))),
             taken: AtomicU64::new(0),
+            ahead: Ahead::new(prefetch),
             queue,
         }
     }
@@ -135,7 +139,9 @@ impl Feed {
                 next = self.consumer.next() => match next {
                     Some(Ok(delivery)) => {
                         self.lane.taken.fetch_add(1, Ordering::Relaxed);
-                        slots.spawn(execute::process(self.worker.clone(), self.lane.clone(), delivery));
+                        let (worker, lane) = (self.worker.clone(), self.lane.clone());
+                        let place = Place::of(&lane);
+                        slots.spawn(execute::process(worker, lane, place, delivery));
                     }
                     Some(Err(error)) => break Err(error),
                     None => break Err(Error::Closed { what: "the broker" }),

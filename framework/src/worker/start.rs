@@ -76,6 +76,7 @@ impl Worker {
             tasks,
             state: Arc::new(self.state),
             max_deliveries: self.max_deliveries,
+            prefetch: self.prefetch,
             cancelled: CancelledCalls::default(),
             stamps: RevokedStamps::default(),
             running: Running::default(),
@@ -89,7 +90,8 @@ impl Worker {
         let follow = follow_cancellations(&shared).await?;
         let mut opened = Vec::new();
         for (queue, concurrency) in &self.queues {
-            let lane = Lane::new(queue.prefixed(shared.app.prefix()), *concurrency);
+            let queue = queue.prefixed(shared.app.prefix());
+            let lane = Lane::new(queue, *concurrency, shared.prefetch);
             opened.push((
                 open_lane(&shared, Arc::new(lane), *concurrency, self.deaf_after).await?,
                 *concurrency,
@@ -131,6 +133,7 @@ pub(super) async fn open_lane(
     }
     tracing::info!(queue = queue.name(), concurrency = slots, "consuming");
     let subscription = consumer.subscription().clone();
+    lane.ahead.subscribed(subscription.clone(), slots);
     let watch = Watch::new(shared.clone(), lane.clone(), subscription, deaf_after);
     let feed = Feed {
         consumer,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use futures_util::future::try_join_all;
-use garenne::{App, Call, Queue, RunningWorker, Worker, task};
+use garenne::{App, Call, Prefetch, Queue, RunningWorker, Worker, task};
 
 use crate::meter::{Drain, Sample, Stopwatch, latency};
 use crate::{IN_FLIGHT, Row, SENDERS, SLOTS, TEXT};
@@ -63,8 +63,10 @@ impl Ours {
                 self.send_all(count).await?;
                 Ok(watch.stop(count))
             }
-            Row::ConsumeOne => self.consume(1, count).await,
-            Row::ConsumeMany => self.consume(SLOTS, count).await,
+            Row::ConsumeOne => self.consume(1, Prefetch::Strict, count).await,
+            Row::ConsumeMany => self.consume(SLOTS, Prefetch::Strict, count).await,
+            Row::AheadOne => self.consume(1, Prefetch::Adaptive, count).await,
+            Row::AheadMany => self.consume(SLOTS, Prefetch::Adaptive, count).await,
             Row::RpcOne => self.rpc(1, 1, count).await,
             Row::RpcMany => self.rpc(SLOTS, IN_FLIGHT, count).await,
         }
@@ -103,25 +105,31 @@ impl Ours {
         Ok(watch.stop(count / senders * senders))
     }
 
-    fn work(&self, slots: usize, expected: usize) -> (RunningWorker, Arc<Drain>) {
+    fn work(
+        &self,
+        slots: usize,
+        prefetch: Prefetch,
+        expected: usize,
+    ) -> (RunningWorker, Arc<Drain>) {
         let drain = Arc::new(Drain::new(expected));
         let worker = Worker::new(&self.worker)
             .queue(self.queue.clone(), slots)
+            .prefetch(prefetch)
             .state(drain.clone())
             .spawn();
         (worker, drain)
     }
 
-    async fn consume(&self, slots: usize, count: usize) -> Result<Sample> {
+    async fn consume(&self, slots: usize, prefetch: Prefetch, count: usize) -> Result<Sample> {
         self.send_all(count).await?;
-        let (worker, drain) = self.work(slots, count);
+        let (worker, drain) = self.work(slots, prefetch, count);
         let sample = drain.sample().await.context("no task was counted")?;
         worker.stop().await?;
         Ok(sample)
     }
 
     async fn rpc(&self, slots: usize, in_flight: usize, count: usize) -> Result<Sample> {
-        let (worker, _) = self.work(slots, usize::MAX);
+        let (worker, _) = self.work(slots, Prefetch::Strict, usize::MAX);
         worker.ready().await;
         // The first call opens the reply queue.
         self.call(0).send(&self.client).await?.await?;

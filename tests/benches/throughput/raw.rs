@@ -21,7 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::meter::{Drain, Sample, Stopwatch, latency};
 use crate::post::{Letter, Post};
-use crate::{IN_FLIGHT, Row, SENDERS, SLOTS};
+use crate::{AHEAD, IN_FLIGHT, Row, SENDERS, SLOTS};
 
 /// Replies acknowledged together.
 const GROUP: usize = 64;
@@ -77,6 +77,8 @@ impl Raw {
             }
             Row::ConsumeOne => self.consume(1, count).await,
             Row::ConsumeMany => self.consume(SLOTS, count).await,
+            Row::AheadOne => self.consume_ahead(1, count).await,
+            Row::AheadMany => self.consume_ahead(SLOTS, count).await,
             Row::RpcOne => self.rpc(1, 1, count).await,
             Row::RpcMany => self.rpc(SLOTS, IN_FLIGHT, count).await,
         }
@@ -112,6 +114,31 @@ impl Raw {
         let server = self.serve(slots, drain.clone(), None).await?;
         let sample = drain.sample().await.context("no task was counted")?;
         server.stop().await?;
+        Ok(sample)
+    }
+
+    /// One task does all, and acknowledges many at once.
+    async fn consume_ahead(&self, slots: usize, count: usize) -> Result<Sample> {
+        self.send_all(&confirming(&self.client).await?, count)
+            .await?;
+        let drain = Arc::new(Drain::new(count));
+        let channel = self.worker.create_channel().await?;
+        let prefetch = u16::try_from(slots + AHEAD)?;
+        let mut deliveries = consume(&channel, &self.queue, prefetch).await?;
+        let options = BasicAckOptions { multiple: true };
+        let mut unacked = 0;
+        for _ in 0..count {
+            let delivery = deliveries.next().await.context("the consumer ended")??;
+            let _: (IgnoredAny, IgnoredAny, IgnoredAny) = serde_json::from_slice(&delivery.data)?;
+            drain.hit();
+            unacked += 1;
+            if unacked == GROUP {
+                unacked = 0;
+                channel.basic_ack(delivery.delivery_tag, options).await?;
+            }
+        }
+        let sample = drain.sample().await.context("no task was counted")?;
+        channel.close(200, "bye".into()).await?;
         Ok(sample)
     }
 

@@ -1,7 +1,7 @@
 //! Consuming: a task for each consumer that keeps a channel open through every loss, and forwards what
 //! comes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -9,23 +9,21 @@ use lapin::Channel;
 use lapin::message::Delivery as Raw;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::acks::Acks;
 use super::backoff::Backoff;
 use super::connection::closed;
-use super::delay;
-use super::joins;
 use super::live::{Live, Trouble, rpc};
+use super::receive::receive;
 use super::send::Core;
 use super::server;
-use super::settle::{Session, Settler};
-use super::topology::EXCHANGE;
+use super::settle::Session;
 use super::transport::Transport;
-use super::wire::{self, own, short};
-use crate::broker::{Consumer, Delivery, Queue, QueueType, Renew, Stale, Subscription};
+use super::wire::{own, short};
+use crate::broker::{Consumer, Delivery, MOST_AHEAD, Queue, Renew, Subscription};
 use crate::error::{Error, Result};
-use crate::message::{Message, header};
 
 /// How long the server may refuse what it allowed before that is taken for its last word: whoever took a
 /// permission away by mistake has this long to give it back.
@@ -84,15 +82,20 @@ pub(super) async fn open(
 /// Starts a consumer; the queue is declared and consumed from when this returns.
 pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result<Consumer> {
     let slots = slots.max(1);
-    let (sender, deliveries) = mpsc::channel(slots);
+    let (sender, deliveries) = mpsc::channel(slots.saturating_add(MOST_AHEAD));
     let (stop, stopped) = watch::channel(false);
+    let (allow, allowed) = watch::channel(slots);
     let (outage, is_out) = watch::channel(None);
     // One wish of each kind is enough: what is made anew meets all.
     let (renew, renewals) = mpsc::channel(2);
     let forwarder = Forwarder {
         core: core.clone(),
         queue,
-        prefetch: u16::try_from(slots).unwrap_or(u16::MAX),
+        slots,
+        allowed,
+        prefetch: prefetch(slots),
+        former: Vec::new(),
+        settled: Arc::default(),
         sender,
         stopped,
         outage,
@@ -111,11 +114,20 @@ pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result
     let consumer = Consumer::new(deliveries, move || {
         stop.send_replace(true);
     });
-    let consumer = consumer.limited(limit);
-    Ok(consumer.subscribed(Subscription::new(is_out, move |what| {
+    let renew = move |what| {
         // An error means that such wishes wait already, or that the consumer has ended.
         let _ = renew.try_send(what);
-    })))
+    };
+    let subscription = Subscription::renewed_by(is_out, renew);
+    let subscription = subscription.allowed_by(move |unsettled| {
+        allow.send_replace(unsettled.max(1));
+    });
+    Ok(consumer.limited(limit).subscribed(subscription))
+}
+
+/// AMQP has 16 bits for it, and takes zero for no limit.
+fn prefetch(unsettled: usize) -> u16 {
+    u16::try_from(unsettled.max(1)).unwrap_or(u16::MAX)
 }
 
 /// Why a session ended.
@@ -124,12 +136,33 @@ enum End {
     Lost(String),
     /// Asked for: deliveries of the old channel stay valid.
     Renewed,
+    /// Another number of deliveries is to be unsettled.
+    Resized,
+}
+
+/// What happens to a session.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are deliveries, and none is kept"
+)]
+enum Event {
+    Next(Option<lapin::Result<Raw>>),
+    Renew(Renew),
+    Settled,
 }
 
 struct Forwarder {
     core: Arc<Core>,
     queue: Queue,
+    /// Deliveries that it is meant to have at a time, and how many it may have now.
+    slots: usize,
+    allowed: watch::Receiver<usize>,
+    /// How many the current session may have.
     prefetch: u16,
+    /// Sessions that were given up, whose deliveries are valid.
+    former: Vec<Weak<Session>>,
+    /// Told of each settlement.
+    settled: Arc<Notify>,
     sender: mpsc::Sender<Result<Delivery>>,
     stopped: watch::Receiver<bool>,
     /// Why nothing can be delivered, while that is so.
@@ -148,7 +181,7 @@ impl Forwarder {
             let (session, deliveries) = opened;
             let end = self.forward(&session, deliveries).await;
             let queue = self.queue.name();
-            match end {
+            match &end {
                 End::Stopped => break,
                 End::Lost(reason) => {
                     tracing::warn!(
@@ -156,16 +189,21 @@ impl Forwarder {
                         reason,
                         "the consumer's channel ended: opening another"
                     );
-                    self.outage.send_replace(Some(reason));
+                    self.outage.send_replace(Some(reason.clone()));
                     session.stale.send_replace(true);
                     tokio::spawn(abandon(session));
                 }
                 End::Renewed => {
                     let reason = "the consumer is subscribed anew".to_owned();
                     self.outage.send_replace(Some(reason));
+                    self.former.push(Arc::downgrade(&session));
                 }
+                End::Resized => self.former.push(Arc::downgrade(&session)),
             }
-            if since.elapsed() > SHORT_LIFE {
+            if !self.make_room().await {
+                break;
+            }
+            if since.elapsed() > SHORT_LIFE || matches!(end, End::Resized) {
                 backoff.reset();
             }
             match self.reopen(&mut backoff).await {
@@ -177,6 +215,55 @@ impl Forwarder {
         if self.queue.exclusive {
             let _ = self.core.topology.delete(self.queue.name()).await;
         }
+    }
+
+    /// Unsettled deliveries of former sessions.
+    fn held(&mut self) -> usize {
+        let mut held = 0;
+        self.former.retain(|session| {
+            let Some(session) = session.upgrade() else {
+                return false;
+            };
+            let unsettled = match *session.stale.borrow() {
+                true => 0,
+                false => session.acks.unsettled(),
+            };
+            held += unsettled;
+            unsettled > 0
+        });
+        held
+    }
+
+    /// Waits until the next session may have something, and notes how much; false if there is to be none.
+    async fn make_room(&mut self) -> bool {
+        loop {
+            let allowed = *self.allowed.borrow_and_update();
+            let room = allowed.saturating_sub(self.held());
+            if room > 0 {
+                self.prefetch = prefetch(room);
+                return true;
+            }
+            tokio::select! {
+                () = stop(&self.stopped, &self.core) => return false,
+                () = self.settled.notified() => {}
+                _ = self.allowed.changed() => {}
+                // Some become void without a word.
+                () = sleep(OUTLIVE_TICK) => {}
+            }
+        }
+    }
+
+    /// Whether former sessions hold so much that this one has far less than it should.
+    fn is_short(&self) -> bool {
+        let (prefetch, allowed) = (usize::from(self.prefetch), *self.allowed.borrow());
+        !self.former.is_empty() && (prefetch < self.slots || 2 * prefetch < allowed)
+    }
+
+    /// Whether a session that is short could have much more.
+    fn could_have_more(&mut self) -> bool {
+        let held = self.held();
+        let room = self.allowed.borrow().saturating_sub(held);
+        held == 0 || room >= 2 * usize::from(self.prefetch)
     }
 
     /// The first session. The server may lose its connection over a quorum queue that somebody else has just
@@ -250,6 +337,8 @@ impl Forwarder {
             queue_type: known.queue_type,
             channel: stream.channel,
             live: stream.live,
+            acks: Acks::default(),
+            settled: self.settled.clone(),
             deliveries: self.sender.downgrade(),
             stale: watch::channel(false).0,
         });
@@ -259,32 +348,30 @@ impl Forwarder {
 
     async fn forward(&mut self, session: &Arc<Session>, mut deliveries: lapin::Consumer) -> End {
         let end = loop {
-            let renewal = async {
-                match self.renewals.recv().await {
-                    Some(what) => what,
-                    None => std::future::pending().await,
-                }
-            };
-            let next = tokio::select! {
+            let is_short = self.is_short();
+            let event = tokio::select! {
                 biased;
                 () = stop(&self.stopped, &self.core) => break End::Stopped,
-                next = deliveries.next() => next,
+                Ok(()) = self.allowed.changed() => break End::Resized,
+                () = self.settled.notified(), if is_short => Event::Settled,
+                next = deliveries.next() => Event::Next(next),
                 () = session.live.ended() => return End::Lost("the connection ended".into()),
-                what = renewal => match what {
-                    Renew::Consumer => break End::Renewed,
-                    Renew::Connection => {
-                        self.core.transport.consuming.leave(&session.live);
-                        return End::Lost("the connection is made anew".into());
-                    }
-                },
+                Some(what) = self.renewals.recv() => Event::Renew(what),
             };
-            let raw = match next {
-                Some(Ok(raw)) => raw,
-                Some(Err(error)) => {
+            let raw = match event {
+                Event::Next(Some(Ok(raw))) => raw,
+                Event::Next(Some(Err(error))) => {
                     let trouble = Trouble::from(error);
                     return End::Lost(server::why_closed(trouble, self.queue.name()));
                 }
-                None => return End::Lost(server::why_cancelled(self.queue.name())),
+                Event::Next(None) => return End::Lost(server::why_cancelled(self.queue.name())),
+                Event::Renew(Renew::Consumer) => break End::Renewed,
+                Event::Renew(Renew::Connection) => {
+                    self.core.transport.consuming.leave(&session.live);
+                    return End::Lost("the connection is made anew".into());
+                }
+                Event::Settled if self.could_have_more() => break End::Resized,
+                Event::Settled => continue,
             };
             let Some(delivery) = receive(session, raw) else {
                 continue;
@@ -295,8 +382,31 @@ impl Forwarder {
                 _ = self.sender.send(Ok(delivery)) => {}
             }
         };
-        unsubscribe(session, deliveries).await;
+        self.unsubscribe(session, deliveries, &end).await;
         end
+    }
+
+    /// Ends a subscription whose deliveries stay valid: those that were not started go back, unless more are to come.
+    async fn unsubscribe(
+        &self,
+        session: &Arc<Session>,
+        mut deliveries: lapin::Consumer,
+        end: &End,
+    ) {
+        let options = BasicCancelOptions::default();
+        let cancel = session.channel.basic_cancel(deliveries.tag(), options);
+        let _ = session.live.guard(rpc(cancel)).await;
+        let drain = async {
+            while let Some(Ok(raw)) = deliveries.next().await {
+                let delivery = receive(session, raw).filter(|_| matches!(end, End::Resized));
+                if let Some(delivery) = delivery {
+                    // Without a place for it, it goes back.
+                    let _ = self.sender.try_send(Ok(delivery));
+                }
+            }
+        };
+        let _ = timeout(DRAIN_TIMEOUT, drain).await;
+        tokio::spawn(outlive(session.clone()));
     }
 }
 
@@ -307,20 +417,6 @@ async fn stop(stopped: &watch::Receiver<bool>, core: &Core) {
         _ = stopped.wait_for(|stopped| *stopped) => {}
         _ = closing.wait_for(|closing| *closing) => {}
     }
-}
-
-/// Ends a subscription whose deliveries stay valid: those that were not started go back.
-async fn unsubscribe(session: &Arc<Session>, mut deliveries: lapin::Consumer) {
-    let options = BasicCancelOptions::default();
-    let cancel = session.channel.basic_cancel(deliveries.tag(), options);
-    let _ = session.live.guard(rpc(cancel)).await;
-    let drain = async {
-        while let Some(Ok(raw)) = deliveries.next().await {
-            drop(receive(session, raw));
-        }
-    };
-    let _ = timeout(DRAIN_TIMEOUT, drain).await;
-    tokio::spawn(outlive(session.clone()));
 }
 
 /// Ends a session whose deliveries are void.
@@ -340,114 +436,4 @@ async fn outlive(session: Arc<Session>) {
     session
         .stale
         .send_replace(!session.channel.status().connected());
-}
-
-/// A message as a worker gets it; `None` if it is put back with a count first.
-fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
-    let queue = session.queue.name().to_owned();
-    // A sender may have written it, too: on a first delivery, or to a queue that counts nothing.
-    let broker_counted = wire::count(&raw.properties, "x-delivery-count")
-        .filter(|_| raw.redelivered && session.queue_type != Some(QueueType::Classic))
-        .map(|count| count.saturating_sub(joins::count_of_move(&raw.properties)));
-    let counts = match session.queue_type {
-        Some(queue_type) => queue_type == QueueType::Quorum,
-        None => {
-            broker_counted.is_some() || wire::count(&raw.properties, "x-acquired-count").is_some()
-        }
-    };
-    // No copy with a count can be stored of it: its worker refuses it at once.
-    let counts = counts || !wire::fits(&raw.properties);
-    let past = wire::count(&raw.properties, header::DELIVERIES)
-        .unwrap_or(0)
-        .saturating_add(broker_counted.unwrap_or(0));
-    let mut message = wire::message(&raw.properties, raw.data.clone());
-    let (exchange, routing_key) = origin(&message, &queue, &raw);
-    let is_returned = message.headers.remove(header::RETURNED).is_some();
-    message.headers.retain(|name, _| {
-        let is_ours = delay::is_ours(name) || joins::is_ours(name);
-        !is_ours && name != header::EXCHANGE && name != header::ROUTING_KEY
-    });
-    let settler = Settler {
-        session: session.clone(),
-        tag: raw.delivery_tag,
-        properties: raw.properties,
-        body: raw.data,
-        past,
-        exchange: exchange.clone(),
-        routing_key: routing_key.clone(),
-        settled: false,
-    };
-    let stale = Stale::new(session.stale.subscribe());
-    let redelivered = raw.redelivered;
-    let delivered = move |settler| {
-        let mut delivery = Delivery::new(queue, message, stale, Box::new(settler));
-        delivery.exchange = exchange;
-        delivery.routing_key = routing_key;
-        delivery.redelivered = redelivered || past > 0 || is_returned;
-        delivery.deliveries = past.saturating_add(1);
-        delivery
-    };
-    if counts || !redelivered {
-        return Some(delivered(settler));
-    }
-    let this = session.clone();
-    session.core.transport.spawn(async move {
-        // Where no copy can be stored, for an alarm or a full queue, the loss is not counted; but the work
-        // is not kept waiting for that, either.
-        if let Err(settler) = settler.count().await
-            && let Some(sender) = this.deliveries.upgrade()
-        {
-            // There is a place for each slot; an error means that nobody listens any more.
-            let _ = sender.try_send(Ok(delivered(settler)));
-        }
-    });
-    None
-}
-
-/// Where messages leave the ladder of delays that Celery builds; a prefix of its own may stand before it.
-const CELERY_DUE: &str = "celery_delayed_delivery";
-/// That ladder's levels. A delay's binary digits stand before the routing key, a word each.
-const CELERY_LEVELS: usize = 28;
-
-/// The routing key that a message had before Celery sent it through its ladder.
-fn celery_key(key: &str) -> &str {
-    let digits = key.as_bytes().chunks(2).take(CELERY_LEVELS);
-    let is_way = digits.clone().count() == CELERY_LEVELS
-        && digits.into_iter().all(|word| matches!(word, b"0." | b"1."));
-    key.get(2 * CELERY_LEVELS..)
-        .filter(|_| is_way)
-        .unwrap_or(key)
-}
-
-/// The exchange and key that the message was published to: empty for a queue's own name.
-fn origin(message: &Message, queue: &str, raw: &Raw) -> (String, String) {
-    let key = raw.routing_key.as_str().to_owned();
-    if let Some(exchange) = message.text(header::EXCHANGE) {
-        let key = message.text(header::ROUTING_KEY).map_or(key, str::to_owned);
-        return (exchange.to_owned(), key);
-    }
-    if raw.exchange.as_str().ends_with(CELERY_DUE) {
-        return (String::new(), celery_key(&key).to_owned());
-    }
-    match delay::destination(&message.headers) {
-        Some("") => (String::new(), queue.to_owned()),
-        Some(exchange) => (exchange.to_owned(), key),
-        None if raw.exchange.as_str() == EXCHANGE => (String::new(), key),
-        None => (raw.exchange.as_str().to_owned(), key),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn celerys_way_down_its_ladder_is_no_part_of_the_key() {
-        let way = "0.".repeat(25) + "1.0.1.";
-        assert_eq!(celery_key(&format!("{way}cap.topic")), "cap.topic");
-        assert_eq!(celery_key(&way), "");
-        for other in ["", "cap", "0.1.cap", &"0.".repeat(27), &format!("2.{way}")] {
-            assert_eq!(celery_key(other), other);
-        }
-    }
 }

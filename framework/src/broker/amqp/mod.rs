@@ -16,6 +16,7 @@ use super::{
 use crate::error::{Error, Result};
 use crate::message::Message;
 
+mod acks;
 mod arguments;
 mod backoff;
 mod broadcast;
@@ -34,6 +35,7 @@ mod lease;
 mod live;
 mod probe;
 mod publish;
+mod receive;
 mod replies;
 mod sanitize;
 mod send;

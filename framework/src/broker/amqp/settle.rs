@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::options::BasicNackOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
+use super::acks::Acks;
 use super::backoff::Backoff;
 use super::delay;
 use super::joins;
@@ -32,6 +33,9 @@ pub(super) struct Session {
     pub(super) queue_type: Option<QueueType>,
     pub(super) channel: Channel,
     pub(super) live: Arc<Live>,
+    pub(super) acks: Acks,
+    /// Told of each settlement.
+    pub(super) settled: Arc<Notify>,
     /// Where deliveries go.
     pub(super) deliveries: mpsc::WeakSender<Result<Delivery>>,
     pub(super) stale: watch::Sender<bool>,
@@ -52,10 +56,12 @@ impl Session {
         }
     }
 
-    async fn ack(&self, tag: u64) -> Result<()> {
+    async fn ack(self: &Arc<Self>, tag: u64) -> Result<()> {
         self.check()?;
-        let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
-        self.live.guard(rpc(ack)).await.map_err(|_| self.error())
+        match Acks::ack(self, tag).await {
+            true => Ok(()),
+            false => Err(self.error()),
+        }
     }
 
     async fn nack(&self, tag: u64) -> Result<()> {
@@ -64,10 +70,13 @@ impl Session {
             requeue: true,
             ..BasicNackOptions::default()
         };
-        self.live
-            .guard(rpc(self.channel.basic_nack(tag, options)))
-            .await
-            .map_err(|_| self.error())
+        let nack = self.channel.basic_nack(tag, options);
+        let done = self.live.guard(rpc(nack)).await;
+        done.map_err(|_| self.error())?;
+        // Not before it is written: it would be acknowledged with those that come after it.
+        self.acks.given_back(tag);
+        self.settled.notify_one();
+        Ok(())
     }
 
     /// Whether the broker takes a message back without counting that as a failed delivery.

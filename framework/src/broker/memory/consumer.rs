@@ -9,7 +9,9 @@ use tokio::time::{Instant, sleep_until};
 use super::Shared;
 use super::queue::{Place, Stored};
 use super::state::Subscriber;
-use crate::broker::{BoxFuture, Consumer, Publish, Queue, Settle, Stale, Unstored};
+use crate::broker::{
+    BoxFuture, Consumer, MOST_AHEAD, Publish, Queue, Settle, Stale, Subscription, Unstored,
+};
 use crate::error::{Error, Result};
 
 /// The most that one consumer holds unsettled: AMQP's own limit.
@@ -26,7 +28,7 @@ enum Step {
 pub(super) fn start(shared: &Arc<Shared>, queue: &Queue, slots: usize) -> Result<Consumer> {
     let slots = slots.clamp(1, MAX_SLOTS);
     // Of this size it is never full, since unsettled deliveries are counted from here on.
-    let (sender, receiver) = mpsc::channel(slots);
+    let (sender, receiver) = mpsc::channel(slots + MOST_AHEAD);
     let wake = Arc::new(Notify::new());
     let mut state = shared.lock();
     state.open()?.declare(queue)?;
@@ -44,13 +46,20 @@ pub(super) fn start(shared: &Arc<Shared>, queue: &Queue, slots: usize) -> Result
     );
     drop(state);
     tokio::spawn(pump(shared.clone(), number, wake));
-    let shared = shared.clone();
-    Ok(Consumer::new(receiver, move || {
+    let (shared, resized) = (shared.clone(), shared.clone());
+    let consumer = Consumer::new(receiver, move || {
         // In two statements: the sender must not be dropped under the lock, since a delivery may go with
         // it that takes the lock to put itself back.
         let gone = shared.lock().unsubscribe(number);
         drop(gone);
-    }))
+    });
+    let subscription = Subscription::always().allowed_by(move |unsettled| {
+        if let Some(subscriber) = resized.lock().subscribers.get_mut(&number) {
+            subscriber.slots = unsettled.min(slots + MOST_AHEAD);
+            subscriber.wake.notify_one();
+        }
+    });
+    Ok(consumer.subscribed(subscription))
 }
 
 async fn pump(shared: Arc<Shared>, subscriber: u64, wake: Arc<Notify>) {

@@ -141,6 +141,8 @@ impl<'a> Batch<'a> {
                     }));
                 }
             }
+            // Looked at when the transaction is committed.
+            Request::Allow { .. } => {}
             Request::FreeLease { name, holder } => {
                 lease::free(self.db, self.me.id, name, *holder)?;
             }

@@ -147,6 +147,11 @@ pub(super) enum Request {
         deliveries: mpsc::Sender<Result<Delivery>>,
     },
     Unsubscribe(u64),
+    /// A consumer may have so many deliveries at a time.
+    Allow {
+        number: u64,
+        slots: usize,
+    },
     Settle {
         claim: Claim,
         queue: String,
@@ -222,6 +227,7 @@ impl Request {
             Self::Publish(outgoing) => outgoing.route.to_string(),
             Self::Subscribe { queue, .. } => format!("consuming queue `{}`", queue.name()),
             Self::Unsubscribe(_) => "ending a consumer".into(),
+            Self::Allow { .. } => "giving a consumer more or less to do".into(),
             Self::Settle { queue, .. } | Self::Take { queue, .. } => {
                 format!("settling a delivery from queue `{queue}`")
             }

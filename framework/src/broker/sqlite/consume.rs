@@ -49,7 +49,13 @@ impl Member {
     }
 
     pub(super) fn free(&self) -> usize {
-        self.slots.saturating_sub(self.outstanding)
+        self.free_without(0)
+    }
+
+    /// How many more it may have when so many are settled: it may have more than it is allowed now.
+    pub(super) fn free_without(&self, settled: usize) -> usize {
+        let outstanding = self.outstanding.saturating_sub(settled);
+        self.slots.saturating_sub(outstanding)
     }
 }
 

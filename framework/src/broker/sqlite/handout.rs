@@ -88,6 +88,12 @@ impl Engine {
             Request::Unsubscribe(number) => {
                 self.members.consumers.remove(&number);
             }
+            Request::Allow { number, slots } => {
+                if let Some(member) = self.members.consumers.get_mut(&number) {
+                    member.slots = slots;
+                    member.check = true;
+                }
+            }
             Request::Release(claim) if !succeeded => self.debts.push(claim),
             Request::Replies { address, messages } if succeeded => {
                 self.replies = Some(ReplyQueue {

@@ -40,7 +40,7 @@ impl Batch<'_> {
                 .values()
                 .filter(|holder| *holder == number)
                 .count();
-            let free = member.free() + freed;
+            let free = member.free_without(freed);
             let news = member.check || freed > 0 || self.touched.contains(member.queue.name());
             if free == 0 || !news || self.leaving.contains(number) {
                 continue;

@@ -41,13 +41,15 @@ use self::opened::OpenedFile;
 use super::url::BrokerUrl;
 use super::{
     Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth,
-    Exchange, Join, Lease, Listener, Publish, Queue, Replies,
+    Exchange, Join, Lease, Listener, MOST_AHEAD, Publish, Queue, Replies, Subscription,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
 
 /// Replies and cancellations that wait in memory for their reader.
 const CHANNEL: usize = 1024;
+/// The most that one consumer holds unsettled.
+const MOST_SLOTS: usize = 1 << 20;
 
 /// A broker in a SQLite file.
 ///
@@ -189,9 +191,9 @@ impl Broker for SqliteBroker {
     fn consume<'a>(&'a self, queue: &'a Queue, slots: usize) -> BoxFuture<'a, Result<Consumer>> {
         Box::pin(async move {
             let number = self.consumers.fetch_add(1, Ordering::Relaxed);
-            let slots = slots.max(1);
+            let slots = slots.clamp(1, MOST_SLOTS);
             // One place more, for the error that ends the consumer.
-            let (sender, deliveries) = mpsc::channel(slots.saturating_add(1).min(1 << 20));
+            let (sender, deliveries) = mpsc::channel(slots + MOST_AHEAD + 1);
             let handle = self.handle.clone();
             // Made before the answer, so that a caller who gives up leaves no consumer behind.
             let consumer = Consumer::new(deliveries, move || {
@@ -200,11 +202,16 @@ impl Broker for SqliteBroker {
             let request = Request::Subscribe {
                 number,
                 queue: queue.clone(),
-                slots: slots.min((1 << 20) - 1),
+                slots,
                 deliveries: sender,
             };
             self.handle.call(request).await?;
-            Ok(consumer)
+            let handle = self.handle.clone();
+            let subscription = Subscription::always().allowed_by(move |unsettled| {
+                let slots = unsettled.min(slots + MOST_AHEAD);
+                handle.post(Request::Allow { number, slots });
+            });
+            Ok(consumer.subscribed(subscription))
         })
     }
 
