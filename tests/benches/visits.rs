@@ -1,0 +1,150 @@
+//! Many short waits at once: visits of a second each, in slots that are spread over several worker processes, and all
+//! results awaited. How close it comes to what the slots allow, how evenly the processes share it, what it costs.
+//!
+//! `GARENNE_TEST_AMQP=amqp://… cargo bench -p garenne --bench visits`; without the variable only SQLite is measured.
+//! `GARENNE_BENCH_CALLS` visits (10,000), `GARENNE_BENCH_WORKERS` processes (4) of `GARENNE_BENCH_SLOTS` slots (250).
+//! `GARENNE_BENCH_SHORT=1` only shows that it works.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use garenne::{App, Worker, task};
+
+#[path = "../support/mod.rs"]
+mod support;
+
+/// Names the broker and the number of slots to a worker's process.
+const WORKER: &str = "GARENNE_BENCH_VISITS_WORKER";
+const VISIT: Duration = Duration::from_secs(1);
+/// How long the whole may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Takes a second, and says who took it.
+#[task(name = "visits.visit", queue = "visits")]
+async fn visit(number: u32) -> (u32, u32) {
+    tokio::time::sleep(VISIT).await;
+    (number, std::process::id())
+}
+
+fn number(name: &str, default: usize) -> usize {
+    let said = std::env::var(name).ok();
+    said.and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Resident memory in MiB, and processor time, of a process.
+fn used(pid: u32) -> Option<(u64, Duration)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS"))?;
+    let memory = line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some((memory, Duration::from_millis((ticks()? + ticks()?) * 10)))
+}
+
+/// A worker's process: says when it consumes, and works until it is killed.
+async fn work(said: &str) -> Result<()> {
+    let (slots, url) = said.split_once(' ').context("slots and a URL")?;
+    let app = App::connect(url).await?;
+    let worker = Worker::new(&app).queue("visits", slots.parse()?).spawn();
+    if !worker.ready().await {
+        bail!("the worker did not start: {:?}", worker.stop().await);
+    }
+    println!("ready");
+    std::future::pending().await
+}
+
+/// A worker's process, seen from outside; killed at the end.
+struct Process(Child);
+
+impl Process {
+    fn start(url: &str, slots: usize) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.env(WORKER, format!("{slots} {url}"));
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().context("its output")?;
+        let this = Self(child);
+        let first = BufReader::new(output).lines().next();
+        ensure!(
+            first.transpose()?.as_deref() == Some("ready"),
+            "a worker did not start"
+        );
+        Ok(this)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+async fn visits(app: &App, calls: usize) -> Result<(Duration, BTreeMap<u32, usize>)> {
+    let start = Instant::now();
+    let mut sending = app.send_all((0..calls).map(|number| visit::call(number as u32)));
+    let mut results = FuturesUnordered::new();
+    while let Some(sent) = sending.next().await {
+        results.push(sent?.into_future());
+    }
+    println!("  {calls} sent within {:.1?}", start.elapsed());
+    let (mut seen, mut by_process) = (vec![false; calls], BTreeMap::new());
+    while let Some(result) = results.next().await {
+        let (number, process) = result?;
+        let seen = seen.get_mut(number as usize).context("a visit of ours")?;
+        ensure!(
+            !std::mem::replace(seen, true),
+            "visit {number} has two results"
+        );
+        *by_process.entry(process).or_default() += 1;
+    }
+    Ok((start.elapsed(), by_process))
+}
+
+async fn measure(name: &str, url: &str) -> Result<()> {
+    let short = std::env::var_os("GARENNE_BENCH_SHORT").is_some();
+    let calls = number("GARENNE_BENCH_CALLS", if short { 100 } else { 10_000 });
+    let workers = number("GARENNE_BENCH_WORKERS", if short { 2 } else { 4 });
+    let slots = number("GARENNE_BENCH_SLOTS", if short { 25 } else { 250 });
+    let app = App::connect(url).await?;
+    app.declare("visits").await?;
+    let processes: Vec<_> = (0..workers)
+        .map(|_| Process::start(url, slots))
+        .collect::<Result<_>>()?;
+    let least = VISIT * u32::try_from(calls.div_ceil(workers * slots))?;
+    println!(
+        "{name}: {calls} visits of {VISIT:?} in {workers} × {slots} slots, {least:?} at least"
+    );
+    let (took, shares) = tokio::time::timeout(PATIENCE, visits(&app, calls))
+        .await
+        .context("it takes too long")??;
+    println!("  all results after {took:.2?}");
+    for process in &processes {
+        let pid = process.0.id();
+        let share = shares.get(&pid).copied().unwrap_or(0);
+        let (memory, time) = used(pid).unwrap_or_default();
+        println!("  a worker: {share} visits, {memory} MiB, {time:.1?} of a processor");
+    }
+    drop(processes);
+    app.delete("visits").await?;
+    app.close().await;
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    if let Ok(said) = std::env::var(WORKER) {
+        return work(&said).await;
+    }
+    let file = support::TempFile::new("db");
+    measure("SQLite", &file.url()).await?;
+    if let Some(url) = support::rabbitmq() {
+        measure("RabbitMQ", &url).await?;
+    }
+    Ok(())
+}
