@@ -11,6 +11,8 @@ mod support;
 mod proxy;
 #[path = "support/script.rs"]
 mod script;
+#[path = "support/version.rs"]
+mod version;
 
 /// The tests, and what they share.
 mod faults {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use garenne::{App, Error};
+use garenne::{App, Error, FailureKind};
 
 use super::child::WorkerProcess;
 use super::node::Node;
@@ -157,5 +157,50 @@ async fn crowd(node: Node) {
     for stopped in futures_util::future::join_all(stopping).await {
         stopped.expect("stopped");
     }
+    app.close().await;
+}
+
+/// Calls are cancelled again by then: what RabbitMQ has lost for good is given up after 15 s.
+const CANCELLED_AGAIN: Duration = Duration::from_secs(60);
+
+#[test]
+fn cancellation_survives_the_loss_of_what_remembers_it() {
+    alone(
+        "cancellation_survives_the_loss_of_what_remembers_it",
+        Node::start,
+        lost_memory,
+    );
+}
+
+/// A node is killed before RabbitMQ has written down that there is a stream of cancelled calls: 4.3 keeps its name
+/// then, and ends the connection of who reads it.
+async fn lost_memory(node: Node) {
+    if node.version() < (4, 3) {
+        // Older ones keep it, or say that its node is down, for as long as it is.
+        return;
+    }
+    let place = node.place();
+    let app = place.app().await;
+    app.declare(&*place.queue).await.expect("declared");
+    node.remember_queues();
+    let _worker = WorkerProcess::start(&place, 8);
+    let call = || arrives::call(1).queue(&place.queue);
+    let first = within("sending", call().send(&app)).await.expect("sent");
+    assert_eq!(within("a result", first).await, Ok(1));
+    node.run("kill", &[]);
+    node.run("start", &[]);
+    let start = Instant::now();
+    loop {
+        let cancelled = call().countdown(Duration::from_millis(500));
+        let cancelled = cancelled.send(&app).await.expect("sent");
+        let asked = cancelled.cancel().await;
+        let result = within("a result", cancelled).await;
+        if asked.is_ok() && result.is_err_and(|failure| failure.kind == FailureKind::Cancelled) {
+            break;
+        }
+        assert!(start.elapsed() < CANCELLED_AGAIN, "{asked:?}");
+    }
+    let took = start.elapsed();
+    figure!(place, "calls are cancelled again after {took:.1?}");
     app.close().await;
 }

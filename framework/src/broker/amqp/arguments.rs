@@ -2,7 +2,7 @@
 
 use lapin::types::{AMQPValue, FieldTable};
 
-use super::server::{CONSUMER_TIMEOUT, consumer_timeout};
+use super::server::{CONSUMER_TIMEOUT, consumer_timeout, is_timeout, of_lost_nodes};
 use super::topology::EXCHANGE;
 use super::wire::{own, table, text};
 use crate::broker::join::KEPT;
@@ -55,6 +55,8 @@ pub(super) fn of(queue: &Queue, queue_type: QueueType) -> FieldTable {
     }
     if quorum && !queue.name().ends_with(DEAD) {
         arguments.insert(own(CONSUMER_TIMEOUT), consumer_timeout());
+        let (name, value) = of_lost_nodes();
+        arguments.insert(own(name), value);
     }
     arguments
 }
@@ -79,6 +81,8 @@ pub(super) fn of_join(queue_type: QueueType, exchange: &str, key: &str) -> Field
             set("x-overflow", text("reject-publish"));
             // Every look at the parts counts as a delivery. At the limit they would follow the body.
             set("x-delivery-limit", AMQPValue::LongInt(NO_DELIVERY_LIMIT));
+            let (name, value) = of_lost_nodes();
+            set(name, value);
         }
     }
     arguments
@@ -97,15 +101,16 @@ pub(super) fn of_lease(queue_type: QueueType) -> FieldTable {
             ("x-queue-type", text("quorum")),
             single,
             ("x-delivery-limit", AMQPValue::LongInt(NO_DELIVERY_LIMIT)),
+            of_lost_nodes(),
         ]),
     }
 }
 
 /// Takes out what queues of others, and older ones of ours, were made without; whether it was there.
-pub(super) fn drop_consumer_timeout(arguments: &mut FieldTable) -> bool {
+pub(super) fn drop_timeouts(arguments: &mut FieldTable) -> bool {
     let left = arguments.inner().iter();
     let left: Vec<_> = left
-        .filter(|(name, _)| name.as_str() != CONSUMER_TIMEOUT)
+        .filter(|(name, _)| !is_timeout(name.as_str()))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     let dropped = left.len() < arguments.inner().len();

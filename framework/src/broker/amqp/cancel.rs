@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::backoff::Backoff;
 use super::consume::{self, Stream};
-use super::live::rpc;
+use super::live::{Trouble, rpc};
 use super::send::{Core, Outgoing};
+use super::topology::Topology;
 use super::wire::{self, own, table, text};
 use crate::broker::{Cancellations, Publish, Route};
 use crate::error::{Error, Result};
@@ -30,6 +31,12 @@ const LONGEST_ID: usize = 300;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a starting worker waits for what was cancelled before.
 const HISTORY_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A longer pause for each attempt to read that failed, and how many of them at most.
+const PAUSE: Duration = Duration::from_millis(250);
+const MOST_PAUSES: u32 = 20;
+/// A stream that the server fails over for so long is lost.
+const LOST: Duration = Duration::from_secs(15);
 
 /// How long the stream keeps an id, and the value that says so to the server.
 const MEMORY: Duration = Duration::from_secs(24 * 3600);
@@ -77,32 +84,34 @@ async fn store(core: &Core, message: Message) -> Result<()> {
     match core.send(&mut Outgoing::new(publish())?).await {
         Err(Error::Unroutable { .. }) => {
             let topology = core.topology.clone();
-            let declare = async move {
-                let arguments = table([
-                    ("x-queue-type", text("stream")),
-                    ("x-max-age", text(MAX_AGE)),
-                    // Old ids go a whole segment at a time.
-                    (
-                        "x-stream-max-segment-size-bytes",
-                        AMQPValue::LongInt(1_000_000),
-                    ),
-                ]);
-                topology
-                    .on_channel(|channel| {
-                        let arguments = arguments.clone();
-                        async move {
-                            let options = QueueDeclareOptions::durable();
-                            rpc(channel.queue_declare(own(STREAM), options, arguments)).await
-                        }
-                    })
-                    .await?
-                    .map_err(|trouble| trouble.refused(format!("to declare stream `{STREAM}`")))
-            };
-            core.transport.run(declare).await?;
+            core.transport
+                .run(async move { declare(&topology).await })
+                .await?;
             core.send(&mut Outgoing::new(publish())?).await
         }
         sent => sent,
     }
+}
+
+async fn declare(topology: &Topology) -> Result<()> {
+    let arguments = table([
+        ("x-queue-type", text("stream")),
+        ("x-max-age", text(MAX_AGE)),
+        // Old ids go a whole segment at a time.
+        (
+            "x-stream-max-segment-size-bytes",
+            AMQPValue::LongInt(1_000_000),
+        ),
+    ]);
+    let declared = topology.on_channel(|channel| {
+        let arguments = arguments.clone();
+        async move {
+            let options = QueueDeclareOptions::durable();
+            rpc(channel.queue_declare(own(STREAM), options, arguments)).await
+        }
+    });
+    let refused = |trouble: Trouble| trouble.refused(format!("to declare stream `{STREAM}`"));
+    declared.await?.map(drop).map_err(refused)
 }
 
 /// What a reader knows of the stream.
@@ -112,6 +121,9 @@ struct Reader {
     next_offset: Option<i64>,
     stream: Option<Stream>,
     backoff: Backoff,
+    /// Attempts to open it that failed in a row, and since when.
+    failures: u32,
+    failing: Option<Instant>,
 }
 
 /// One entry of the stream.
@@ -131,6 +143,8 @@ pub(super) async fn start(core: &Arc<Core>) -> Result<Cancellations> {
         next_offset: None,
         stream: None,
         backoff: Backoff::default(),
+        failures: 0,
+        failing: None,
     };
     if let Err(error) = store(core, message).await {
         if matches!(error, Error::Closed { .. }) {
@@ -207,10 +221,14 @@ impl Reader {
         loop {
             let Some(stream) = &mut self.stream else {
                 self.backoff.wait().await;
+                sleep(PAUSE * self.failures.min(MOST_PAUSES)).await;
                 match self.open().await {
-                    Ok(stream) => self.stream = Some(stream),
+                    Ok(stream) => {
+                        self.stream = Some(stream);
+                        (self.failures, self.failing) = (0, None);
+                    }
                     Err(Error::Closed { .. }) => return None,
-                    Err(error) => tracing::debug!(%error, "cannot read what is cancelled yet"),
+                    Err(error) => self.failed(&error).await,
                 }
                 continue;
             };
@@ -247,7 +265,42 @@ impl Reader {
             Some(offset) => AMQPValue::LongLongInt(offset),
         };
         let arguments: FieldTable = table([(OFFSET, from)]);
-        consume::open(&self.core.transport, STREAM, PREFETCH, arguments).await
+        let transport = &self.core.transport;
+        // RabbitMQ ends the whole connection of who consumes from a stream that it has lost.
+        let connection = match self.failures {
+            0 => &transport.consuming,
+            _ => &transport.aside,
+        };
+        consume::open(connection, STREAM, PREFETCH, arguments).await
+    }
+
+    /// RabbitMQ 4.3 may lose a young stream when it is killed, and keep its name.
+    async fn failed(&mut self, error: &Error) {
+        tracing::debug!(%error, "cannot read what is cancelled yet");
+        self.failures += 1;
+        let since = *self.failing.get_or_insert_with(Instant::now);
+        let is_lost = error.to_string().contains("INTERNAL_ERROR");
+        if !is_lost || since.elapsed() < LOST {
+            return;
+        }
+        tracing::warn!(
+            stream = STREAM,
+            %error,
+            "it cannot be read any more, and is made anew: what was cancelled before is forgotten"
+        );
+        (self.failing, self.next_offset) = (None, None);
+        if let Err(error) = self.renew().await {
+            tracing::warn!(stream = STREAM, %error, "it cannot be made anew");
+        }
+    }
+
+    async fn renew(&self) -> Result<()> {
+        let refused = |trouble: Trouble| trouble.refused(format!("to delete stream `{STREAM}`"));
+        let live = self.core.transport.aside.get().await?;
+        let channel = live.channel().await.map_err(refused)?;
+        let delete = channel.queue_delete(own(STREAM), QueueDeleteOptions::default());
+        live.guard(rpc(delete)).await.map_err(refused)?;
+        declare(&self.core.topology).await
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
 use super::backoff::Backoff;
 use super::live::{Live, Trouble, rpc};
-use super::probe;
+use super::probe::{self, Found};
 use super::publish::{BACKLOG, Late, Request, Ticket, Verdict, unsent};
 use super::transport::Transport;
 use super::window::{Fate, Window};
@@ -250,9 +250,17 @@ impl Actor {
                 let (number, request) = (oldest.number, oldest.request.clone());
                 self.opening = Some(tokio::spawn(async move {
                     let probe = async {
-                        let (channel, live) = open(transport).await?;
-                        let stored = probe::is_stored(&channel, &live, &request, until).await;
-                        Ok(((channel, live), stored.then_some(number)))
+                        let (channel, live) = open(transport.clone()).await?;
+                        let stored = match probe::look(&channel, &live, &request, until).await {
+                            Found::Stored => Some(number),
+                            Found::Unknown => None,
+                            // It is not the channel, so it may be the node.
+                            Found::Silence => {
+                                transport.publishing.leave_for_others(&live);
+                                None
+                            }
+                        };
+                        Ok(((channel, live), stored))
                     };
                     timeout_at(until + STALL, probe).await.unwrap_or_else(|_| {
                         Err(Error::Unavailable {

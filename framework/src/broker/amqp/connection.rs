@@ -18,6 +18,9 @@ use crate::error::{Error, Result};
 /// A connection that ended sooner was none, so the next attempt waits.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
+/// After one that ended sooner another node is tried first.
+const TRIAL: Duration = Duration::from_secs(10);
+
 /// Keeps one connection: whoever needs it connects it.
 pub(super) struct Slot {
     addresses: Vec<String>,
@@ -59,13 +62,16 @@ impl Slot {
         if let Some(live) = state.live.as_ref().filter(|live| live.is_up()) {
             return Ok(live.clone());
         }
-        state.live = None;
-        if state
-            .since
-            .take()
-            .is_none_or(|since| since.elapsed() > SHORT_LIFE)
-        {
+        let ended = state.live.take().zip(state.since.take());
+        let lived = ended.as_ref().map(|(_, since)| since.elapsed());
+        if lived.is_none_or(|lived| lived > SHORT_LIFE) {
             state.backoff.reset();
+        }
+        if let Some((live, since)) = &ended
+            && since.elapsed() < TRIAL
+        {
+            // The node may be cut off from the others, and take no part in what they do.
+            self.begin_after(live);
         }
         let mut closing = self.closing.clone();
         let connect = async {
@@ -114,8 +120,21 @@ impl Slot {
     /// Ends a connection on which nothing gets on, though it looks alive. The next one begins with another
     /// address: the node may be what is wrong.
     pub(super) fn leave(&self, live: &Live) {
-        self.first.store(live.place + 1, Ordering::Relaxed);
+        self.begin_after(live);
         live.cut();
+    }
+
+    /// Has the next connection begin with the address after this one's.
+    fn begin_after(&self, live: &Live) {
+        self.first.store(live.place + 1, Ordering::Relaxed);
+    }
+
+    /// Does the same, if there is another address.
+    pub(super) fn leave_for_others(&self, live: &Live) {
+        if self.addresses.len() > 1 {
+            tracing::warn!(connection = %self.name, "nothing gets on at this node: connecting to another");
+            self.leave(live);
+        }
     }
 
     /// Why the server takes no messages, while it does not.

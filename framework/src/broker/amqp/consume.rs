@@ -14,13 +14,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::acks::Acks;
 use super::backoff::Backoff;
-use super::connection::closed;
+use super::connection::{Slot, closed};
 use super::live::{Live, Trouble, rpc};
 use super::receive::receive;
 use super::send::Core;
 use super::server;
 use super::settle::Session;
-use super::transport::Transport;
 use super::wire::{own, short};
 use crate::broker::{Consumer, Delivery, MOST_AHEAD, Queue, Renew, Subscription};
 use crate::error::{Error, Result};
@@ -56,13 +55,13 @@ impl Stream {
 
 /// Opens a channel and consumes from `queue`.
 pub(super) async fn open(
-    transport: &Transport,
+    connection: &Slot,
     queue: &str,
     prefetch: u16,
     arguments: FieldTable,
 ) -> Result<Stream> {
     let refused = |trouble: Trouble| trouble.refused(format!("to consume from queue `{queue}`"));
-    let live = transport.consuming.get().await?;
+    let live = connection.get().await?;
     let channel = live.channel().await.map_err(refused)?;
     let name = short("queue name", queue)?;
     let consume = async {
@@ -321,9 +320,8 @@ impl Forwarder {
             return Err(closed());
         }
         let known = self.core.topology.declare(&self.queue).await?;
-        let transport = &self.core.transport;
         let stream = open(
-            transport,
+            &self.core.transport.consuming,
             self.queue.name(),
             self.prefetch,
             server::consumer_arguments(&known),

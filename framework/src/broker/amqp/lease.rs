@@ -91,7 +91,13 @@ impl Seat {
     async fn open(core: &Arc<Core>, queue: &str) -> Result<Self> {
         let is_new = declare(core, queue).await?;
         let prefetch = PREFETCH;
-        let stream = consume::open(&core.transport, queue, prefetch, FieldTable::default()).await?;
+        let stream = consume::open(
+            &core.transport.consuming,
+            queue,
+            prefetch,
+            FieldTable::default(),
+        )
+        .await?;
         let seat = Self {
             core: core.clone(),
             queue: queue.to_owned(),

@@ -18,25 +18,36 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// A queue that has no leader is described all the same, after the 250 ms that RabbitMQ waits for it.
 const LEADERLESS: Duration = Duration::from_millis(200);
 
-/// Publishes a copy of `request` on `channel` as soon as its queue has a leader. Resolves with `true` when the
-/// copy is stored, with `false` when that cannot be known by then: at `until`.
-pub(super) async fn is_stored(
+/// What became of a copy.
+pub(super) enum Found {
+    Stored,
+    /// There is no queue to look at.
+    Unknown,
+    /// It is not confirmed here either, or its queue had no leader in all that time.
+    Silence,
+}
+
+/// Publishes a copy of `request` on `channel` as soon as its queue has a leader. Resolves when the copy is stored, or
+/// at `until`.
+pub(super) async fn look(
     channel: &Channel,
     live: &Arc<Live>,
     request: &Request,
     until: Instant,
-) -> bool {
+) -> Found {
     let copy = async {
         while !has_leader(live, request).await? {
             sleep(PAUSE).await;
         }
         publish(channel, request).await
     };
-    if let Ok(Some(true)) = timeout_at(until, copy).await {
-        return true;
+    match timeout_at(until, copy).await {
+        Ok(Some(true)) => return Found::Stored,
+        Err(_) => return Found::Silence,
+        Ok(_) => {}
     }
     sleep_until(until).await;
-    false
+    Found::Unknown
 }
 
 /// Whether the queue that the request goes to can be expected to confirm it; `None` if it goes to no queue of

@@ -15,6 +15,7 @@ use super::backoff::Backoff;
 use super::consume::{self, Stream};
 use super::live::rpc;
 use super::send::Core;
+use super::server;
 use super::wire::{self, own, table, text};
 use crate::broker::{QueueType, Replies};
 use crate::error::{Error, Result};
@@ -67,14 +68,15 @@ async fn open_surely(core: &Core, queue: &str) -> Result<Stream> {
 }
 
 async fn open(core: &Core, queue: &str) -> Result<Stream> {
-    let queue_type = match core.reply_type {
-        QueueType::Quorum => "quorum",
-        QueueType::Classic => "classic",
+    let expires = ("x-expires", AMQPValue::LongInt(EXPIRES_MS));
+    let arguments = match core.reply_type {
+        QueueType::Quorum => table([
+            ("x-queue-type", text("quorum")),
+            expires,
+            server::of_lost_nodes(),
+        ]),
+        QueueType::Classic => table([("x-queue-type", text("classic")), expires]),
     };
-    let arguments = table([
-        ("x-queue-type", text(queue_type)),
-        ("x-expires", AMQPValue::LongInt(EXPIRES_MS)),
-    ]);
     let name = own(queue);
     core.topology
         .on_channel(|channel| {
@@ -86,7 +88,13 @@ async fn open(core: &Core, queue: &str) -> Result<Stream> {
         })
         .await?
         .map_err(|trouble| trouble.refused(format!("to declare queue `{queue}`")))?;
-    consume::open(&core.transport, queue, PREFETCH, FieldTable::default()).await
+    consume::open(
+        &core.transport.consuming,
+        queue,
+        PREFETCH,
+        FieldTable::default(),
+    )
+    .await
 }
 
 async fn follow(core: &Core, queue: &str, first: Stream, sender: mpsc::Sender<Message>) {

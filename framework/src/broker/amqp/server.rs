@@ -7,6 +7,9 @@
 //!   3.12 and later know and older ones ignore, and where a queue was made without it, by an argument of
 //!   the consumer, which only 4.3 knows. Classic queues get none: 4.3 refuses it. An operator's policy can
 //!   lower the queue's timeout, but not raise it.
+//! - *Lost nodes.* What consumers hold through a node that is gone goes to others at once up to 4.2, from 4.3
+//!   on after a minute, unless the queue says otherwise: quorum queues of ours, those of leases, joins and
+//!   replies, too, say a second.
 //! - *Delivery limit.* Up to 4.2 handing a message back counts like a worker's death.
 //! - *Priorities.* Quorum queues have none before 4.0, two classes (up to 4, and above) before 4.3, and
 //!   all of 0 to 31 since. Between 4.0 and 4.2 the time to live of the lower class waits for the upper one.
@@ -24,6 +27,9 @@ use crate::error::Result;
 
 /// The argument of queues, and of consumers, for the time that a delivery may be held.
 pub(super) const CONSUMER_TIMEOUT: &str = "x-consumer-timeout";
+/// The argument of quorum queues for the time that deliveries to a node that is gone stay there.
+const DISCONNECTED_TIMEOUT: &str = "x-consumer-disconnected-timeout";
+const DISCONNECTED_MS: i32 = 1_000;
 /// The time we ask for. Queues carry it, so another value would be in conflict with them.
 const HELD_AT_MOST: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -106,6 +112,16 @@ impl Topology {
             advice: long_calls(queue),
         })
     }
+}
+
+/// What every quorum queue of ours is told of the nodes that its consumers are connected to.
+pub(super) fn of_lost_nodes() -> (&'static str, AMQPValue) {
+    (DISCONNECTED_TIMEOUT, AMQPValue::LongInt(DISCONNECTED_MS))
+}
+
+/// Whether this argument is one that queues of others, and older ones of ours, were made without.
+pub(super) fn is_timeout(argument: &str) -> bool {
+    argument == CONSUMER_TIMEOUT || argument == DISCONNECTED_TIMEOUT
 }
 
 /// The value of [`CONSUMER_TIMEOUT`].

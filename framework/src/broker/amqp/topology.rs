@@ -247,7 +247,7 @@ impl Topology {
         let Err(mut trouble) = self.try_queue(name, arguments.clone()).await? else {
             return Ok(Found::AsAsked);
         };
-        if trouble.code == Some(406) && arguments::drop_consumer_timeout(&mut arguments) {
+        if trouble.code == Some(406) && arguments::drop_timeouts(&mut arguments) {
             match self.try_queue(name, arguments).await? {
                 Ok(()) => return Ok(Found::TimesOut),
                 Err(said) => trouble = said,

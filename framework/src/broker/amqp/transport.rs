@@ -20,6 +20,8 @@ pub(super) struct Transport {
     handle: Handle,
     pub(super) publishing: Slot,
     pub(super) consuming: Slot,
+    /// For what has ended the consuming connection and may do so again.
+    pub(super) aside: Slot,
     closing: watch::Sender<bool>,
     end: watch::Sender<bool>,
     /// Cloned by all that `close` waits for.
@@ -59,6 +61,7 @@ impl Transport {
             handle,
             publishing: Slot::new(url, format!("{name} publish"), closing.subscribe()),
             consuming: Slot::new(url, format!("{name} consume"), closing.subscribe()),
+            aside: Slot::new(url, format!("{name} aside"), closing.subscribe()),
             closing,
             end,
             busy: Mutex::new(Some(busy)),
@@ -122,7 +125,11 @@ impl Transport {
         let this = self.clone();
         let _ = self
             .run(async move {
-                tokio::join!(this.consuming.close(), this.publishing.close());
+                tokio::join!(
+                    this.consuming.close(),
+                    this.publishing.close(),
+                    this.aside.close()
+                );
                 Ok(())
             })
             .await;
