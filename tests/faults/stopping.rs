@@ -55,6 +55,7 @@ async fn without_a_broker(node: Node) {
     for trouble in ["blocked", "frozen", "killed"] {
         let spawn = Spawn::at(&place).grace(GRACE);
         let (mut worker, handle) = busy(&place, &app, spawn).await;
+        node.remember_queues();
         match trouble {
             "blocked" => node.run("ctl", &[watermark, "0.00001"]),
             "frozen" => node.run("pause", &[]),
