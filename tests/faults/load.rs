@@ -176,7 +176,8 @@ fn cancellation_survives_the_loss_of_what_remembers_it() {
 /// then, and ends the connection of who reads it.
 async fn lost_memory(node: Node) {
     if node.version() < (4, 3) {
-        // Older ones keep it, or say that its node is down, for as long as it is.
+        // Not mended there: 3.10 may go on saying that the stream's node is down when that is back, and calls are not
+        // cancelled until somebody deletes the stream.
         return;
     }
     let place = node.place();
