@@ -12,6 +12,7 @@ use futures_util::stream::iter;
 use garenne::Queue;
 use garenne::broker::{Broker, Delivery, Join, Publish, Route, connect};
 use garenne::message::{Arguments, Message};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use super::place::{Place, figure, on};
@@ -24,6 +25,8 @@ const READY: &str = "members are taken";
 const JOINS: usize = 100;
 const PARTS: u32 = 6;
 const SLOTS: usize = 4;
+/// In how many milliseconds after a wave is permitted the harm is done.
+const HARM_WITHIN: u64 = 50;
 /// How long to watch for a body that comes twice.
 const A_MOMENT: Duration = Duration::from_millis(500);
 
@@ -118,8 +121,18 @@ impl Drop for MemberProcess {
     }
 }
 
-/// Opens the joins and sends their members, in an order in which all are complete at the end only.
-async fn send(broker: &dyn Broker, place: &Place) -> (Queue, Vec<String>) {
+/// The joins of a test, and the queue that their bodies go to.
+struct Joins {
+    broker: Arc<dyn Broker>,
+    bodies: Queue,
+    names: Vec<String>,
+    /// One permit for each wave of members that may be sent.
+    waves: Arc<Semaphore>,
+}
+
+/// Opens the joins, and sends one member of each whenever a wave is permitted: they are complete with the
+/// last wave only, however fast the machine.
+async fn send(broker: &Arc<dyn Broker>, place: &Place) -> Joins {
     let bodies = Queue::new(format!("{}.bodies", place.queue));
     for queue in [&bodies, &Queue::new(&place.queue)] {
         within("a queue", broker.declare(queue))
@@ -127,8 +140,8 @@ async fn send(broker: &dyn Broker, place: &Place) -> (Queue, Vec<String>) {
             .expect("declared");
     }
     let name = |n| format!("{}.garenne.join.{n}", place.queue);
-    let joins: Vec<String> = (0..JOINS).map(name).collect();
-    let opened = iter(&joins).map(|name| {
+    let names: Vec<String> = (0..JOINS).map(name).collect();
+    let opened = iter(&names).map(|name| {
         broker.open_join(Join {
             name: name.clone(),
             parts: PARTS,
@@ -139,33 +152,58 @@ async fn send(broker: &dyn Broker, place: &Place) -> (Queue, Vec<String>) {
     for outcome in within("open joins", opened).await {
         outcome.expect("opened");
     }
-    let members = (0..PARTS).flat_map(|part| joins.iter().map(move |join| (part, join)));
-    let sent = iter(members).map(|(part, join)| {
-        let mut member = message(&format!("{join} {part}"));
-        member.set("join", join.as_str());
-        broker.publish(publish(Route::Queue(place.queue.clone()), member))
-    });
-    let sent = sent.buffer_unordered(64).collect::<Vec<_>>();
-    for outcome in within("members", sent).await {
-        outcome.expect("sent");
+    let waves = Arc::new(Semaphore::new(0));
+    tokio::spawn(send_waves(
+        broker.clone(),
+        place.queue.clone(),
+        names.clone(),
+        waves.clone(),
+    ));
+    Joins {
+        broker: broker.clone(),
+        bodies,
+        names,
+        waves,
     }
-    (bodies, joins)
 }
 
-/// Takes the bodies until there is one of each join, and a moment longer; harms what brings the parts,
-/// at ever other moments, `pace` milliseconds apart and up to three times that.
-async fn assert_each_fires_once(
-    place: &Place,
-    broker: &dyn Broker,
-    (bodies, joins): (Queue, Vec<String>),
-    pace: u64,
-    mut harm: impl FnMut(u64),
+async fn send_waves(
+    broker: Arc<dyn Broker>,
+    queue: String,
+    joins: Vec<String>,
+    waves: Arc<Semaphore>,
 ) {
+    for part in 0..PARTS {
+        waves.acquire().await.expect("open").forget();
+        let members = joins.iter().map(|join| {
+            let mut member = message(&format!("{join} {part}"));
+            member.set("join", join.as_str());
+            publish(Route::Queue(queue.clone()), member)
+        });
+        let members: Vec<Publish> = members.collect();
+        let sent = iter(members).map(|member| broker.publish(member));
+        let sent = sent.buffer_unordered(64).collect::<Vec<_>>();
+        for outcome in within("members", sent).await {
+            outcome.expect("sent");
+        }
+    }
+}
+
+/// Takes the bodies until there is one of each join, and a moment longer; harms what brings the parts while
+/// each wave of them is on its way, at ever other moments, `pace` milliseconds apart and up to three times
+/// that.
+async fn assert_each_fires_once(place: &Place, joins: Joins, pace: u64, mut harm: impl FnMut(u64)) {
+    let Joins {
+        broker,
+        bodies,
+        names: joins,
+        waves,
+    } = joins;
     let start = Instant::now();
     let mut consumer = broker.consume(&bodies, 100).await.expect("a consumer");
     let mut fired = BTreeMap::<String, usize>::new();
     let (mut harmed, mut complete) = (0, None::<Instant>);
-    let mut next_harm = Instant::now();
+    let (mut next, mut wave_is_next) = (Instant::now(), true);
     loop {
         if complete.is_some_and(|since| since.elapsed() > A_MOMENT) {
             break;
@@ -179,10 +217,17 @@ async fn assert_each_fires_once(
                     complete = Some(Instant::now());
                 }
             }
-            () = tokio::time::sleep_until(next_harm), if complete.is_none() => {
-                harm(harmed);
-                harmed += 1;
-                next_harm = Instant::now() + Duration::from_millis(pace + harmed * 37 % (2 * pace));
+            () = tokio::time::sleep_until(next), if complete.is_none() => {
+                let until_next = if wave_is_next {
+                    waves.add_permits(1);
+                    harmed * 37 % HARM_WITHIN
+                } else {
+                    harm(harmed);
+                    harmed += 1;
+                    pace + harmed * 37 % (2 * pace)
+                };
+                wave_is_next = !wave_is_next;
+                next = Instant::now() + Duration::from_millis(until_next);
             }
             () = sleep(A_MOMENT), if complete.is_some() => {}
         }
@@ -196,7 +241,7 @@ async fn assert_each_fires_once(
         fired.len()
     );
     assert!(fired.values().all(|times| *times == 1), "{fired:?}");
-    assert!(harmed >= 3, "it was harmed {harmed} times only");
+    assert!(harmed + 1 >= u64::from(PARTS), "harmed {harmed} times only");
     for join in joins {
         let parts = within("parts", broker.parts(&join, usize::MAX))
             .await
@@ -217,7 +262,7 @@ async fn assert_each_fires_once(
 
 async fn joins_fire_once_though_their_workers_are_killed(place: Place) {
     let broker = open(&place.url).await;
-    let sent = send(&*broker, &place).await;
+    let joins = send(&broker, &place).await;
     let mut processes = [MemberProcess::start(&place), MemberProcess::start(&place)];
     let kill = |n: u64| {
         let process = &mut processes[n as usize % 2];
@@ -226,13 +271,13 @@ async fn joins_fire_once_though_their_workers_are_killed(place: Place) {
             MemberProcess::start(&place)
         });
     };
-    assert_each_fires_once(&place, &*broker, sent, 15, kill).await;
+    assert_each_fires_once(&place, joins, 15, kill).await;
     broker.close().await;
 }
 
 async fn joins_fire_once_though_connections_break(place: Place) {
     let broker = open(&place.url).await;
-    let sent = send(&*broker, &place).await;
+    let joins = send(&broker, &place).await;
     let proxies = [
         Proxy::start(&place.server()).await,
         Proxy::start(&place.server()).await,
@@ -247,7 +292,7 @@ async fn joins_fire_once_though_connections_break(place: Place) {
             take_members(&*broker, &queue, || {}).await;
         }));
     }
-    assert_each_fires_once(&place, &*broker, sent, 150, |n| {
+    assert_each_fires_once(&place, joins, 150, |n| {
         let proxy = &proxies[n as usize % 2];
         match n % 3 {
             0 => proxy.cut(),
