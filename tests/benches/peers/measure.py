@@ -100,21 +100,25 @@ class Worker(Process):
 
     def run(self, count, expected):
         """Waits for `expected` jobs: jobs a second from the first to the last, and seconds of the processors for each."""
-        base = os.path.getsize(count)
-        deadline = time.monotonic() + PATIENCE
         first = None
-        while True:
-            now, done = time.perf_counter(), os.path.getsize(count) - base
+        for now, done in self.watch(count, expected):
             if first is None and done:
                 first = now, done, cpu_time(self.child.pid)
+        began, before, cpu = first
+        if done == before:
+            raise Failed("all jobs ran at once: too few to measure")
+        return (done - before) / (now - began), (cpu_time(self.child.pid) - cpu) / (done - before)
+
+    def watch(self, count, expected):
+        """When it was looked, and how many jobs have run since the beginning, until `expected` have."""
+        base, deadline = os.path.getsize(count), time.monotonic() + PATIENCE
+        while True:
+            now, done = time.perf_counter(), os.path.getsize(count) - base
+            yield now, done
             if done >= expected:
-                break
+                return
             if time.monotonic() > deadline:
                 raise Failed(f"{done} of {expected} jobs ran within {PATIENCE} s: {self.why()}")
             if self.child.poll() is not None:
                 raise Failed(f"the worker ended: {self.why()}")
             time.sleep(0.002)
-        began, before, cpu = first
-        if done == before:
-            raise Failed("all jobs ran at once: too few to measure")
-        return (done - before) / (now - began), (cpu_time(self.child.pid) - cpu) / (done - before)

@@ -102,17 +102,21 @@ class Turn:
         self.fill(client, self.jobs[size])
         _, words, slots = worker
         environment = {**self.environment, "PEERS_SLOTS": str(slots)}
+        count = self.environment["PEERS_COUNT"]
+        before = os.path.getsize(count) + self.waiting
         process = Worker(self.stage.command(words), self.stage.folder, environment, f"{self.errors}.worker")
         try:
-            rate, cpu = process.run(self.environment["PEERS_COUNT"], self.waiting)
-            self.waiting = 0
+            rate, cpu = process.run(count, self.jobs[size])
             if then and self.contender.publishes:
-                then(client, process)
+                for _ in process.watch(count, before - os.path.getsize(count)):
+                    pass
+                then(client)
         finally:
             process.stop()
+            self.waiting = max(before - os.path.getsize(count), 0)
         return rate, cpu * 1e6
 
-    def rpc(self, client, _worker):
+    def rpc(self, client):
         for name, in_flight in (("rpc_one", 1), ("rpc_many", 64)):
             self.note(name, lambda: self.calls(client, self.jobs[name], in_flight))
 

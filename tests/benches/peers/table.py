@@ -1,5 +1,7 @@
 """The figures, as Markdown."""
 
+import statistics
+
 COLUMNS = (
     ("publish, one by one", "one"),
     ("publish, pipelined", "many"),
@@ -11,16 +13,11 @@ COLUMNS = (
 EXTRA = ["RPC, 1 in flight: p50, ms", "p99, ms", "CPU µs of a client for a publish", "CPU µs of a worker for a run"]
 
 
-def median(values):
-    values = sorted(values)
-    return values[len(values) // 2]
-
-
 def spread(values, digits=0):
     """The median with the least and the greatest."""
     if not values:
         return "–"
-    one, least, greatest = median(values), min(values), max(values)
+    one, least, greatest = statistics.median(values), min(values), max(values)
     if len(values) == 1:
         return f"{one:.{digits}f}"
     return f"{one:.{digits}f} ({least:.{digits}f}–{greatest:.{digits}f})"
