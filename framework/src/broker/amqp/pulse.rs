@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pulse {
     Felt,
-    /// It was asked, and said nothing.
+    /// It was asked, and had no answer.
     Missing,
     /// It could not be asked, which says nothing about the others' connections to it.
     Unknown,
@@ -62,7 +62,7 @@ async fn look_after(transport: &Transport, nodes: &[Slot]) {
         }
         // An election may have come between: whoever is well answers now.
         let (again, better) = tokio::join!(ask(&nodes[here]), first_felt(nodes, here));
-        if again == Pulse::Missing
+        if again != Pulse::Felt
             && let Some(better) = better
         {
             tracing::warn!(
@@ -108,7 +108,11 @@ async fn ask(node: &Slot) -> Pulse {
         }
         Ok(Err(trouble)) => {
             tracing::debug!(reason = %trouble.text, "queue `{QUEUE}` cannot be asked");
-            Pulse::Unknown
+            // A node that does not reach the queue's leader may also end the connection, at once.
+            match trouble.code {
+                Some(403) => Pulse::Unknown,
+                _ => Pulse::Missing,
+            }
         }
         Err(_) => Pulse::Missing,
     }
