@@ -172,14 +172,9 @@ fn cancellation_survives_the_loss_of_what_remembers_it() {
     );
 }
 
-/// A node is killed before RabbitMQ has written down that there is a stream of cancelled calls: 4.3 keeps its name
-/// then, and ends the connection of who reads it.
+/// A node is killed before RabbitMQ has written down that there is a stream of cancelled calls, and keeps its name:
+/// 4.3 ends the connection of who reads it, 3.10 says for good that its node is down.
 async fn lost_memory(node: Node) {
-    if node.version() < (4, 3) {
-        // Not mended there: 3.10 may go on saying that the stream's node is down when that is back, and calls are not
-        // cancelled until somebody deletes the stream.
-        return;
-    }
     let place = node.place();
     let app = place.app().await;
     app.declare(&*place.queue).await.expect("declared");

@@ -12,7 +12,6 @@ use super::backoff::Backoff;
 use super::dial::{Dialled, Passes, dial};
 use super::gate::Gate;
 use super::live::Live;
-use crate::broker::url::BrokerUrl;
 use crate::error::{Error, Result};
 
 /// A connection that ended sooner was none, so the next attempt waits.
@@ -42,9 +41,13 @@ struct State {
 }
 
 impl Slot {
-    pub(super) fn new(url: &BrokerUrl, name: String, closing: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(
+        addresses: Vec<String>,
+        name: String,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
         Self {
-            addresses: url.addresses.clone(),
+            addresses,
             first: AtomicUsize::new(0),
             name,
             state: tokio::sync::Mutex::default(),
@@ -135,6 +138,33 @@ impl Slot {
             tracing::warn!(connection = %self.name, "nothing gets on at this node: connecting to another");
             self.leave(live);
         }
+    }
+
+    /// The place of the address that it is connected to.
+    pub(super) fn place(&self) -> Option<usize> {
+        // Whoever holds the lock connects.
+        let state = self.state.try_lock().ok()?;
+        let live = state.live.as_ref().filter(|live| live.is_up());
+        live.map(|live| live.place)
+    }
+
+    /// Ends a connection to the address at one place, and has the next begin with that at another.
+    pub(super) fn leave_for(&self, from: usize, to: usize) {
+        if let Ok(mut state) = self.state.try_lock()
+            && let Some(live) = state.live.take_if(|live| live.place == from)
+        {
+            self.first.store(to, Ordering::Relaxed);
+            live.cut();
+        }
+    }
+
+    /// A connection for each address, of which none is made before it is needed.
+    pub(super) fn each_alone(&self, name: &str) -> Vec<Self> {
+        let alone = |address: &String| {
+            let name = format!("{} {name}", self.name);
+            Self::new(vec![address.clone()], name, self.closing.clone())
+        };
+        self.addresses.iter().map(alone).collect()
     }
 
     /// Why the server takes no messages, while it does not.

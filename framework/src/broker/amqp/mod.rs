@@ -35,6 +35,7 @@ mod lease;
 mod live;
 mod probe;
 mod publish;
+mod pulse;
 mod receive;
 mod replies;
 mod sanitize;
@@ -79,6 +80,9 @@ impl AmqpBroker {
     /// [`Error::Connect`] where none lets us in.
     pub async fn connect(url: &BrokerUrl, name: &str) -> Result<Self> {
         let transport = Transport::start(url, name).await?;
+        if url.addresses.len() > 1 && url.queue_type == QueueType::Quorum {
+            transport.spawn(pulse::watch(transport.clone()));
+        }
         let topology = Arc::new(Topology::new(transport.clone(), url.queue_type));
         let publisher = Arc::new(Publisher::start(&transport).await?);
         // Who names several nodes has a cluster, in which a node may be lost. On a single one replication

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -56,12 +57,16 @@ impl Transport {
             })
             .map_err(failed)?;
         let closing = watch::channel(false).0;
+        let slot = |kind| {
+            let name = format!("{name} {kind}");
+            Slot::new(url.addresses.clone(), name, closing.subscribe())
+        };
         let (busy, idle) = mpsc::channel(1);
         let transport = Arc::new(Self {
             handle,
-            publishing: Slot::new(url, format!("{name} publish"), closing.subscribe()),
-            consuming: Slot::new(url, format!("{name} consume"), closing.subscribe()),
-            aside: Slot::new(url, format!("{name} aside"), closing.subscribe()),
+            publishing: slot("publish"),
+            consuming: slot("consume"),
+            aside: slot("aside"),
             closing,
             end,
             busy: Mutex::new(Some(busy)),
@@ -76,6 +81,11 @@ impl Transport {
                 Err(error)
             }
         }
+    }
+
+    /// All its connections.
+    pub(super) fn slots(&self) -> [&Slot; 3] {
+        [&self.publishing, &self.consuming, &self.aside]
     }
 
     /// Runs `work` on the transport's thread, as long as somebody waits for it.
@@ -125,11 +135,7 @@ impl Transport {
         let this = self.clone();
         let _ = self
             .run(async move {
-                tokio::join!(
-                    this.consuming.close(),
-                    this.publishing.close(),
-                    this.aside.close()
-                );
+                join_all(this.slots().map(Slot::close)).await;
                 Ok(())
             })
             .await;
