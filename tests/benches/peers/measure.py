@@ -98,10 +98,10 @@ class Client(Process):
 class Worker(Process):
     """A process that runs jobs; each appends a byte to the file `count`."""
 
-    def run(self, count, expected):
-        """Waits for `expected` jobs: jobs a second from the first to the last, and seconds of the processors for each."""
+    def run(self, count, base, expected):
+        """Waits for `expected` jobs on top of `base`: jobs a second from the first to the last, and seconds of the processors for each."""
         first = None
-        for now, done in self.watch(count, expected):
+        for now, done in self.watch(count, base, expected):
             if first is None and done:
                 first = now, done, cpu_time(self.child.pid)
         began, before, cpu = first
@@ -109,9 +109,9 @@ class Worker(Process):
             raise Failed("all jobs ran at once: too few to measure")
         return (done - before) / (now - began), (cpu_time(self.child.pid) - cpu) / (done - before)
 
-    def watch(self, count, expected):
-        """When it was looked, and how many jobs have run since the beginning, until `expected` have."""
-        base, deadline = os.path.getsize(count), time.monotonic() + PATIENCE
+    def watch(self, count, base, expected):
+        """When it was looked, and how many jobs have run on top of `base`, until `expected` have."""
+        deadline = time.monotonic() + PATIENCE
         while True:
             now, done = time.perf_counter(), os.path.getsize(count) - base
             yield now, done

@@ -103,17 +103,18 @@ class Turn:
         _, words, slots = worker
         environment = {**self.environment, "PEERS_SLOTS": str(slots)}
         count = self.environment["PEERS_COUNT"]
-        before = os.path.getsize(count) + self.waiting
+        # Before the worker is there: it may be done before this process has its turn again.
+        base = os.path.getsize(count)
         process = Worker(self.stage.command(words), self.stage.folder, environment, f"{self.errors}.worker")
         try:
-            rate, cpu = process.run(count, self.jobs[size])
+            rate, cpu = process.run(count, base, self.jobs[size])
             if then and self.contender.publishes:
-                for _ in process.watch(count, before - os.path.getsize(count)):
+                for _ in process.watch(count, base, self.waiting):
                     pass
                 then(client)
         finally:
             process.stop()
-            self.waiting = max(before - os.path.getsize(count), 0)
+            self.waiting = max(base + self.waiting - os.path.getsize(count), 0)
         return rate, cpu * 1e6
 
     def rpc(self, client):
