@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use futures_util::stream::{self, StreamExt as _};
 
 use crate::Plan;
 use crate::crew::Crew;
@@ -22,12 +23,22 @@ fn name(number: usize) -> String {
     format!("growth-queue-{number}")
 }
 
+/// Some of them at a time.
+async fn at_once<E: Into<anyhow::Error>>(
+    work: impl Iterator<Item = impl Future<Output = Result<(), E>>>,
+) -> Result<()> {
+    let mut work = stream::iter(work).buffer_unordered(32);
+    while let Some(done) = work.next().await {
+        done.map_err(Into::into)?;
+    }
+    Ok(())
+}
+
 pub(crate) async fn measure(site: &Site, plan: Plan, figures: &mut Figures) -> Result<()> {
     let steps: Vec<_> = plan.steps(&[1, 10, 100, 1000]).collect();
     let most = steps.last().copied().unwrap_or(1);
-    for number in 0..most {
-        site.app.declare(name(number)).await?;
-    }
+    let declaring = (0..most).map(|number| site.app.declare(name(number)));
+    at_once(declaring).await?;
     for round in 0..plan.rounds {
         for &queues in &steps {
             let calls = CALLS / plan.divisor;
@@ -52,8 +63,5 @@ pub(crate) async fn measure(site: &Site, plan: Plan, figures: &mut Figures) -> R
             figures.add(site.broker, queues, MEMORY, drained.memory);
         }
     }
-    for number in 0..most {
-        site.delete(&name(number)).await?;
-    }
-    Ok(())
+    at_once((0..most).map(async |number| site.delete(&name(number)).await)).await
 }
