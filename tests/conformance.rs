@@ -158,6 +158,7 @@ macro_rules! suite {
                 no_more_parts_are_read_than_wanted
                 a_join_that_is_gone_is_no_error
                 opening_twice_changes_nothing
+                a_join_that_fired_without_parts_is_not_opened_anew
                 a_closed_join_can_be_opened_anew
                 a_body_arrives_as_it_was_parked
                 a_delay_counts_from_the_firing

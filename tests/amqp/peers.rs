@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// The server's address in a URL.
@@ -75,6 +76,35 @@ pub(crate) async fn without_confirms(url: &str, silent: usize) -> SocketAddr {
         }
     });
     address
+}
+
+/// A way to the server on which no confirm comes until it is cut. Whoever connects after that gets them.
+pub(crate) async fn without_confirms_until_cut(url: &str) -> (SocketAddr, watch::Sender<bool>) {
+    let server = server(url);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (cut, is_cut) = watch::channel(false);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (server, mut is_cut) = (server.clone(), is_cut.clone());
+            tokio::spawn(async move {
+                let confirms = match *is_cut.borrow() {
+                    true => Confirms::Passed,
+                    false => Confirms::Swallowed,
+                };
+                let mut server = TcpStream::connect(server).await.expect("the server");
+                let (mut from_client, mut to_client) = client.split();
+                let (mut from_server, mut to_server) = server.split();
+                // An error means that one of them has hung up.
+                tokio::select! {
+                    _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+                    _ = frames(&mut from_server, &mut to_client, confirms) => {}
+                    _ = is_cut.wait_for(|cut| *cut), if confirms == Confirms::Swallowed => {}
+                }
+            });
+        }
+    });
+    (address, cut)
 }
 
 /// A way to the server that says no to the first message, though it was stored, and is gone then.

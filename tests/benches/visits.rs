@@ -6,17 +6,19 @@
 //! `GARENNE_BENCH_SHORT=1` only shows that it works.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use garenne::{App, Worker, task};
 
+#[path = "process.rs"]
+mod process;
 #[path = "../support/mod.rs"]
 mod support;
+
+use process::Process;
 
 /// Names the broker and the number of slots to a worker's process.
 const WORKER: &str = "GARENNE_BENCH_VISITS_WORKER";
@@ -34,55 +36,6 @@ async fn visit(number: u32) -> (u32, u32) {
 fn number(name: &str, default: usize) -> usize {
     let said = std::env::var(name).ok();
     said.and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-/// Resident memory in MiB, and processor time, of a process.
-fn used(pid: u32) -> Option<(u64, Duration)> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS"))?;
-    let memory = line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u64>().ok();
-    Some((memory, Duration::from_millis((ticks()? + ticks()?) * 10)))
-}
-
-/// A worker's process: says when it consumes, and works until it is killed.
-async fn work(said: &str) -> Result<()> {
-    let (slots, url) = said.split_once(' ').context("slots and a URL")?;
-    let app = App::connect(url).await?;
-    let worker = Worker::new(&app).queue("visits", slots.parse()?).spawn();
-    if !worker.ready().await {
-        bail!("the worker did not start: {:?}", worker.stop().await);
-    }
-    println!("ready");
-    std::future::pending().await
-}
-
-/// A worker's process, seen from outside; killed at the end.
-struct Process(Child);
-
-impl Process {
-    fn start(url: &str, slots: usize) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.env(WORKER, format!("{slots} {url}"));
-        let mut child = command.stdout(Stdio::piped()).spawn()?;
-        let output = child.stdout.take().context("its output")?;
-        let this = Self(child);
-        let first = BufReader::new(output).lines().next();
-        ensure!(
-            first.transpose()?.as_deref() == Some("ready"),
-            "a worker did not start"
-        );
-        Ok(this)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
 }
 
 async fn visits(app: &App, calls: usize) -> Result<(Duration, BTreeMap<u32, usize>)> {
@@ -114,7 +67,7 @@ async fn measure(name: &str, url: &str) -> Result<()> {
     let app = App::connect(url).await?;
     app.declare("visits").await?;
     let processes: Vec<_> = (0..workers)
-        .map(|_| Process::start(url, slots))
+        .map(|_| Process::start(WORKER, &format!("{slots} {url}"))?.ready())
         .collect::<Result<_>>()?;
     let least = VISIT * u32::try_from(calls.div_ceil(workers * slots))?;
     println!(
@@ -125,9 +78,9 @@ async fn measure(name: &str, url: &str) -> Result<()> {
         .context("it takes too long")??;
     println!("  all results after {took:.2?}");
     for process in &processes {
-        let pid = process.0.id();
-        let share = shares.get(&pid).copied().unwrap_or(0);
-        let (memory, time) = used(pid).unwrap_or_default();
+        let share = shares.get(&process.id()).copied().unwrap_or(0);
+        let (memory, time) = process.used().unwrap_or_default();
+        let memory = memory / 1024;
         println!("  a worker: {share} visits, {memory} MiB, {time:.1?} of a processor");
     }
     drop(processes);
@@ -139,7 +92,9 @@ async fn measure(name: &str, url: &str) -> Result<()> {
 #[tokio::main]
 async fn main() -> Result<()> {
     if let Ok(said) = std::env::var(WORKER) {
-        return work(&said).await;
+        let (slots, url) = said.split_once(' ').context("slots and a URL")?;
+        let app = App::connect(url).await?;
+        return process::work(Worker::new(&app).queue("visits", slots.parse()?)).await;
     }
     let file = support::TempFile::new("db");
     measure("SQLite", &file.url()).await?;

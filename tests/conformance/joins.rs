@@ -306,6 +306,21 @@ pub(crate) async fn opening_twice_changes_nothing(f: &Fixture) {
     assert_eq!(parts(f, &join).await, ids(["a", "b", "c"]));
 }
 
+pub(crate) async fn a_join_that_fired_without_parts_is_not_opened_anew(f: &Fixture) {
+    let queue = f.declared("bodies").await;
+    let mut consumer = f.consume(&queue, 5).await;
+    let join = open(f, "j", 2, &queue).await;
+    let fire = || within(f.consumer.check_join(&join, 2, true));
+    fire().await.expect("fired");
+    assert_fired(&mut consumer).await;
+    let again = to_queue(&queue, message("body"));
+    try_open(f, &join, 2, again).await.expect("no error");
+    fire().await.expect("no error");
+    bring(f, &join, &["a", "b"], 2).await;
+    nothing(&mut consumer).await;
+    assert_eq!(parts(f, &join).await, ids(["a", "b"]));
+}
+
 pub(crate) async fn a_closed_join_can_be_opened_anew(f: &Fixture) {
     let queue = f.declared("bodies").await;
     let mut consumer = f.consume(&queue, 5).await;

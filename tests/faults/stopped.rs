@@ -12,14 +12,14 @@ const CALLS: u64 = 2_000;
 on!(a_graceful_stop_loses_and_repeats_nothing: sqlite quorum);
 
 async fn a_graceful_stop_loses_and_repeats_nothing(place: Place) {
-    let mut stopping = WorkerProcess::start(&place, 8);
-    let _staying = WorkerProcess::start(&place, 8);
     let app = place.app().await;
     let mut sending = app.send_all((0..CALLS).map(|n| nap::call(n, 5).queue(&place.queue)));
     let mut awaited = VecDeque::new();
     while let Some(sent) = within("sending", sending.next()).await {
         awaited.push_back(sent.expect("sent"));
     }
+    let mut stopping = WorkerProcess::start(&place, 8);
+    let _staying = WorkerProcess::start(&place, 8);
     let mut left = 0;
     for (n, handle) in (0..).zip(awaited) {
         assert_eq!(within("a result", handle).await, Ok(n));

@@ -1,25 +1,25 @@
 //! Collects what is in a join's queue on a channel of its own, and gives it back by closing the channel: the
 //! server does that in one step, so that nobody else ever sees half of it.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::Channel;
 use lapin::message::Delivery as Raw;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use tokio::time::{Instant, timeout};
+use lapin::{BasicProperties, Channel};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::joins::{PARTS, QUEUE};
+use super::joins::{COPY, GOES, PARTS, QUEUE};
 use super::live::{Trouble, rpc};
 use super::publish::{Publisher, Request};
 use super::topology::Topology;
-use super::wire::{self, own};
+use super::wire::{self, own, text};
 use crate::broker::Queue;
 use crate::broker::join::part_key;
 use crate::error::{Error, Result};
@@ -81,7 +81,7 @@ impl Collection {
                 Ok(Self {
                     left: held.count,
                     is_cut: held.is_full(),
-                    parts: held.parts.into_values().collect(),
+                    parts: held.parts.into_values().map(|(part, _)| part).collect(),
                 })
             })
             .await
@@ -99,8 +99,13 @@ struct Held<'a> {
     size: usize,
     /// Several, if it was published again.
     bodies: Vec<Raw>,
-    parts: HashMap<String, Message>,
-    /// Parts that came again.
+    /// Each the name of the copy that goes or has gone, a space, and its own name.
+    marks: HashSet<String>,
+    /// With their tags, but for those that are marks.
+    parts: HashMap<String, (Message, Option<u64>)>,
+    /// The smallest part, where the body may go.
+    small: Option<(BasicProperties, Vec<u8>)>,
+    /// What came again.
     doubles: Vec<u64>,
 }
 
@@ -119,7 +124,9 @@ impl<'a> Held<'a> {
             count: 0,
             size: 0,
             bodies: Vec::new(),
+            marks: HashSet::new(),
             parts: HashMap::new(),
+            small: None,
             doubles: Vec::new(),
         })
     }
@@ -142,23 +149,52 @@ impl<'a> Held<'a> {
         Ok(())
     }
 
+    /// Takes what has been stored and must come, until nothing of it is `missing`.
+    async fn expect(&mut self, missing: impl Fn(&Self) -> bool) -> Result<(), Trouble> {
+        let end = Instant::now() + PATIENCE;
+        while missing(self) {
+            match timeout_at(end, self.deliveries.next()).await {
+                Ok(Some(raw)) => self.take(raw?),
+                Ok(None) => return Err(Trouble::new("the server cancelled the consumer")),
+                Err(_) => {
+                    let text = format!("what was stored did not come within {PATIENCE:?}");
+                    return Err(Trouble::new(text));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn take(&mut self, raw: Raw) {
         self.count += 1;
         if wire::count(&raw.properties, PARTS).is_some() {
             self.bodies.push(raw);
             return;
         }
+        let mark = header(&raw.properties, GOES);
+        let is_mark = mark.is_some();
+        self.marks.extend(mark);
         let (tag, properties) = (raw.delivery_tag, raw.properties);
-        let data = match self.wish {
-            Wish::Read { .. } => raw.data,
-            Wish::Fire { .. } => Vec::new(),
-        };
-        let part = wire::message(&properties, data);
-        match self.parts.entry(part_key(&part).to_owned()) {
+        let mut part = wire::message(&properties, raw.data);
+        part.headers.remove(GOES);
+        let key = part_key(&part).to_owned();
+        if is_mark && key.is_empty() {
+            return;
+        }
+        if let Wish::Fire { .. } = self.wish {
+            let body = std::mem::take(&mut part.body);
+            let can_be_mark = !key.is_empty() && wire::fits(&properties);
+            let smaller = |(_, small): &(_, Vec<u8>)| body.len() < small.len();
+            if can_be_mark && self.small.as_ref().is_none_or(smaller) {
+                self.small = Some((properties, body));
+            }
+        }
+        match self.parts.entry(key) {
             Entry::Vacant(first) => {
                 self.size = self.size.saturating_add(part.body.len());
-                first.insert(part);
+                first.insert((part, (!is_mark).then_some(tag)));
             }
+            Entry::Occupied(mut first) if is_mark => self.doubles.extend(first.get_mut().1.take()),
             Entry::Occupied(_) => self.doubles.push(tag),
         }
     }
@@ -187,52 +223,89 @@ impl<'a> Held<'a> {
         fire || self.parts.len() >= wanted.max(parts) as usize
     }
 
-    /// Has the server move the body to its queue.
+    /// Whether the body has gone: a mark is stored while its copy is there.
+    fn has_gone(&self) -> bool {
+        let is_here = |mark: &String| {
+            let copy = mark.split(' ').next();
+            self.bodies.iter().any(|body| Some(&*name(body)) == copy)
+        };
+        !self.marks.iter().all(is_here)
+    }
+
+    /// Has the server move a copy of the body to its queue, unless one has gone. The others stay until it is known
+    /// that the server did.
     async fn let_go(&mut self, topology: &Topology, publisher: &Publisher) -> Result<(), Trouble> {
-        if let Some(body) = self.bodies.first()
-            && let Some(headers) = body.properties.headers()
-            && let Some(AMQPValue::LongString(queue)) = headers.inner().get(QUEUE)
-        {
-            declare_anew(topology, &queue.to_string()).await?;
+        if !self.has_gone() {
+            let copy = self.prepare(topology, publisher).await?;
+            // The mark came last: nothing that was stored before it is held back.
+            if !self.has_gone() {
+                let options = BasicRejectOptions { requeue: false };
+                rpc(self.channel.basic_reject(copy, options)).await?;
+                self.count -= 1;
+                return Ok(());
+            }
+        }
+        let left = self.bodies.drain(..).map(|body| body.delivery_tag);
+        self.doubles.extend(left);
+        Ok(())
+    }
+
+    /// Makes sure that there is a copy that can go, with a mark of its name. Its delivery tag.
+    async fn prepare(
+        &mut self,
+        topology: &Topology,
+        publisher: &Publisher,
+    ) -> Result<u64, Trouble> {
+        let body = self.bodies.first();
+        if let Some(queue) = body.and_then(|body| header(&body.properties, QUEUE)) {
+            declare_anew(topology, &queue).await?;
         }
         if let Some(body) = self.bodies.first()
             && self.bodies.iter().all(is_counted)
         {
             self.store_copy(body, publisher).await?;
-            self.fill(|held| held.bodies.iter().all(is_counted)).await?;
+            self.expect(|held| held.bodies.iter().all(is_counted))
+                .await?;
         }
-        let fresh = self.bodies.iter().position(|body| !is_counted(body));
-        let fresh = fresh.ok_or_else(|| Trouble::new("the body's copy did not come"))?;
-        let fresh = self.bodies.swap_remove(fresh).delivery_tag;
-        // First, or one of them would go by the next collector.
-        for old in self.bodies.drain(..) {
-            let ack = self
-                .channel
-                .basic_ack(old.delivery_tag, BasicAckOptions::default());
-            rpc(ack).await?;
-            self.count -= 1;
-        }
-        let options = BasicRejectOptions { requeue: false };
-        rpc(self.channel.basic_reject(fresh, options)).await?;
-        self.count -= 1;
-        Ok(())
+        let fresh = self.bodies.iter().find(|body| !is_counted(body));
+        let fresh = fresh.ok_or_else(|| Trouble::new("there is no body"))?;
+        let (copy, tag) = (name(fresh), fresh.delivery_tag);
+        let mark = format!("{copy} {}", uuid::Uuid::new_v4());
+        // It takes a part's place: the queue's count stays that of the parts.
+        let (properties, body) = self.small.clone().unwrap_or_default();
+        let mut headers = headers_of_copy(&properties);
+        headers.insert(own(GOES), text(&mark));
+        let properties = properties
+            .with_delivery_mode(2)
+            // A quorum queue that prioritises delivers it last.
+            .with_priority(0)
+            .with_headers(headers);
+        self.store(properties, body, publisher).await?;
+        self.expect(|held| !held.marks.contains(&mark)).await?;
+        Ok(tag)
     }
 
     /// Puts a copy of a body into the queue whose deliveries have not been counted: RabbitMQ 4 moves the
     /// count with the message, and after a few looks its workers would take it for what has killed others.
     async fn store_copy(&self, body: &Raw, publisher: &Publisher) -> Result<(), Trouble> {
-        let mut headers = FieldTable::default();
-        for (name, value) in body.properties.headers().iter().flat_map(FieldTable::inner) {
-            if !is_brokers_own(name.as_str()) {
-                headers.insert(name.clone(), value.clone());
-            }
-        }
+        let headers = headers_of_copy(&body.properties);
+        let properties = body.properties.clone().with_headers(headers);
+        self.store(properties, body.data.clone(), publisher).await
+    }
+
+    /// Puts a message into the queue.
+    async fn store(
+        &self,
+        properties: BasicProperties,
+        body: Vec<u8>,
+        publisher: &Publisher,
+    ) -> Result<(), Trouble> {
         let request = Arc::new(Request {
             route: format!("join `{}`", self.join),
             exchange: own(""),
             routing_key: own(self.join),
-            properties: body.properties.clone().with_headers(headers),
-            body: body.data.clone(),
+            properties,
+            body,
             limit: PATIENCE,
         });
         let trouble = |error: Error| Trouble::new(error.to_string());
@@ -250,6 +323,29 @@ impl<'a> Held<'a> {
         }
         Ok(())
     }
+}
+
+/// A message's headers without those that the server has added.
+fn headers_of_copy(properties: &BasicProperties) -> FieldTable {
+    let mut headers = FieldTable::default();
+    for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
+        if !is_brokers_own(name.as_str()) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    headers
+}
+
+fn header(properties: &BasicProperties, name: &str) -> Option<String> {
+    match properties.headers().as_ref()?.inner().get(name) {
+        Some(AMQPValue::LongString(text)) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+/// What tells a copy of a body from the others.
+fn name(body: &Raw) -> String {
+    header(&body.properties, COPY).unwrap_or_default()
 }
 
 /// Whether the queue has counted deliveries of a message.

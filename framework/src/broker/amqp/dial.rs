@@ -23,6 +23,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// says nothing must not keep us from the server that is back behind it.
 const PATIENCE: Duration = Duration::from_secs(1);
 const HEARTBEAT: u16 = 10;
+/// The longest frame in bytes, RabbitMQ's own default. Where lapin hears it from the server only, it makes its buffers,
+/// of 32 frames each, anew and writes all of them: 16 MiB that an idle worker would never use.
+const FRAME_MAX: u32 = 128 * 1024;
 
 /// A connection's socket, to be shut beside lapin, which keeps a thread and a connection for as long as a
 /// mute peer lets it.
@@ -220,6 +223,7 @@ fn parse(address: &str) -> std::result::Result<AMQPUri, String> {
         );
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT);
+    uri.query.frame_max.get_or_insert(FRAME_MAX);
     Ok(uri)
 }
 

@@ -4,6 +4,10 @@
 //! Whoever has brought a part looks how many are there, and where that may be all of them, collects them
 //! (`collect.rs`). What a collector cannot know (whether another one held something back, whether its own
 //! rejection arrived) shows in the queue's count when nobody holds anything any more.
+//!
+//! A body may be published more than once, and one of its copies arrive after another one has gone. So each
+//! copy has a name of its own, and before one goes, a part is stored again as a mark with its name. A mark whose
+//! copy is not there says that the join has fired.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -35,6 +39,10 @@ use crate::message::Message;
 pub(super) const PARTS: &str = "garenne-join-parts";
 /// The queue that a body goes to.
 pub(super) const QUEUE: &str = "garenne-join-queue";
+/// The name of a body's copy.
+pub(super) const COPY: &str = "garenne-join-copy";
+/// Makes a part, or a message that is none, a mark: the name of the copy that goes, a space, its own name.
+pub(super) const GOES: &str = "garenne-join-goes";
 /// How often to look whether another collector is done.
 const TICK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
@@ -46,7 +54,22 @@ const SPARE_CHANNELS: usize = 16;
 
 /// Whether the header is ours, to be hidden from who takes the message.
 pub(super) fn is_ours(name: &str) -> bool {
-    name == PARTS || name == QUEUE
+    [PARTS, QUEUE, COPY, GOES].contains(&name)
+}
+
+/// What a message is written with. A join's body gets another name each time, so that what is published again
+/// is another copy.
+pub(super) fn name_copy(properties: &BasicProperties) -> BasicProperties {
+    let properties = properties.clone();
+    let headers = properties.headers().as_ref();
+    match headers.filter(|headers| headers.inner().contains_key(PARTS)) {
+        Some(headers) => {
+            let mut headers = headers.clone();
+            headers.insert(own(COPY), text(&uuid::Uuid::new_v4().to_string()));
+            properties.with_headers(headers)
+        }
+        None => properties,
+    }
 }
 
 /// How many of a body's deliveries its own queue has not made: RabbitMQ 4 (which can be told by what it writes

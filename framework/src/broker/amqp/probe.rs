@@ -10,6 +10,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Confirmation};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::joins;
 use super::live::{Live, rpc};
 use super::publish::Request;
 
@@ -72,7 +73,7 @@ async fn publish(channel: &Channel, request: &Request) -> Option<bool> {
         ..BasicPublishOptions::default()
     };
     let (exchange, key) = (request.exchange.clone(), request.routing_key.clone());
-    let properties = request.properties.clone();
+    let properties = joins::name_copy(&request.properties);
     let sent = channel.basic_publish(exchange, key, options, &request.body, properties);
     let confirmed = sent.await.ok()?.await.ok()?;
     Some(matches!(confirmed, Confirmation::Ack(None)))

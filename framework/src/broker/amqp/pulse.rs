@@ -52,30 +52,40 @@ pub(super) async fn watch(transport: Arc<Transport>) {
 
 /// `nodes` are in the order of the transport's addresses.
 async fn look_after(transport: &Transport, nodes: &[Slot]) {
+    let mut last = None;
     loop {
         sleep(PAUSE).await;
-        let Some(here) = transport.consuming.place() else {
-            continue;
-        };
-        if ask(&nodes[here]).await != Pulse::Missing {
-            continue;
+        let here = transport.consuming.place();
+        if let Some(left) = last.filter(|_| last != here) {
+            nodes[left].close().await;
         }
-        // An election may have come between: whoever is well answers now.
-        let (again, better) = tokio::join!(ask(&nodes[here]), first_felt(nodes, here));
-        if again != Pulse::Felt
-            && let Some(better) = better
-        {
-            tracing::warn!(
-                "this node is cut off from its cluster, which answers elsewhere: connecting there"
-            );
-            for slot in transport.slots() {
-                slot.leave_for(here, better);
-            }
+        last = here;
+        if let Some(here) = here {
+            look_at(transport, nodes, here).await;
         }
-        // What waits for an answer there is not to pile up; and where nobody answers, no connection helps.
-        for node in nodes {
-            node.close().await;
+    }
+}
+
+/// Leaves the node at `here` if it has no pulse and another has.
+async fn look_at(transport: &Transport, nodes: &[Slot], here: usize) {
+    if ask(&nodes[here]).await != Pulse::Missing {
+        return;
+    }
+    // An election may have come between: whoever is well answers now.
+    let (again, better) = tokio::join!(ask(&nodes[here]), first_felt(nodes, here));
+    if again != Pulse::Felt
+        && let Some(better) = better
+    {
+        tracing::warn!(
+            "this node is cut off from its cluster, which answers elsewhere: connecting there"
+        );
+        for slot in transport.slots() {
+            slot.leave_for(here, better);
         }
+    }
+    // What waits for an answer there is not to pile up; and where nobody answers, no connection helps.
+    for node in nodes {
+        node.close().await;
     }
 }
 

@@ -14,6 +14,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{Channel, Confirmation};
 
+use super::joins;
 use super::live::Trouble;
 use super::publish::Ticket;
 use super::wire;
@@ -121,7 +122,7 @@ impl Window {
         let Some(index) = self.free.pop() else { return };
         let request = ticket.request.clone();
         let id = self.unique_id(request.properties.message_id());
-        let properties = request.properties.clone().with_message_id(wire::own(&id));
+        let properties = joins::name_copy(&request.properties).with_message_id(wire::own(&id));
         let channel = channel.clone();
         let mut future: InFlight = Box::pin(async move {
             let options = BasicPublishOptions {
