@@ -67,7 +67,8 @@ impl Plan {
     };
 
     fn steps(self, steps: &[usize]) -> impl Iterator<Item = usize> + '_ {
-        steps.iter().copied().take(self.steps)
+        let steps = steps.iter().copied().take(self.steps);
+        steps.inspect(|step| eprint!(" {step}"))
     }
 }
 

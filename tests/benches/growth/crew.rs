@@ -14,6 +14,8 @@ use crate::worker::Spec;
 pub(crate) const WORKER: &str = "GARENNE_BENCH_GROWTH_WORKER";
 /// How long a process may be silent that is asked something.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Processes that start at the same time.
+const STARTED_AT_ONCE: usize = 4;
 /// How often they are asked how far they are.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -114,10 +116,15 @@ impl Crew {
     /// Starts them; they are connected and warm when this returns, and take nothing yet.
     pub(crate) async fn start(spec: &Spec, count: usize) -> Result<Self> {
         let spec = serde_json::to_string(spec)?;
-        let start = |_| Process::start(WORKER, &spec);
-        let mut processes: Vec<_> = (0..count).map(start).collect::<Result<_>>()?;
-        for process in &mut processes {
-            ensure!(process.line().await? == "warm", "a worker did not start");
+        let mut processes = Vec::new();
+        while processes.len() < count {
+            let group = (count - processes.len()).min(STARTED_AT_ONCE);
+            let start = |_| Process::start(WORKER, &spec);
+            let mut group: Vec<_> = (0..group).map(start).collect::<Result<_>>()?;
+            for process in &mut group {
+                ensure!(process.line().await? == "warm", "a worker did not start");
+            }
+            processes.append(&mut group);
         }
         Ok(Self {
             processes,

@@ -6,20 +6,35 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Metric {
     pub(crate) name: &'static str,
-    /// What it would be at best, where that is known.
-    pub(crate) ideal: Option<fn(f64) -> f64>,
+    pub(crate) guide: Guide,
 }
 
-pub(crate) const RATE: Metric = metric("tasks/s");
-pub(crate) const CPU: Metric = metric("worker's CPU, µs a task");
-pub(crate) const MEMORY: Metric = metric("worker's memory, MiB");
-pub(crate) const RPC: Metric = metric("round trip p50, ms");
-pub(crate) const SENT: Metric = metric("sent/s");
-pub(crate) const START: Metric = metric("start, ms");
-pub(crate) const IDLE: Metric = metric("idle worker's CPU, ms a second");
+/// What a metric's lines are to be compared with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Guide {
+    Nothing,
+    /// Growth in proportion, from the first step on: for what a step costs.
+    Linear,
+    /// What it would be at best.
+    Best(fn(f64) -> f64),
+}
 
-pub(crate) const fn metric(name: &'static str) -> Metric {
-    Metric { name, ideal: None }
+pub(crate) const RATE: Metric = rate("tasks/s");
+pub(crate) const CPU: Metric = cost("worker's CPU, µs a task");
+pub(crate) const MEMORY: Metric = cost("worker's memory, MiB");
+pub(crate) const RPC: Metric = cost("round trip p50, ms");
+pub(crate) const SENT: Metric = rate("sent/s");
+pub(crate) const START: Metric = cost("start, ms");
+pub(crate) const IDLE: Metric = cost("idle worker's CPU, ms a second");
+
+pub(crate) const fn rate(name: &'static str) -> Metric {
+    let guide = Guide::Nothing;
+    Metric { name, guide }
+}
+
+pub(crate) const fn cost(name: &'static str) -> Metric {
+    let guide = Guide::Linear;
+    Metric { name, guide }
 }
 
 /// The measurements of one metric at one step, a number a round.

@@ -4,11 +4,11 @@ use anyhow::Result;
 
 use crate::Plan;
 use crate::crew::Crew;
-use crate::figures::{CPU, Figures, MEMORY, Metric, RATE, RPC, SENT, metric};
+use crate::figures::{CPU, Figures, MEMORY, Metric, RATE, RPC, SENT, rate};
 use crate::site::{Site, call};
 use crate::worker::Spec;
 
-const BYTES: Metric = metric("taken, MB/s");
+const BYTES: Metric = rate("taken, MB/s");
 pub(crate) const METRICS: &[Metric] = &[RATE, BYTES, SENT, RPC, CPU, MEMORY];
 const QUEUE: &str = "growth-payload";
 /// Of all calls of a step.

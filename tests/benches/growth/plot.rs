@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::figures::{Figures, Line, Metric};
+use crate::figures::{Figures, Guide, Line, Metric};
 
 /// Size of a panel with its margins, and of the plot in it.
 const PANEL: (f64, f64) = (360.0, 250.0);
@@ -19,7 +19,7 @@ const LEGEND: f64 = 30.0;
 const COLOURS: [&str; 2] = ["#e0702a", "#3987e5"];
 const STYLE: &str = "text{font:12px sans-serif;fill:#808080}.t{font-weight:bold}.e{text-anchor:end}\
                      .m{text-anchor:middle}.g{stroke:#808080;stroke-opacity:.25}.f{fill:none;stroke:#808080}\
-                     .l{fill:none;stroke-width:2}.i{fill:none;stroke:#808080;stroke-dasharray:5 4}";
+                     .l{fill:none;stroke-width:2}.i{fill:none;stroke-opacity:.7;stroke-dasharray:2 4}";
 
 /// Whole decades around some values.
 #[derive(Clone, Copy)]
@@ -53,6 +53,10 @@ impl Scale {
         self.from + share.clamp(0.0, 1.0) * (self.to - self.from)
     }
 
+    fn greatest(&self) -> f64 {
+        10_f64.powi(self.last)
+    }
+
     fn ticks(&self) -> impl Iterator<Item = f64> + use<> {
         (self.first..=self.last).map(|power| 10_f64.powi(power))
     }
@@ -76,6 +80,13 @@ fn points(line: &[(f64, f64)], x: Scale, y: Scale) -> String {
     let points = line.iter().filter(|(_, value)| *value > 0.0);
     let points = points.map(|(step, value)| format!("{:.1},{:.1}", x.at(*step), y.at(*value)));
     points.collect::<Vec<_>>().join(" ")
+}
+
+/// Growth in proportion from a point on, as far as the plot reaches.
+fn straight(from: (f64, f64), x: Scale, y: Scale) -> [(f64, f64); 2] {
+    let (step, value) = from;
+    let most = x.greatest().min(step * y.greatest() / value);
+    [from, (most, value * most / step)]
 }
 
 fn panel(svg: &mut String, figures: &Figures, metric: Metric, lines: &[Line]) -> std::fmt::Result {
@@ -121,17 +132,22 @@ fn panel(svg: &mut String, figures: &Figures, metric: Metric, lines: &[Line]) ->
         bottom + 31.0,
         figures.steps
     )?;
-    if let Some(ideal) = metric.ideal {
-        let line: Vec<_> = x.ticks().map(|step| (step, ideal(step))).collect();
-        writeln!(
-            svg,
-            r#"<polyline class="i" points="{}"/>"#,
-            points(&line, x, y)
-        )?;
-    }
     let brokers = figures.brokers();
     for line in lines {
         let colour = colour(&brokers, line.broker);
+        let first = line.points.first().copied();
+        let guide = match metric.guide {
+            Guide::Nothing => None,
+            Guide::Linear => first,
+            Guide::Best(best) => first.map(|(step, _)| (step, best(step))),
+        };
+        if let Some(from) = guide {
+            let guide = points(&straight(from, x, y), x, y);
+            writeln!(
+                svg,
+                r#"<polyline class="i" stroke="{colour}" points="{guide}"/>"#
+            )?;
+        }
         let through = points(&line.points, x, y);
         writeln!(
             svg,
@@ -166,6 +182,12 @@ fn draw(figures: &Figures) -> Result<String, std::fmt::Error> {
         writeln!(svg, r#"<path class="l" stroke="{colour}" d="M{x} 16h24"/>"#)?;
         writeln!(svg, r#"<text x="{}" y="20">{broker}</text>"#, x + 30.0)?;
     }
+    let x = CORNER.0 + 130.0 * brokers.len() as f64;
+    writeln!(
+        svg,
+        r##"<path class="i" stroke="#808080" d="M{x} 16h24"/>"##
+    )?;
+    writeln!(svg, r#"<text x="{}" y="20">in proportion</text>"#, x + 30.0)?;
     for (place, (metric, lines)) in panels.iter().enumerate() {
         let x = PANEL.0 * (place % COLUMNS) as f64;
         let y = LEGEND + PANEL.1 * (place / COLUMNS) as f64;

@@ -32,8 +32,13 @@ pub(crate) fn middle(mut times: Vec<Duration>) -> Result<f64> {
 
 impl Site {
     pub(crate) async fn open(broker: &'static str, url: String) -> Result<Self> {
-        let app = App::connect(&url).await?;
-        Ok(Self { broker, url, app })
+        // A million messages may keep a broker busy with its disk for a while.
+        let app = App::builder(&url).send_timeout(2 * PATIENCE).connect();
+        Ok(Self {
+            broker,
+            app: app.await?,
+            url,
+        })
     }
 
     /// Sends calls whose results nobody awaits; how many a second.

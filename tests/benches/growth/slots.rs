@@ -4,14 +4,14 @@ use anyhow::Result;
 
 use crate::Plan;
 use crate::crew::{Crew, Drained};
-use crate::figures::{CPU, Figures, MEMORY, Metric, RATE};
+use crate::figures::{CPU, Figures, Guide, MEMORY, Metric, RATE};
 use crate::site::{Site, call};
 use crate::worker::{Spec, noop};
 
 /// Tasks that wait, at best one after the other in each slot.
 const WAITING: Metric = Metric {
     name: "tasks of 10 ms/s",
-    ideal: Some(|slots| slots * 1000.0 / WAIT as f64),
+    guide: Guide::Best(|slots| slots * 1000.0 / WAIT as f64),
 };
 pub(crate) const METRICS: &[Metric] = &[RATE, WAITING, CPU, MEMORY];
 const QUEUE: &str = "growth-slots";

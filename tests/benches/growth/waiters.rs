@@ -11,14 +11,14 @@ use tokio::time::sleep;
 
 use crate::Plan;
 use crate::crew::{Crew, Process, usage};
-use crate::figures::{Figures, Metric, RPC, metric};
+use crate::figures::{Figures, Metric, RPC, cost, rate};
 use crate::site::{Site, call};
 use crate::worker::Spec;
 
-const RESULTS: Metric = metric("results/s");
-const CPU: Metric = metric("client's CPU, µs a result");
-const IDLE: Metric = metric("idle client's CPU, ms a second");
-const MEMORY: Metric = metric("client's memory, MiB");
+const RESULTS: Metric = rate("results/s");
+const CPU: Metric = cost("client's CPU, µs a result");
+const IDLE: Metric = cost("idle client's CPU, ms a second");
+const MEMORY: Metric = cost("client's memory, MiB");
 pub(crate) const METRICS: &[Metric] = &[RPC, RESULTS, CPU, IDLE, MEMORY];
 /// Tells a process of this program that it is the client.
 pub(crate) const CLIENT: &str = "GARENNE_BENCH_GROWTH_CLIENT";
@@ -26,7 +26,7 @@ pub(crate) const CLIENT: &str = "GARENNE_BENCH_GROWTH_CLIENT";
 const LIVE: &str = "growth-live";
 /// Calls to it wait until a worker is let loose on it.
 const PARKED: &str = "growth-parked";
-const REST: Duration = Duration::from_secs(2);
+const REST: Duration = Duration::from_secs(1);
 
 #[derive(Serialize, Deserialize)]
 struct Client {

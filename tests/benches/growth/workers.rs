@@ -6,18 +6,18 @@ use anyhow::Result;
 
 use crate::Plan;
 use crate::crew::Crew;
-use crate::figures::{CPU, Figures, IDLE, MEMORY, Metric, RATE, RPC, metric};
+use crate::figures::{CPU, Figures, IDLE, MEMORY, Metric, RATE, RPC, cost};
 use crate::site::{Site, call};
 use crate::worker::Spec;
 
 /// What a call costs them while all of them wait for it.
-const WOKEN: Metric = metric("all workers' CPU, µs a round trip");
+const WOKEN: Metric = cost("all workers' CPU, µs a round trip");
 pub(crate) const METRICS: &[Metric] = &[RATE, RPC, CPU, WOKEN, IDLE, MEMORY];
 const QUEUE: &str = "growth-workers";
-const CALLS: usize = 20_000;
+const CALLS: usize = 10_000;
 const SLOTS: usize = 8;
-const ROUND_TRIPS: usize = 100;
-const REST: Duration = Duration::from_secs(2);
+const ROUND_TRIPS: usize = 50;
+const REST: Duration = Duration::from_secs(1);
 
 pub(crate) async fn measure(site: &Site, plan: Plan, figures: &mut Figures) -> Result<()> {
     site.app.declare(QUEUE).await?;
