@@ -56,4 +56,17 @@ on_every_broker! {
         slow.cancel().await.expect("told");
         worker.stop().await.expect("stopped");
     }
+
+    async fn a_worker_takes_from_many_queues(app: App) {
+        let names: Vec<_> = (0..20).map(|n| format!("many-{n}")).collect();
+        let (log, _said) = log();
+        let worker = Worker::new(&app).state(log).state(Naps(AtomicU32::new(0)));
+        let worker = names.iter().fold(worker, |worker, name| worker.queue(name.as_str(), 1)).spawn();
+        assert!(within("a start", worker.ready()).await);
+        for (n, name) in names.iter().enumerate() {
+            let sent = add::call(n as i64, 1).queue(name.as_str()).send(&app).await.expect("sent");
+            assert_eq!(within("a result", sent).await, Ok(n as i64 + 1), "{name}");
+        }
+        worker.stop().await.expect("stopped");
+    }
 }

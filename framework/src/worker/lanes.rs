@@ -102,8 +102,16 @@ impl Lanes {
         }
     }
 
-    /// Takes from a lane from now on.
-    pub(super) fn start(&mut self, feed: Feed, watch: Watch, slots: usize) {
+    /// Takes from these lanes, each with its slots, from now on.
+    pub(super) fn start_all(&mut self, opened: impl IntoIterator<Item = (Feed, Watch, usize)>) {
+        for (feed, watch, slots) in opened {
+            self.start(feed, watch, slots);
+        }
+        // Once for all: what is noted names every queue.
+        self.note();
+    }
+
+    fn start(&mut self, feed: Feed, watch: Watch, slots: usize) {
         let (stop, stopped) = watch::channel(false);
         let is_watched = self.is_watched;
         let watch = async move {
@@ -120,7 +128,6 @@ impl Lanes {
         });
         self.feeds
             .spawn(feed.run(self.shared.stopping.subscribe(), stopped));
-        self.note();
     }
 
     /// Carries out wishes, until something ends that the worker cannot go on without.
@@ -257,7 +264,7 @@ impl Lanes {
                 // The former subscription: what it has delivered stays valid.
                 let name = feed.lane.queue.name().to_owned();
                 self.stop(&name);
-                self.start(feed, watch, slots);
+                self.start_all([(feed, watch, slots)]);
                 Ok(())
             }
             Err(error) => {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -22,6 +23,9 @@ use super::{Shared, Worker};
 use crate::broker::{HoldLimit, Queue};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
+
+/// Queues that are declared and subscribed to at the same time.
+const OPENED_AT_ONCE: usize = 16;
 
 impl Worker {
     /// What can be known to be wrong without the broker; the tasks that the worker knows.
@@ -88,19 +92,22 @@ impl Worker {
             hand_back: watch::channel(false).0,
         });
         let follow = follow_cancellations(&shared).await?;
-        let mut opened = Vec::new();
-        for (queue, concurrency) in &self.queues {
+        // Each takes some round trips to the broker, which do not wait for those of the others.
+        let opening = self.queues.into_iter().map(|(queue, slots)| {
+            let (shared, deaf_after) = (shared.clone(), self.deaf_after);
             let queue = queue.prefixed(shared.app.prefix());
-            let lane = Lane::new(queue, *concurrency, shared.prefetch);
-            opened.push((
-                open_lane(&shared, Arc::new(lane), *concurrency, self.deaf_after).await?,
-                *concurrency,
-            ));
-        }
+            let lane = Arc::new(Lane::new(queue, slots, shared.prefetch));
+            async move {
+                let (feed, watch) = open_lane(&shared, lane, slots, deaf_after).await?;
+                Ok::<_, Error>((feed, watch, slots))
+            }
+        });
+        let opened: Vec<_> = stream::iter(opening)
+            .buffered(OPENED_AT_ONCE)
+            .try_collect()
+            .await?;
         let mut lanes = Lanes::new(shared.clone(), self.deaf_after, is_watched);
-        for ((feed, watch), concurrency) in opened {
-            lanes.start(feed, watch, concurrency);
-        }
+        lanes.start_all(opened);
         let (wish, wishes) = Wishes::new();
         let attendant = Attendant::start(&shared, voice, listener, wish);
         let known: Vec<&str> = shared.tasks.iter().map(|task| task.name).collect();

@@ -22,7 +22,7 @@ use crate::message::Message;
 
 /// Requests carried out in one transaction.
 const BATCH: usize = 512;
-/// How often the other processes' locks are tried, and news looked for that no datagram told of.
+/// How often another process's lock is tried, and news looked for that no datagram told of.
 const TICK: Duration = Duration::from_millis(150);
 /// How often old dead letters are looked for.
 pub(super) const PRUNE_PERIOD: Duration = Duration::from_secs(600);
@@ -67,6 +67,8 @@ pub(super) struct Engine {
     pub(super) others: bool,
     pub(super) heard: Heard,
     pub(super) next_tick: Instant,
+    /// How often the other processes were looked after.
+    pub(super) ticks: usize,
     pub(super) next_prune: Instant,
     pub(super) claim_again: Instant,
     /// Whether the disk was full, and the log may still stand in its own way.
@@ -131,6 +133,7 @@ impl Engine {
             others: false,
             heard,
             next_tick: now,
+            ticks: 0,
             next_prune: now,
             claim_again: now,
             cramped: false,

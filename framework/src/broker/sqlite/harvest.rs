@@ -1,6 +1,8 @@
 //! What a transaction takes for its process before it ends: deliveries for consumers with free slots, replies,
 //! news of cancellations.
 
+use std::collections::HashMap;
+
 use super::batch::Batch;
 use super::fault::Failed;
 use super::process;
@@ -31,15 +33,21 @@ pub(super) struct Harvest {
 }
 
 impl Batch<'_> {
+    /// How many deliveries of each consumer this batch ended.
+    fn freed(&self) -> HashMap<u64, usize> {
+        let mut freed = HashMap::new();
+        for consumer in self.done.values() {
+            *freed.entry(*consumer).or_default() += 1;
+        }
+        freed
+    }
+
     /// Takes what this process has room for.
     pub(super) fn harvest(&mut self, appetite: &Appetite) -> Result<Harvest, Failed> {
         let mut harvest = Harvest::default();
+        let freed = self.freed();
         for (number, member) in &self.members.consumers {
-            let freed = self
-                .done
-                .values()
-                .filter(|holder| *holder == number)
-                .count();
+            let freed = freed.get(number).copied().unwrap_or(0);
             let free = member.free_without(freed);
             let news = member.check || freed > 0 || self.touched.contains(member.queue.name());
             if free == 0 || !news || self.leaving.contains(number) {
@@ -74,5 +82,22 @@ impl Batch<'_> {
             harvest.cancelled_left = harvest.cancelled.len() == room;
         }
         Ok(harvest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::sqlite::batch::Identity;
+    use crate::broker::sqlite::consume::Members;
+    use crate::broker::sqlite::schema;
+
+    #[test]
+    fn what_was_settled_is_counted_once_for_all_consumers() {
+        let (db, members) = (schema::in_memory(), Members::default());
+        let me = Identity { id: 1, port: 0 };
+        let mut batch = Batch::new(&db, me, 0, &members);
+        batch.done.extend([(10, 1), (11, 2), (12, 1)]);
+        assert_eq!(batch.freed(), HashMap::from([(1, 2), (2, 1)]));
     }
 }

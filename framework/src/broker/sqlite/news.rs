@@ -26,10 +26,7 @@ impl Engine {
                 if !processes.contains(&self.me.id) {
                     self.rejoin(jobs);
                 }
-                let others = processes.iter().filter(|id| **id != self.me.id);
-                for dead in others.filter_map(|id| self.locks.find_dead(*id)) {
-                    jobs.push(Job::silent(Request::Rescue(dead)));
-                }
+                self.look_after(&others(processes, self.me.id), jobs);
             }
             Err(error) => self.complain("looking for dead processes", &error),
         }
@@ -53,6 +50,21 @@ impl Engine {
                 self.hear();
             }
             Err(error) => self.complain("looking for news", &error),
+        }
+    }
+
+    /// Rescues what dead processes held. Each process looks after the next one, and after those that follow dead
+    /// ones, so that a tick costs the same however many there are; and after one more, another each time, since
+    /// the one before a dead process may be stopped.
+    fn look_after(&mut self, others: &[i64], jobs: &mut Vec<Job>) {
+        let next = others.iter().map_while(|id| self.locks.find_dead(*id));
+        jobs.extend(next.map(|dead| Job::silent(Request::Rescue(dead))));
+        self.ticks = self.ticks.wrapping_add(1);
+        let one_more = self.ticks.checked_rem(others.len());
+        if let Some(id) = one_more.and_then(|place| others.get(place))
+            && let Some(dead) = self.locks.find_dead(*id)
+        {
+            jobs.push(Job::silent(Request::Rescue(dead)));
         }
     }
 
@@ -109,5 +121,27 @@ impl Engine {
                 !store::cancelled(&self.db, self.cancelled_seen, 1)?.is_empty();
         }
         Ok(())
+    }
+}
+
+/// The other processes, from the one with the next higher number on, and then from the lowest.
+fn others(mut processes: Vec<i64>, me: i64) -> Vec<i64> {
+    processes.sort_unstable();
+    let next = processes.partition_point(|id| *id <= me);
+    processes.rotate_left(next);
+    processes.retain(|id| *id != me);
+    processes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_process_is_next_to_another() {
+        assert_eq!(others(vec![5, -7, 9, 2], 2), [5, 9, -7]);
+        assert_eq!(others(vec![5, -7, 9, 2], 9), [-7, 2, 5]);
+        assert_eq!(others(vec![5], 5), []);
+        assert_eq!(others(vec![5, 9], 7), [9, 5], "its own row may be gone");
     }
 }
