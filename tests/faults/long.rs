@@ -157,8 +157,11 @@ async fn cut_off(node: &Node, place: Place) {
     listen();
     shorten(node, "");
     let app = place.app().await;
+    // On a classic queue a call that came back is counted by a copy at the queue's end. What waited behind it is
+    // delivered in its place, and without a slot of its own it would be cut off, too.
+    let slots = 1 + usize::from(place.url.contains("classic"));
     // So few deliveries without an end would make it poison.
-    let running = worker(&app, &*place.queue, 1, &place.journal()).max_deliveries(2);
+    let running = worker(&app, &*place.queue, slots, &place.journal()).max_deliveries(2);
     let running = running.spawn();
     assert!(running.ready().await);
     let voids = endure(&place, &app).await;
