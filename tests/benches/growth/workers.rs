@@ -29,7 +29,8 @@ pub(crate) async fn measure(site: &Site, plan: Plan, figures: &mut Figures) -> R
             site.fill((0..count).map(|_| call(QUEUE, 40))).await?;
             crew.go().await?;
             let drained = crew.drained(count).await?;
-            let idle = crew.at_rest(REST).await;
+            tokio::time::sleep(REST).await;
+            let idle = crew.at_rest(2 * REST).await;
             let began = crew.cpu();
             let calls = (0..ROUND_TRIPS).map(|_| call(QUEUE, 40));
             let round_trip = site.round_trip(calls).await?;
