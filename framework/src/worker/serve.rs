@@ -141,7 +141,9 @@ impl Feed {
                         self.lane.taken.fetch_add(1, Ordering::Relaxed);
                         let (worker, lane) = (self.worker.clone(), self.lane.clone());
                         let place = Place::of(&lane);
-                        slots.spawn(execute::process(worker, lane, place, delivery));
+                        let process = execute::process(worker, lane, place, delivery);
+                        // Boxed: tokio copies a task's future, here of some kilobytes, again and again.
+                        slots.spawn(Box::pin(process));
                     }
                     Some(Err(error)) => break Err(error),
                     None => break Err(Error::Closed { what: "the broker" }),

@@ -151,7 +151,9 @@ impl Shared {
         let to_queue = |copy, delay| Some(self.publish(Route::Queue(queue.clone()), copy, delay));
         let copy = match verdict {
             Verdict::Done(_) | Verdict::Over => return self.send(custody, None, then).await,
-            Verdict::Dropped(_) => return self.send_what_can_be(custody, None, then).await,
+            Verdict::Dropped(_) => {
+                return Box::pin(self.send_what_can_be(custody, None, then)).await;
+            }
             Verdict::Dead { reason, failure } => {
                 let dead = lane.queue.dead_letters.then(|| {
                     let name = queue.strip_prefix(self.app.prefix()).unwrap_or(&queue);
@@ -160,7 +162,7 @@ impl Shared {
                     let route = Route::Queue(dead_letter_name(&queue));
                     self.publish(route, dead, Duration::ZERO)
                 });
-                return self.send_what_can_be(custody, dead, then).await;
+                return Box::pin(self.send_what_can_be(custody, dead, then)).await;
             }
             Verdict::Retry { error, delay } => {
                 to_queue(message.next_attempt(error, self.app.now()), *delay)
@@ -247,8 +249,9 @@ impl Shared {
         then: Vec<Publish>,
     ) -> Result<(), Unsent> {
         let (mut refused, own) = (None, usize::from(dead.is_some()));
-        for publish in &then {
-            match self.declare(publish).await {
+        // What few calls need is boxed: it would make the future of every call larger.
+        for publish in then.iter().filter(|publish| !is_reply(publish)) {
+            match Box::pin(self.declare(publish)).await {
                 Err(error) if error.is_lasting() => refused = Some(error),
                 // Nothing else stands for it: the broker may be back when it is published.
                 Err(error) if matches!(custody, Custody::Released { .. }) => {
@@ -270,14 +273,14 @@ impl Shared {
             }) => {
                 let stored = count - left.len();
                 for publish in left.iter().skip(own.saturating_sub(stored)) {
-                    match self.declare_anew(publish).await {
+                    match Box::pin(self.declare_anew(publish)).await {
                         Err(error) if error.is_lasting() => {
                             return Err(Unsent::refused(error, custody, left));
                         }
                         declared => declared?,
                     }
                 }
-                self.try_to_send(custody, left).await
+                Box::pin(self.try_to_send(custody, left)).await
             }
             sent => sent,
         }

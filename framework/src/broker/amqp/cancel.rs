@@ -21,8 +21,6 @@ use crate::error::{Error, Result};
 use crate::message::Message;
 
 const STREAM: &str = "garenne.cancelled";
-/// How many of them the server may lose without losing their names.
-const MOST_LOST: usize = 8;
 /// Marks the end of what was cancelled before a reader came.
 const MARKER: &str = "garenne-marker";
 const OFFSET: &str = "x-stream-offset";
@@ -53,12 +51,12 @@ pub(super) async fn cancel(core: &Core, id: &str, due_in: Duration) -> Result<()
         body: id.as_bytes().to_vec(),
         ..Message::default()
     };
-    let stream = store(core, message.clone()).await?;
+    store(core, message.clone()).await?;
     let Some(delay) = reminder(due_in) else {
         return Ok(());
     };
     let again = Publish {
-        route: Route::Queue(stream),
+        route: Route::Queue(STREAM.into()),
         message,
         delay,
         deadline: DEADLINE,
@@ -72,55 +70,30 @@ fn reminder(due_in: Duration) -> Option<Duration> {
     (due_in.saturating_add(AHEAD) > MEMORY).then_some(delay)
 }
 
-/// The stream's name where so many were lost before it.
-fn stream(lost: usize) -> String {
-    match lost {
-        0 => STREAM.into(),
-        lost => format!("{STREAM}.{}", lost + 1),
+async fn store(core: &Core, message: Message) -> Result<()> {
+    let publish = || Publish {
+        // The default exchange, and no mending: the stream is not one of the task queues.
+        route: Route::Exchange {
+            exchange: String::new(),
+            routing_key: STREAM.into(),
+        },
+        message: message.clone(),
+        delay: Duration::ZERO,
+        deadline: DEADLINE,
+    };
+    match core.send(&mut Outgoing::new(publish())?).await {
+        Err(Error::Unroutable { .. }) => {
+            let topology = core.topology.clone();
+            core.transport
+                .run(async move { declare(&topology).await })
+                .await?;
+            core.send(&mut Outgoing::new(publish())?).await
+        }
+        sent => sent,
     }
 }
 
-/// Whether the server has lost a stream for good and keeps its name, as RabbitMQ 3.10 does with a young one when it
-/// is killed: nobody can delete it. While a node is really down the others do not say so of a stream.
-fn is_lost(error: &Error) -> bool {
-    error.to_string().contains("home node")
-}
-
-/// Adds a message to the stream, the first one that is not lost; the stream's name.
-async fn store(core: &Core, message: Message) -> Result<String> {
-    let mut lost = 0;
-    loop {
-        let name = stream(lost);
-        let publish = || Publish {
-            // The default exchange, and no mending: the stream is not one of the task queues.
-            route: Route::Exchange {
-                exchange: String::new(),
-                routing_key: name.clone(),
-            },
-            message: message.clone(),
-            delay: Duration::ZERO,
-            deadline: DEADLINE,
-        };
-        match core.send(&mut Outgoing::new(publish())?).await {
-            Err(Error::Unroutable { .. }) => {}
-            sent => return sent.map(|()| name),
-        }
-        let (topology, new) = (core.topology.clone(), name.clone());
-        let declared = core
-            .transport
-            .run(async move { declare(&topology, &new).await });
-        match declared.await {
-            Err(error) if is_lost(&error) && lost < MOST_LOST => lost += 1,
-            declared => {
-                declared?;
-                core.send(&mut Outgoing::new(publish())?).await?;
-                return Ok(name);
-            }
-        }
-    }
-}
-
-async fn declare(topology: &Topology, stream: &str) -> Result<()> {
+async fn declare(topology: &Topology) -> Result<()> {
     let arguments = table([
         ("x-queue-type", text("stream")),
         ("x-max-age", text(MAX_AGE)),
@@ -131,21 +104,19 @@ async fn declare(topology: &Topology, stream: &str) -> Result<()> {
         ),
     ]);
     let declared = topology.on_channel(|channel| {
-        let (name, arguments) = (own(stream), arguments.clone());
+        let arguments = arguments.clone();
         async move {
             let options = QueueDeclareOptions::durable();
-            rpc(channel.queue_declare(name, options, arguments)).await
+            rpc(channel.queue_declare(own(STREAM), options, arguments)).await
         }
     });
-    let refused = |trouble: Trouble| trouble.refused(format!("to declare stream `{stream}`"));
+    let refused = |trouble: Trouble| trouble.refused(format!("to declare stream `{STREAM}`"));
     declared.await?.map(drop).map_err(refused)
 }
 
 /// What a reader knows of the stream.
 struct Reader {
     core: Arc<Core>,
-    /// Streams that the server has lost.
-    lost: usize,
     /// Where to go on; `None` is the beginning.
     next_offset: Option<i64>,
     stream: Option<Stream>,
@@ -169,7 +140,6 @@ pub(super) async fn start(core: &Arc<Core>) -> Result<Cancellations> {
     let (sender, later) = mpsc::channel(LATER);
     let reader = || Reader {
         core: core.clone(),
-        lost: 0,
         next_offset: None,
         stream: None,
         backoff: Backoff::default(),
@@ -301,48 +271,36 @@ impl Reader {
             0 => &transport.consuming,
             _ => &transport.aside,
         };
-        consume::open(connection, &stream(self.lost), PREFETCH, arguments).await
+        consume::open(connection, STREAM, PREFETCH, arguments).await
     }
 
-    /// RabbitMQ may lose a young stream when it is killed, and keep its name: 4.3 ends the connection of who reads it,
-    /// and lets it be deleted.
+    /// RabbitMQ 4.3 may lose a young stream when it is killed, and keep its name.
     async fn failed(&mut self, error: &Error) {
         tracing::debug!(%error, "cannot read what is cancelled yet");
         self.failures += 1;
         let since = *self.failing.get_or_insert_with(Instant::now);
-        let name = stream(self.lost);
-        if is_lost(error) && self.lost < MOST_LOST {
-            tracing::warn!(
-                stream = name,
-                %error,
-                "it is lost, and another takes its place: what was cancelled before is forgotten"
-            );
-            self.lost += 1;
-        } else if !error.to_string().contains("INTERNAL_ERROR") || since.elapsed() < LOST {
+        let is_lost = error.to_string().contains("INTERNAL_ERROR");
+        if !is_lost || since.elapsed() < LOST {
             return;
-        } else {
-            tracing::warn!(
-                stream = name,
-                %error,
-                "it cannot be read any more, and is made anew: what was cancelled before is forgotten"
-            );
-            if let Err(error) = self.delete(&name).await {
-                tracing::warn!(stream = name, %error, "it cannot be deleted");
-            }
         }
+        tracing::warn!(
+            stream = STREAM,
+            %error,
+            "it cannot be read any more, and is made anew: what was cancelled before is forgotten"
+        );
         (self.failing, self.next_offset) = (None, None);
-        let name = stream(self.lost);
-        if let Err(error) = declare(&self.core.topology, &name).await {
-            tracing::debug!(stream = name, %error, "it cannot be made anew");
+        if let Err(error) = self.renew().await {
+            tracing::warn!(stream = STREAM, %error, "it cannot be made anew");
         }
     }
 
-    async fn delete(&self, name: &str) -> Result<()> {
-        let refused = |trouble: Trouble| trouble.refused(format!("to delete stream `{name}`"));
+    async fn renew(&self) -> Result<()> {
+        let refused = |trouble: Trouble| trouble.refused(format!("to delete stream `{STREAM}`"));
         let live = self.core.transport.aside.get().await?;
         let channel = live.channel().await.map_err(refused)?;
-        let delete = channel.queue_delete(own(name), QueueDeleteOptions::default());
-        live.guard(rpc(delete)).await.map(drop).map_err(refused)
+        let delete = channel.queue_delete(own(STREAM), QueueDeleteOptions::default());
+        live.guard(rpc(delete)).await.map_err(refused)?;
+        declare(&self.core.topology).await
     }
 }
 

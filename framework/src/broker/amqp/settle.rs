@@ -164,9 +164,8 @@ impl Settler {
                 Err(Error::Unroutable { .. }) if !mended && self.is_for_our_dead(outgoing) => {
                     mended = true;
                     let (topology, queue) = (core.topology.clone(), self.session.queue.clone());
-                    core.transport
-                        .run(async move { topology.mend_dead_letters(&queue).await })
-                        .await?;
+                    let mend = async move { topology.mend_dead_letters(&queue).await };
+                    Box::pin(core.transport.run(mend)).await?;
                 }
                 sent => return sent,
             }
