@@ -6,13 +6,13 @@ use anyhow::Result;
 
 use crate::Plan;
 use crate::crew::Crew;
-use crate::figures::{CPU, Figures, IDLE, MEMORY, Metric, RATE, RPC, cost};
+use crate::figures::{Figures, IDLE, MEMORY, Metric, RATE, RPC, cost};
 use crate::site::{Site, call};
 use crate::worker::Spec;
 
 /// What a call costs them while all of them wait for it.
 const WOKEN: Metric = cost("all workers' CPU, µs a round trip");
-pub(crate) const METRICS: &[Metric] = &[RATE, RPC, CPU, WOKEN, IDLE, MEMORY];
+pub(crate) const METRICS: &[Metric] = &[RATE, RPC, WOKEN, IDLE, MEMORY];
 const QUEUE: &str = "growth-workers";
 const CALLS: usize = 10_000;
 const SLOTS: usize = 8;
@@ -29,7 +29,8 @@ pub(crate) async fn measure(site: &Site, plan: Plan, figures: &mut Figures) -> R
             site.fill((0..count).map(|_| call(QUEUE, 40))).await?;
             crew.go().await?;
             let drained = crew.drained(count).await?;
-            let idle = crew.at_rest(REST).await;
+            tokio::time::sleep(REST).await;
+            let idle = crew.at_rest(2 * REST).await;
             let began = crew.cpu();
             let calls = (0..ROUND_TRIPS).map(|_| call(QUEUE, 40));
             let round_trip = site.round_trip(calls).await?;
@@ -38,7 +39,6 @@ pub(crate) async fn measure(site: &Site, plan: Plan, figures: &mut Figures) -> R
             let mut add = |metric, value| figures.add(site.broker, workers, metric, value);
             add(RATE, drained.rate);
             add(RPC, round_trip);
-            add(CPU, drained.cpu);
             add(WOKEN, used / ROUND_TRIPS as f64);
             add(IDLE, idle);
             add(MEMORY, drained.memory);

@@ -83,6 +83,20 @@ impl LockDirectory {
         }
     }
 
+    /// Those of `others` that are found dead this time. Each process looks after the first of them, which is the next
+    /// one for it, and after those that follow dead ones, so that this costs the same however many there are; and after
+    /// one more, another at each `turn`, since the one before a dead process may be stopped.
+    pub(super) fn look_after<'a>(
+        &'a self,
+        others: &'a [i64],
+        turn: usize,
+    ) -> impl Iterator<Item = DeadProcess> + 'a {
+        let next = others.iter().map_while(|id| self.find_dead(*id));
+        let one_more = turn.checked_rem(others.len());
+        let one_more = one_more.and_then(|place| others.get(place)).into_iter();
+        next.chain(one_more.filter_map(|id| self.find_dead(*id)))
+    }
+
     /// Removes lock files that a crash left behind of processes that are not among `known`.
     pub(super) fn sweep(&self, known: &[i64], now: SystemTime) {
         let Ok(entries) = fs::read_dir(&self.0) else {
@@ -143,6 +157,26 @@ mod tests {
         locks.sweep(&[], later);
         assert!(locks.file(8).exists(), "a living process's file stays");
         std::mem::forget(kept);
+        fs::remove_dir_all(&locks.0).expect("removed");
+    }
+    #[test]
+    fn the_dead_are_found_next_to_us_at_once_and_elsewhere_in_turn() {
+        let base = std::env::temp_dir().join(format!("garenne-{}", uuid::Uuid::new_v4().simple()));
+        let locks = LockDirectory::beside(&base);
+        let _alive = [3, 5].map(|id| locks.enter(id).expect("a lock"));
+        for dead in [1, 2, 4, 6] {
+            drop(locks.enter(dead).expect("a lock"));
+            fs::write(locks.file(dead), "").expect("what a killed process leaves");
+        }
+        let found = |others: &[i64], turn| -> Vec<i64> {
+            let dead = locks.look_after(others, turn);
+            dead.map(|dead| dead.id).collect()
+        };
+        assert_eq!(found(&[1, 2, 3, 4], 2), [1, 2], "up to one that lives");
+        assert_eq!(found(&[1, 2, 3, 4], 3), [1, 2, 4]);
+        let all: Vec<_> = (0..4).flat_map(|turn| found(&[3, 4, 5, 6], turn)).collect();
+        assert_eq!(all, [4, 6], "though those before them do nothing");
+        assert!(found(&[], 7).is_empty());
         fs::remove_dir_all(&locks.0).expect("removed");
     }
 }

@@ -26,7 +26,10 @@ impl Engine {
                 if !processes.contains(&self.me.id) {
                     self.rejoin(jobs);
                 }
-                self.look_after(&others(processes, self.me.id), jobs);
+                let others = others(processes, self.me.id);
+                let dead = self.locks.look_after(&others, self.ticks);
+                jobs.extend(dead.map(|dead| Job::silent(Request::Rescue(dead))));
+                self.ticks = self.ticks.wrapping_add(1);
             }
             Err(error) => self.complain("looking for dead processes", &error),
         }
@@ -50,21 +53,6 @@ impl Engine {
                 self.hear();
             }
             Err(error) => self.complain("looking for news", &error),
-        }
-    }
-
-    /// Rescues what dead processes held. Each process looks after the next one, and after those that follow dead
-    /// ones, so that a tick costs the same however many there are; and after one more, another each time, since
-    /// the one before a dead process may be stopped.
-    fn look_after(&mut self, others: &[i64], jobs: &mut Vec<Job>) {
-        let next = others.iter().map_while(|id| self.locks.find_dead(*id));
-        jobs.extend(next.map(|dead| Job::silent(Request::Rescue(dead))));
-        self.ticks = self.ticks.wrapping_add(1);
-        let one_more = self.ticks.checked_rem(others.len());
-        if let Some(id) = one_more.and_then(|place| others.get(place))
-            && let Some(dead) = self.locks.find_dead(*id)
-        {
-            jobs.push(Job::silent(Request::Rescue(dead)));
         }
     }
 
