@@ -152,21 +152,25 @@ async fn a_join_that_fires_early_with_two_bodies_fires_once() {
     }
 }
 
+/// A join that is open, and the queue that its body goes to.
+async fn opened(url: &str, parts: u32) -> (AmqpBroker, Queue, String) {
+    let (broker, queue) = (connect(url).await, Queue::new(unique("bodies")));
+    broker.declare(&queue).await.expect("declared");
+    let name = unique("garenne.join");
+    let join = Join {
+        name: name.clone(),
+        parts,
+        body: to_queue(queue.name(), "body"),
+    };
+    broker.open_join(join).await.expect("opened");
+    (broker, queue, name)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_collector_stores_twice_fires_once() {
     for url in urls() {
-        let broker = connect(&url).await;
-        let queue = Queue::new(unique("bodies"));
+        let (broker, queue, name) = opened(&url, 5).await;
         let mut bodies = broker.consume(&queue, 5).await.expect("consumer");
-        let name = unique("garenne.join");
-        let body = to_queue(queue.name(), "body");
-        let (join, parts) = (name.clone(), 5);
-        let join = Join {
-            name: join,
-            parts,
-            body,
-        };
-        broker.open_join(join).await.expect("opened");
         // From now on the body has been looked at, and only a copy of it can go.
         broker.parts(&name, usize::MAX).await.expect("read");
         let (address, cut) = without_confirms_until_cut(&url).await;
@@ -205,18 +209,8 @@ async fn what_a_collector_stores_twice_fires_once() {
 async fn a_join_fires_though_a_collector_died_behind_its_mark() {
     for url in urls() {
         for has_gone in [false, true] {
-            let broker = connect(&url).await;
-            let queue = Queue::new(unique("bodies"));
+            let (broker, queue, name) = opened(&url, 1).await;
             let mut bodies = broker.consume(&queue, 5).await.expect("consumer");
-            let name = unique("garenne.join");
-            let body = to_queue(queue.name(), "body");
-            let (join, parts) = (name.clone(), 1);
-            let join = Join {
-                name: join,
-                parts,
-                body,
-            };
-            broker.open_join(join).await.expect("opened");
             let copy = match has_gone {
                 false => name_of_copy(&url, &name).await,
                 true => AMQPValue::LongString("another".into()),

@@ -54,7 +54,7 @@ pub(crate) async fn without_confirms(url: &str, silent: usize) -> SocketAddr {
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {
         let mut accepted = 0;
-        while let Ok((mut client, _)) = listener.accept().await {
+        while let Ok((client, _)) = listener.accept().await {
             accepted += 1;
             let (server, confirms) = (
                 server.clone(),
@@ -64,18 +64,23 @@ pub(crate) async fn without_confirms(url: &str, silent: usize) -> SocketAddr {
                 },
             );
             tokio::spawn(async move {
-                let mut server = TcpStream::connect(server).await.expect("the server");
-                let (mut from_client, mut to_client) = client.split();
-                let (mut from_server, mut to_server) = server.split();
-                // An error means that one of them has hung up.
-                tokio::select! {
-                    _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
-                    _ = frames(&mut from_server, &mut to_client, confirms) => {}
-                }
+                relay(client, server, confirms).await;
             });
         }
     });
     address
+}
+
+/// Joins a client to the server until one of them hangs up.
+async fn relay(mut client: TcpStream, server: String, confirms: Confirms) {
+    let mut server = TcpStream::connect(server).await.expect("the server");
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    // An error means that one of them has hung up.
+    tokio::select! {
+        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+        _ = frames(&mut from_server, &mut to_client, confirms) => {}
+    }
 }
 
 /// A way to the server on which no confirm comes until it is cut. Whoever connects after that gets them.
@@ -85,20 +90,15 @@ pub(crate) async fn without_confirms_until_cut(url: &str) -> (SocketAddr, watch:
     let address = listener.local_addr().expect("bound");
     let (cut, is_cut) = watch::channel(false);
     tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
+        while let Ok((client, _)) = listener.accept().await {
             let (server, mut is_cut) = (server.clone(), is_cut.clone());
             tokio::spawn(async move {
                 let confirms = match *is_cut.borrow() {
                     true => Confirms::Passed,
                     false => Confirms::Swallowed,
                 };
-                let mut server = TcpStream::connect(server).await.expect("the server");
-                let (mut from_client, mut to_client) = client.split();
-                let (mut from_server, mut to_server) = server.split();
-                // An error means that one of them has hung up.
                 tokio::select! {
-                    _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
-                    _ = frames(&mut from_server, &mut to_client, confirms) => {}
+                    () = relay(client, server, confirms) => {}
                     _ = is_cut.wait_for(|cut| *cut), if confirms == Confirms::Swallowed => {}
                 }
             });

@@ -31,6 +31,8 @@ mod queues;
 mod site;
 #[path = "growth/slots.rs"]
 mod slots;
+#[path = "spread.rs"]
+mod spread;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "growth/tasks.rs"]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use garenne::{App, Worker, task};
+use garenne::{App, task};
 use tokio::time::{sleep, timeout};
 
 #[path = "process.rs"]
@@ -19,8 +19,6 @@ mod support;
 
 use process::Process;
 
-/// Names the broker and the number of slots to a worker's process.
-const WORKER: &str = "GARENNE_BENCH_IDLE_WORKER";
 /// How long a new worker is left alone before its idleness is measured.
 const SETTLING: Duration = Duration::from_secs(2);
 /// How long each of many tasks takes that run at once.
@@ -61,17 +59,13 @@ impl Plan {
     }
 }
 
-fn start(url: &str, slots: usize) -> Result<Process> {
-    Process::start(WORKER, &format!("{slots} {url}"))
-}
-
 /// From the start of a process to the result of a task that waits for it; the median of several, and the longest.
 async fn first_task(app: &App, url: &str, starts: usize) -> Result<()> {
     let mut times = Vec::new();
     for _ in 0..starts {
         let waiting = first::call().send(app).await?;
         let began = Instant::now();
-        let _worker = start(url, 4)?;
+        let _worker = Process::start(url, 4)?;
         waiting.await?;
         times.push(began.elapsed());
     }
@@ -84,7 +78,7 @@ async fn first_task(app: &App, url: &str, starts: usize) -> Result<()> {
 }
 
 async fn idle(url: &str, time: Duration) -> Result<()> {
-    let worker = start(url, 4)?.ready()?;
+    let worker = Process::start(url, 4)?.ready()?;
     sleep(SETTLING).await;
     let (memory, before) = worker.used().context("a process that lives")?;
     sleep(time).await;
@@ -96,7 +90,7 @@ async fn idle(url: &str, time: Duration) -> Result<()> {
 
 /// The most memory that a worker takes while `count` tasks run at once.
 async fn at_once(app: &App, url: &str, count: usize) -> Result<()> {
-    let worker = start(url, count)?.ready()?;
+    let worker = Process::start(url, count)?.ready()?;
     let (before, _) = worker.used().context("a process that lives")?;
     let began = Instant::now();
     let mut sending = app.send_all((0..count).map(|_| rest::call()));
@@ -136,11 +130,7 @@ async fn measure(name: &str, url: &str) -> Result<()> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    if let Ok(said) = std::env::var(WORKER) {
-        let (slots, url) = said.split_once(' ').context("slots and a URL")?;
-        let app = App::connect(url).await?;
-        return process::work(Worker::new(&app).queue("idle", slots.parse()?)).await;
-    }
+    process::work_if_asked("idle").await?;
     let file = support::TempFile::new("db");
     let within = |name, url: String| async move {
         let measured = timeout(PATIENCE, measure(name, &url));

@@ -1,12 +1,14 @@
-//! A worker in a process of its own, seen from outside: the same program, started with a variable that says what to do.
+//! A worker in a process of its own, seen from outside: the same program, told by a variable to be one.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use garenne::Worker;
+use garenne::{App, Worker};
 
+/// Says to a worker's process how many slots it has, and at which broker.
+const WORKER: &str = "GARENNE_BENCH_PROCESS";
 /// What a worker's process prints once it consumes.
 const READY: &str = "ready";
 
@@ -14,11 +16,11 @@ const READY: &str = "ready";
 pub(crate) struct Process(Child);
 
 impl Process {
-    /// Starts this program with `variable` set to `value`.
-    pub(crate) fn start(variable: &str, value: &str) -> Result<Self> {
+    /// Starts this program as a worker with so many slots.
+    pub(crate) fn start(url: &str, slots: usize) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        let command = command.env(variable, value).stdout(Stdio::piped());
-        Ok(Self(command.spawn()?))
+        let command = command.env(WORKER, format!("{slots} {url}"));
+        Ok(Self(command.stdout(Stdio::piped()).spawn()?))
     }
 
     /// Waits until it consumes.
@@ -55,9 +57,14 @@ impl Drop for Process {
     }
 }
 
-/// In the worker's process: says when it consumes, and works until it is killed.
-pub(crate) async fn work(worker: Worker) -> Result<()> {
-    let worker = worker.spawn();
+/// In a worker's process: takes from `queue`, and says when, until it is killed. Returns at once in the first process.
+pub(crate) async fn work_if_asked(queue: &str) -> Result<()> {
+    let Ok(said) = std::env::var(WORKER) else {
+        return Ok(());
+    };
+    let (slots, url) = said.split_once(' ').context("slots and a URL")?;
+    let app = App::connect(url).await?;
+    let worker = Worker::new(&app).queue(queue, slots.parse()?).spawn();
     if !worker.ready().await {
         bail!("the worker did not start: {:?}", worker.stop().await);
     }

@@ -21,6 +21,8 @@ mod ours;
 mod post;
 #[path = "throughput/raw.rs"]
 mod raw;
+#[path = "spread.rs"]
+mod spread;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "throughput/table.rs"]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use garenne::{App, Worker, task};
+use garenne::{App, task};
 
 #[path = "process.rs"]
 mod process;
@@ -20,8 +20,6 @@ mod support;
 
 use process::Process;
 
-/// Names the broker and the number of slots to a worker's process.
-const WORKER: &str = "GARENNE_BENCH_VISITS_WORKER";
 const VISIT: Duration = Duration::from_secs(1);
 /// How long the whole may take.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -67,7 +65,7 @@ async fn measure(name: &str, url: &str) -> Result<()> {
     let app = App::connect(url).await?;
     app.declare("visits").await?;
     let processes: Vec<_> = (0..workers)
-        .map(|_| Process::start(WORKER, &format!("{slots} {url}"))?.ready())
+        .map(|_| Process::start(url, slots)?.ready())
         .collect::<Result<_>>()?;
     let least = VISIT * u32::try_from(calls.div_ceil(workers * slots))?;
     println!(
@@ -91,11 +89,7 @@ async fn measure(name: &str, url: &str) -> Result<()> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    if let Ok(said) = std::env::var(WORKER) {
-        let (slots, url) = said.split_once(' ').context("slots and a URL")?;
-        let app = App::connect(url).await?;
-        return process::work(Worker::new(&app).queue("visits", slots.parse()?)).await;
-    }
+    process::work_if_asked("visits").await?;
     let file = support::TempFile::new("db");
     measure("SQLite", &file.url()).await?;
     if let Some(url) = support::rabbitmq() {

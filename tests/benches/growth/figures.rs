@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::spread::spread;
+
 /// What is measured at each step of an axis.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Metric {
@@ -47,14 +49,7 @@ pub(crate) struct Spread {
 
 impl Spread {
     fn of(values: &[f64]) -> Option<Self> {
-        let mut values = values.to_vec();
-        values.sort_by(f64::total_cmp);
-        let (least, greatest) = (*values.first()?, *values.last()?);
-        let middle = values.len() / 2;
-        let median = match values.len() % 2 {
-            0 => f64::midpoint(values[middle - 1], values[middle]),
-            _ => values[middle],
-        };
+        let [median, least, greatest] = spread(values.iter().copied())?;
         Some(Self {
             median,
             least,

@@ -16,15 +16,7 @@ pub(crate) struct Samples {
 struct Spread(f64, f64, f64);
 
 fn spread(values: impl Iterator<Item = f64>) -> Option<Spread> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let (least, greatest) = (*values.first()?, *values.last()?);
-    let middle = values.len() / 2;
-    let median = match values.len() % 2 {
-        0 => f64::midpoint(values[middle - 1], values[middle]),
-        _ => values[middle],
-    };
-    Some(Spread(median, least, greatest))
+    crate::spread::spread(values).map(|[median, least, greatest]| Spread(median, least, greatest))
 }
 
 fn cell(spread: Option<Spread>, digits: usize) -> String {

@@ -159,6 +159,7 @@ mod tests {
         std::mem::forget(kept);
         fs::remove_dir_all(&locks.0).expect("removed");
     }
+
     #[test]
     fn the_dead_are_found_next_to_us_at_once_and_elsewhere_in_turn() {
         let base = std::env::temp_dir().join(format!("garenne-{}", uuid::Uuid::new_v4().simple()));
