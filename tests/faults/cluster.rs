@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use garenne::{App, Error, Handle};
 
-use super::child::WorkerProcess;
+use super::child::{Spawn, WorkerProcess};
 use super::place::{Place, alone, figure, long};
 use super::tasks::{echo, marks, now};
 use crate::support::{eventually, unique, within};
@@ -21,6 +21,8 @@ const UNNOTICED: Duration = Duration::from_secs(15);
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 /// A task that is running when nodes go.
 const WORK: u64 = 4_000;
+/// How long two nodes lose each other, so that one takes the other's consumers for dead.
+const TAKEN_FOR_DEAD: Duration = Duration::from_secs(2);
 
 /// Three nodes of the test's own.
 struct Cluster {
@@ -150,6 +152,10 @@ async fn nodes_go(cluster: Cluster) {
     let app = builder.connect().await.expect("the cluster");
     let _worker = WorkerProcess::start(&place, 4);
     call(&app, &place, 0).await;
+    let server = version(place.url.split(';').next().expect("a node"));
+    if server >= (4, 3) {
+        taken_for_dead(&cluster, &place, &app).await;
+    }
 
     // The queue's leader is killed while a task runs: it goes on elsewhere, and the task is not repeated.
     let running = marks::call(1, WORK).queue(&place.queue);
@@ -159,14 +165,19 @@ async fn nodes_go(cluster: Cluster) {
     cluster.run("kill", &leader, &[]);
     goes_on(&app, &place, 2, "the leader killed").await;
     assert_eq!(within("what ran", running).await, Ok(1));
+    ran_once(&place, 1, "the leader killed");
     cluster.run("start", &leader, &[]);
+    call(&app, &place, 12).await;
+    ran_once(&place, 1, "the leader back");
 
     let node = cluster.node(cluster.clients_node());
     cluster.run("kill", &node, &[]);
     goes_on(&app, &place, 3, "a clients' node killed").await;
+    ran_once(&place, 1, "a clients' node killed");
     cluster.run("start", &node, &[]);
 
-    split(&cluster, &place, &app).await;
+    split(&cluster, &place, &app, server < (4, 3)).await;
+    ran_once(&place, 1, "healed");
     if long() {
         rolling_restart(&cluster, &place, &app).await;
         no_majority(&cluster, &place, &app).await;
@@ -198,15 +209,14 @@ async fn nodes_go(cluster: Cluster) {
         place,
         "all killed: 100 queued calls answered {took:.1?} after the start of their nodes"
     );
-    let ones = place.lines().iter().filter(|line| *line == "1 1").count();
-    assert_eq!(ones, 1, "the running task was not repeated");
+    ran_once(&place, 1, "all killed");
     app.close().await;
 }
 
 /// A node with clients loses the others while a task runs: its clients go to the other side, and the task is not
 /// repeated. Up to RabbitMQ 4.2 the node pauses, which ends its connections. From 4.3 on it goes on as if nothing
 /// were wrong, and its clients have to find out.
-async fn split(cluster: &Cluster, place: &Place, app: &App) {
+async fn split(cluster: &Cluster, place: &Place, app: &App, pauses: bool) {
     let lone = marks::call(7, WORK).queue(&place.queue);
     let running = lone.send(app).await.expect("sent");
     eventually("the task runs", || async {
@@ -215,7 +225,7 @@ async fn split(cluster: &Cluster, place: &Place, app: &App) {
     .await;
     let node = cluster.clients_node().to_string();
     cluster.run("cut", &cluster.folder, &[&node]);
-    if version(place.url.split(';').next().expect("a node")) < (4, 3) {
+    if pauses {
         goes_on(app, place, 8, "a clients' node cut off").await;
     } else {
         let took = call(app, place, 8).await;
@@ -228,8 +238,45 @@ async fn split(cluster: &Cluster, place: &Place, app: &App) {
     assert_eq!(within("what ran", running).await, Ok(7));
     cluster.run("heal", &cluster.folder, &[&node]);
     goes_on(app, place, 9, "healed").await;
-    let ones = place.lines().iter().filter(|line| *line == "7 1").count();
-    assert_eq!(ones, 1, "the running task was not repeated");
+    ran_once(place, 7, "healed");
+}
+
+/// The node of a worker and the one that leads its queue lose each other for a moment, and RabbitMQ 4.3 gives the
+/// message to the same consumer again, on the same channel, whose first delivery is as good as ever. Older ones pause
+/// a node then, which ends its connections.
+async fn taken_for_dead(cluster: &Cluster, place: &Place, app: &App) {
+    let queue = unique("taken-for-dead");
+    let send = |n, work| marks::call(n, work).queue(&queue).send(app);
+    let first = send(5, 0).await.expect("sent");
+    let leader = cluster.leader(&queue);
+    let (leader, other) = match leader == cluster.node(1) {
+        true => ("1", 2),
+        false if leader == cluster.node(2) => ("2", 3),
+        false => ("3", 1),
+    };
+    let node = cluster.run("url", &cluster.node(other), &[]);
+    let url = format!("{}?prefix=", node.trim());
+    let worker = Spawn::at(place).url(url).queue(&queue).slots(4);
+    let _worker = worker.start();
+    assert_eq!(within("a result", first).await, Ok(5));
+    let running = send(6, WORK).await.expect("sent");
+    eventually("the task runs", || async {
+        place.lines().contains(&"6 1".to_owned())
+    })
+    .await;
+    let other = other.to_string();
+    cluster.run("cut", &cluster.folder, &[leader, &other]);
+    tokio::time::sleep(TAKEN_FOR_DEAD).await;
+    cluster.run("heal", &cluster.folder, &[leader, &other]);
+    assert_eq!(within("what ran", running).await, Ok(6));
+    ran_once(place, 6, "taken for dead");
+}
+
+/// The task that ran when nodes went was not repeated so far.
+fn ran_once(place: &Place, n: u64, fault: &str) {
+    let line = format!("{n} 1");
+    let starts = place.lines().iter().filter(|other| **other == line).count();
+    assert_eq!(starts, 1, "{fault}: the task {n} that was running");
 }
 
 /// A rolling restart loses nothing.

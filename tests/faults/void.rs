@@ -47,6 +47,13 @@ impl Caller {
 
     /// Sends a call of `task` with these arguments; its id.
     async fn call(&self, task: &str, args: &[u64]) -> String {
+        let message = self.message(task, args);
+        let id = message.id.clone();
+        self.send(message).await;
+        id
+    }
+
+    fn message(&self, task: &str, args: &[u64]) -> Message {
         let raw = |n: &u64| RawValue::from_string(n.to_string()).expect("JSON");
         let arguments = Arguments {
             args: args.iter().map(raw).collect(),
@@ -54,7 +61,10 @@ impl Caller {
         };
         let mut message = Message::new(unique("call"), task, &arguments);
         message.reply_to = Some(self.replies.address.clone());
-        let id = message.id.clone();
+        message
+    }
+
+    async fn send(&self, message: Message) {
         let publish = Publish {
             route: Route::Queue(self.queue.clone()),
             message,
@@ -62,7 +72,6 @@ impl Caller {
             deadline: Duration::from_secs(10),
         };
         self.broker.publish(publish).await.expect("sent");
-        id
     }
 
     /// The id of the next reply, and what it says.
@@ -112,6 +121,48 @@ async fn adopted(place: Place) {
     assert_eq!(caller.reply().await, (later, "2".to_owned()));
     assert_eq!(place.lines(), ["start", "stale"]);
     worker.stop().await.expect("stopped");
+    app.close().await;
+    caller.leave().await;
+}
+
+on!(a_redelivery_beside_a_valid_delivery_is_adopted: quorum classic);
+
+/// RabbitMQ gives a message again to a consumer that it took for dead, on the same channel, when their nodes have lost
+/// each other for a moment. To the worker that looks as a second copy of the message does that came back.
+async fn a_redelivery_beside_a_valid_delivery_is_adopted(place: Place) {
+    let app = place.app().await;
+    let worker = worker(&app, &*place.queue, 2, &place.journal()).spawn();
+    assert!(worker.ready().await);
+    let mut caller = Caller::connect(&place).await;
+    let message = caller.message("marks", &[5, 3_000]);
+    caller.send(message.clone()).await;
+    place.line(1).await;
+    // While the second slot is taken, too, another consumer gets the copy, and loses it.
+    let short = caller.call("marks", &[6, 1_500]).await;
+    place.line(2).await;
+    let proxy = Proxy::start(&place.server()).await;
+    let url = place.through(proxy.address).parse().expect("a URL");
+    let other = garenne::broker::connect(&url, "other").await;
+    let other = other.expect("through the proxy");
+    let queue = Queue::new(&caller.queue);
+    let mut consumer = other.consume(&queue, 1).await.expect("a queue");
+    caller.send(message.clone()).await;
+    let copy = within("the copy", consumer.next()).await;
+    let copy = copy.expect("open").expect("a delivery");
+    assert_eq!(copy.message.id, message.id);
+    proxy.refuse(true);
+    proxy.cut();
+    within("the loss", copy.stale().stale()).await;
+    drop((copy, consumer, other));
+    assert_eq!(caller.reply().await, (short, "6".to_owned()));
+    assert_eq!(caller.reply().await, (message.id, "5".to_owned()));
+    // Had the copy been run, or answered, too, that would have happened before this.
+    let later = caller.call("echo", &[2]).await;
+    assert_eq!(caller.reply().await, (later, "2".to_owned()));
+    assert_eq!(place.lines(), ["5 1", "6 1"]);
+    worker.stop().await.expect("stopped");
+    let depth = app.broker().depth(&caller.queue).await;
+    assert_eq!(depth.expect("a queue").ready, 0, "it is settled");
     app.close().await;
     caller.leave().await;
 }

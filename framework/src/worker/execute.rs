@@ -172,12 +172,17 @@ impl Shared {
             Err(error) => (Verdict::HandBack, Some(error)),
         };
         let (mut verdict, mut error) = ended;
-        if let Some(late) = registered.end() {
-            let settled = self
-                .settle(Custody::Held(late), message, &mut verdict, slot.lane)
-                .await;
+        for other in registered.end() {
+            let settled = match error {
+                // What follows the call is out already.
+                None if !matches!(verdict, Verdict::HandBack) => other.ack(None).await,
+                _ => {
+                    let custody = Custody::Held(other);
+                    self.settle(custody, message, &mut verdict, slot.lane).await
+                }
+            };
             self.outcomes.note(&key, &verdict, went_back(&settled));
-            error = settled.err();
+            error = error.and(settled.err());
         }
         self.conclude(slot, message, &verdict, error, taken).await;
     }
@@ -219,7 +224,9 @@ impl Shared {
         lane.ahead.settled(began.elapsed());
         // Where no other delivery has come, this attempt has no say any more: who gets the call next
         // answers for it, from memory if that is this worker.
-        while let (Err(Error::Stale { .. }), Some(again)) = (&settled, registered.adopted()) {
+        while matches!(settled, Err(Error::Stale { .. }))
+            && let Some(again) = registered.adopted()
+        {
             let custody = Custody::Held(again);
             settled = self.settle(custody, message, &mut verdict, lane).await;
         }

@@ -40,8 +40,8 @@ struct Attempt {
     /// Of the delivery that it stands on: its own, or the one adopted last.
     stale: watch::Sender<Stale>,
     since: Instant,
-    /// The same message, delivered again after the attempt's own delivery became void.
-    adopted: Option<Delivery>,
+    /// The same message, delivered again. More than one only where the broker takes a consumer for dead that is not.
+    adopted: Vec<Delivery>,
 }
 
 impl Running {
@@ -49,13 +49,14 @@ impl Running {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where the same call is running already on a void delivery, that attempt adopts this one and `None`
-    /// is returned.
+    /// Where the same call is running already, that attempt adopts this delivery and `None` is returned. The
+    /// attempt's own need not be void: RabbitMQ gives a message again to a consumer that it took for dead, on the
+    /// same channel, when their nodes have lost each other for a moment.
     pub(super) fn adopt(&self, key: &Key, task: &str, delivery: Delivery) -> Option<Delivery> {
         let mut table = self.table();
         match table.get_mut(key) {
             // The first delivery of a message is not the one that is running: its id was used again.
-            Some(attempt) if delivery.came_back() && attempt.stale.borrow().is_stale() => {
+            Some(attempt) if delivery.came_back() => {
                 let (id, running) = (&key.id, attempt.since.elapsed());
                 tracing::warn!(
                     id,
@@ -64,7 +65,8 @@ impl Running {
                     "delivered again while it runs: the running attempt adopts it"
                 );
                 attempt.stale.send_replace(delivery.stale().clone());
-                attempt.adopted = Some(delivery);
+                attempt.adopted.retain(|held| !held.stale().is_stale());
+                attempt.adopted.push(delivery);
                 None
             }
             _ => Some(delivery),
@@ -81,7 +83,7 @@ impl Running {
                 entry.insert(Attempt {
                     stale,
                     since: Instant::now(),
-                    adopted: None,
+                    adopted: Vec::new(),
                 });
                 true
             }
@@ -102,16 +104,19 @@ pub(super) struct Registered<'a> {
 }
 
 impl Registered<'_> {
-    /// Takes the delivery that the attempt has adopted.
+    /// Takes the newest delivery that the attempt has adopted.
     pub(super) fn adopted(&self) -> Option<Delivery> {
         let (running, key) = self.key.as_ref()?;
-        running.table().get_mut(key)?.adopted.take()
+        running.table().get_mut(key)?.adopted.pop()
     }
 
-    /// The attempt has ended and what it held is settled; returns what it adopted at the last moment.
-    pub(super) fn end(mut self) -> Option<Delivery> {
-        let (running, key) = self.key.take()?;
-        running.table().remove(&key)?.adopted
+    /// The attempt has ended and what it stands on is settled; returns what else it has adopted.
+    pub(super) fn end(mut self) -> Vec<Delivery> {
+        let attempt = self
+            .key
+            .take()
+            .and_then(|(running, key)| running.table().remove(&key));
+        attempt.map(|attempt| attempt.adopted).unwrap_or_default()
     }
 }
 
