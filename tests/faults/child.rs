@@ -19,8 +19,10 @@ const JOURNAL: &str = "GARENNE_CHILD_JOURNAL";
 const DELIVERIES: &str = "GARENNE_CHILD_DELIVERIES";
 const READY: &str = "the worker is ready";
 
-/// How often a call may end a child before it counts as poison.
+/// How often a call may end a child before it counts as poison, where that is tested.
 pub(crate) const MAX_DELIVERIES: u32 = 3;
+/// How often elsewhere: with several faults in a row, a crowded machine delivers a call at each of them.
+const MANY_DELIVERIES: u32 = 20;
 
 /// What a worker process is to be like.
 pub(crate) struct Spawn {
@@ -45,7 +47,7 @@ impl Spawn {
             grace: Duration::from_secs(30),
             signals: false,
             limit: None,
-            deliveries: MAX_DELIVERIES,
+            deliveries: MANY_DELIVERIES,
         }
     }
 

@@ -58,7 +58,12 @@ async fn poison_is_put_aside(place: Place) {
             assert_eq!(within("the neighbour", neighbour).await, Ok(7));
             failure.expect_err("no result")
         };
-        let spawn = || Spawn::at(&place).limit(MEMORY).heeds_signals();
+        let spawn = || {
+            Spawn::at(&place)
+                .deliveries(MAX_DELIVERIES)
+                .limit(MEMORY)
+                .heeds_signals()
+        };
         let (failure, ends) = supervised(spawn, both).await;
         assert_eq!(failure.kind, FailureKind::Rejected, "{failure}");
         let lines = place.lines();
@@ -87,7 +92,12 @@ async fn neighbours_of_poison_are_not_blamed(place: Place) {
         }
         failure.expect_err("no result")
     };
-    let spawn = || Spawn::at(&place).slots(SLOTS).heeds_signals();
+    let spawn = || {
+        Spawn::at(&place)
+            .deliveries(MAX_DELIVERIES)
+            .slots(SLOTS)
+            .heeds_signals()
+    };
     let start = Instant::now();
     let (failure, ends) = supervised(spawn, all).await;
     let took = start.elapsed();
