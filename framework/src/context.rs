@@ -1,7 +1,7 @@
 //! What a task can know of the attempt that runs it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::app::App;
 use crate::broker::{BoxFuture, Stale};
-use crate::message::Headers;
+use crate::message::Message;
 
 /// What a task can know of the attempt that runs it: add a parameter `ctx: &Context`.
 ///
@@ -32,13 +32,13 @@ pub struct Context(Arc<Attempt>);
 
 pub(crate) struct Attempt {
     pub(crate) app: App,
-    pub(crate) id: String,
-    pub(crate) root_id: String,
-    pub(crate) task: String,
+    /// The same for the attempt's children, once the task asks for it.
+    pub(crate) inside: OnceLock<App>,
+    pub(crate) message: Arc<Message>,
+    pub(crate) task: &'static str,
     pub(crate) queue: String,
     pub(crate) number: u32,
     pub(crate) deadline: Option<Instant>,
-    pub(crate) headers: Headers,
     /// Where the task tells its progress; `None` where nobody waits for it.
     pub(crate) progress: Option<watch::Sender<Option<Box<RawValue>>>>,
     pub(crate) cancelled: watch::Receiver<bool>,
@@ -54,7 +54,7 @@ impl Context {
     /// The call's id: the same in every attempt, so it serves as an idempotency key.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.0.id
+        &self.0.message.id
     }
 
     /// The number of this attempt; the first is 1. Work repeated after a worker's death keeps its number.
@@ -66,7 +66,7 @@ impl Context {
     /// The task's name.
     #[must_use]
     pub fn task(&self) -> &str {
-        &self.0.task
+        self.0.task
     }
 
     /// The queue that the call was taken from.
@@ -78,7 +78,7 @@ impl Context {
     /// The call that began it all: the same for this call and for all that its tasks send, and they in turn.
     #[must_use]
     pub fn root_id(&self) -> &str {
-        &self.0.root_id
+        self.0.message.root_id()
     }
 
     /// The call whose task has sent this one, if a task did.
@@ -126,7 +126,10 @@ impl Context {
     /// ```
     #[must_use]
     pub fn app(&self) -> &App {
-        &self.0.app
+        let attempt = &self.0;
+        attempt
+            .inside
+            .get_or_init(|| attempt.app.inside(attempt.message.origin()))
     }
 
     /// Tells who awaits the call how far it has come: it reaches [`Handle::progress`](crate::Handle::progress),
@@ -155,7 +158,7 @@ impl Context {
     /// A header of the call.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&Value> {
-        self.0.headers.get(name)
+        self.0.message.headers.get(name)
     }
 
     /// Whether nobody wants this attempt to go on: the call was cancelled, its time is up, or the worker
@@ -210,7 +213,7 @@ impl IntoFuture for Told {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
-            .field("id", &self.0.id)
+            .field("id", &self.0.message.id)
             .field("task", &self.0.task)
             .field("attempt", &self.0.number)
             .finish_non_exhaustive()

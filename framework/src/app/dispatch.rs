@@ -23,14 +23,16 @@ impl App {
     /// Sends a message; returns the wait for its reply, if it wants one.
     pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<Option<Arc<Waiting>>> {
         let deadline = self.send_timeout();
-        let route = outgoing.route.to_string();
+        let route = outgoing.route.clone();
         // Everything on the way has a deadline of its own; this one is for their sum.
         tokio::time::timeout(deadline + crate::SECOND, self.publish(outgoing))
             .await
-            .unwrap_or(Err(Error::Unconfirmed {
-                route,
-                waited: deadline,
-            }))
+            .unwrap_or_else(|_| {
+                Err(Error::Unconfirmed {
+                    route: route.to_string(),
+                    waited: deadline,
+                })
+            })
     }
 
     async fn publish(&self, outgoing: Outgoing) -> Result<Option<Arc<Waiting>>> {
@@ -136,20 +138,15 @@ impl App {
 
     async fn publish_to_queue(&self, queue: &Queue, publish: Publish) -> Result<()> {
         self.declare_queue(queue).await?;
-        match self.inner.broker.publish(publish.clone()).await {
-            // Somebody deleted the queue since it was declared.
-            Err(Error::Unroutable { .. }) => {
-                self.inner.declared.forget(queue.name());
-                self.declare_queue(queue).await?;
-                self.inner.broker.publish(publish).await
-            }
-            outcome => outcome,
-        }
+        self.inner.broker.publish_to(queue, publish).await
     }
 
     fn physical(&self, route: Route) -> Route {
         match route {
-            Route::Queue(name) => Route::Queue(format!("{}{name}", self.prefix())),
+            Route::Queue(mut name) => {
+                name.insert_str(0, self.prefix());
+                Route::Queue(name)
+            }
             Route::Exchange {
                 exchange,
                 routing_key,

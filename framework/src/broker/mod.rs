@@ -58,6 +58,20 @@ pub trait Broker: Send + Sync + 'static {
     /// Polled together, many publishes share the cost of their confirms.
     fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<()>>;
 
+    /// The same for a message to `queue`, which was declared: where somebody has deleted it since, it is declared
+    /// again.
+    fn publish_to<'a>(&'a self, queue: &'a Queue, publish: Publish) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            match self.publish(publish.clone()).await {
+                Err(Error::Unroutable { .. }) => {
+                    self.declare(queue).await?;
+                    self.publish(publish).await
+                }
+                outcome => outcome,
+            }
+        })
+    }
+
     /// Takes messages from a queue, at most `slots` of them unsettled at a time.
     ///
     /// The consumer lives through the loss of the broker's connection: deliveries go on when it is back.

@@ -144,13 +144,12 @@ impl Queue {
     }
 
     /// The same queue in an app whose names all begin with `prefix`.
-    pub(crate) fn prefixed(&self, prefix: &str) -> Self {
-        let mut queue = self.clone();
-        queue.name.insert_str(0, prefix);
-        for binding in &mut queue.bindings {
+    pub(crate) fn prefixed(mut self, prefix: &str) -> Self {
+        self.name.insert_str(0, prefix);
+        for binding in &mut self.bindings {
             binding.exchange.name.insert_str(0, prefix);
         }
-        queue
+        self
     }
 }
 

@@ -89,7 +89,8 @@ impl Arguments {
     }
 
     pub(super) fn repr(&self) -> (String, String) {
-        let mut args = String::from("(");
+        let mut args = String::with_capacity(REPR_LIMIT / 2);
+        args.push('(');
         for (i, arg) in self.args.iter().enumerate() {
             if i > 0 {
                 args.push_str(", ");
@@ -101,8 +102,9 @@ impl Arguments {
             }
         }
         args.push_str(if self.args.len() == 1 { ",)" } else { ")" });
-        let kwargs = serde_json::to_string(&self.kwargs).unwrap_or_default();
-        (args, cut(&kwargs, REPR_LIMIT).to_owned())
+        let mut kwargs = serde_json::to_string(&self.kwargs).unwrap_or_default();
+        kwargs.truncate(cut(&kwargs, REPR_LIMIT).len());
+        (args, kwargs)
     }
 }
 

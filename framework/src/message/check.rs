@@ -91,7 +91,7 @@ impl Message {
             .next()
             .unwrap_or_default()
             .trim();
-        let encoding = self.content_encoding.trim().to_ascii_lowercase();
+        let encoding = self.content_encoding.trim();
         let compression = self.headers.get("compression");
         if let Some(compression) = compression.filter(|value| !value.is_null()) {
             let compression = shown(compression);
@@ -99,10 +99,11 @@ impl Message {
                 "the body is compressed with {compression}, which is not accepted"
             ));
         }
-        if !matches!(
-            &*encoding,
-            "" | "utf-8" | "utf8" | "us-ascii" | "ascii" | "binary"
-        ) {
+        let known = ["", "utf-8", "utf8", "us-ascii", "ascii", "binary"];
+        if !known
+            .iter()
+            .any(|known| encoding.eq_ignore_ascii_case(known))
+        {
             let encoding = shown(&self.content_encoding.as_str().into());
             return Some(format!(
                 "content encoding {encoding} is not accepted: only utf-8 is"

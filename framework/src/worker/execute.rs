@@ -1,6 +1,6 @@
 //! One delivery through a slot: check it, run its task under its time limit, settle it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -35,12 +35,7 @@ pub(super) async fn process(
     mut delivery: Delivery,
 ) {
     let mut message = std::mem::take(&mut delivery.message);
-    let key = Key {
-        queue: delivery.queue.clone(),
-        id: message.id.clone(),
-        life: message.revivals(),
-        attempt: message.attempt(),
-    };
+    let key = Key::of(&delivery.queue, &message);
     if !delivery.exchange.is_empty() {
         // A retry and a dead letter go to a queue: without a note nobody would know how the call came.
         message.set(header::EXCHANGE, delivery.exchange.as_str());
@@ -154,7 +149,7 @@ impl Shared {
         task: Checked,
         slot: &mut Slot<'_>,
         delivery: Delivery,
-        message: &Message,
+        message: &Arc<Message>,
         key: Key,
         taken: &Taken<'_>,
     ) {
@@ -192,7 +187,7 @@ impl Shared {
         task: Checked,
         slot: &mut Slot<'_>,
         custody: Custody,
-        message: &Message,
+        message: &Arc<Message>,
         key: &Key,
         registered: &Registered<'_>,
     ) -> (Verdict, Option<Error>) {
@@ -276,7 +271,7 @@ impl Shared {
     async fn run(
         &self,
         task: Checked,
-        message: &Message,
+        message: &Arc<Message>,
         key: &Key,
         stale: watch::Receiver<Stale>,
     ) -> Verdict {
@@ -293,10 +288,10 @@ impl Shared {
         let (stop, stopped) = watch::channel(false);
         let (progress, mut reporter) = self.reporter(message, stale.clone());
         let context = Context::new(Attempt {
-            app: self.app.inside(message.origin()),
-            id: message.id.clone(),
-            root_id: message.root_id().to_owned(),
-            task: task.name.to_owned(),
+            app: self.app.clone(),
+            inside: OnceLock::new(),
+            message: message.clone(),
+            task: task.name,
             queue: key
                 .queue
                 .strip_prefix(self.app.prefix())
@@ -304,7 +299,6 @@ impl Shared {
                 .to_owned(),
             number: key.attempt,
             deadline,
-            headers: message.headers.clone(),
             progress,
             cancelled: stopped,
             stale,

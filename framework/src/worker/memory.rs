@@ -3,7 +3,8 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 
 use super::verdict::Verdict;
 use crate::broker::{Delivery, Stale};
+use crate::message::Message;
 
 /// Outcomes remembered, the newest.
 const REMEMBERED: usize = 4096;
@@ -22,14 +24,37 @@ const LARGEST: usize = 4096;
 /// Bytes of results remembered.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
 
-/// One delivery's identity: the same message on the same queue, in the same attempt of the same life.
+/// One delivery's identity: the same message on the same queue, in the same attempt of the same life. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(super) struct Key(Arc<Identity>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Identity {
     pub(super) queue: String,
     pub(super) id: String,
     /// A dead letter that was sent again has its first attempt again.
     pub(super) life: u32,
     pub(super) attempt: u32,
+}
+
+impl Key {
+    /// The identity of a message that has come from `queue`.
+    pub(super) fn of(queue: &str, message: &Message) -> Self {
+        Self(Arc::new(Identity {
+            queue: queue.to_owned(),
+            id: message.id.clone(),
+            life: message.revivals(),
+            attempt: message.attempt(),
+        }))
+    }
+}
+
+impl Deref for Key {
+    type Target = Identity;
+
+    fn deref(&self) -> &Identity {
+        &self.0
+    }
 }
 
 /// The attempts that run now.
@@ -229,12 +254,13 @@ mod tests {
     use super::*;
 
     fn key(id: &str) -> Key {
-        Key {
-            queue: "queue".into(),
-            id: id.into(),
-            life: 0,
-            attempt: 1,
-        }
+        Key::of(
+            "queue",
+            &Message {
+                id: id.into(),
+                ..Message::default()
+            },
+        )
     }
 
     #[tokio::test(start_paused = true)]

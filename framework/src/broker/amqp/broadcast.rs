@@ -125,13 +125,14 @@ impl Line {
             self.declared.truncate(DECLARED_LIMIT);
             self.declared.insert(0, channel.clone());
         }
-        let exchange = short("exchange name", &channel.name())?;
+        let exchange = short("exchange name", channel.name())?;
         let key = short("routing key", key)?;
-        let properties = wire::properties(message)?.with_delivery_mode(1);
+        let (properties, body) = wire::properties_and_body(message.clone())?;
+        let properties = properties.with_delivery_mode(1);
         let options = BasicPublishOptions::default();
         let publish = self
             .channel
-            .basic_publish(exchange, key, options, &message.body, properties);
+            .basic_publish(exchange, key, options, &body, properties);
         // Nobody asks for its safety, but who exits then has said what it wanted to say.
         let confirmed = rpc(async { publish.await?.await });
         let refused = |trouble: Trouble| trouble.refused("a broadcast");
@@ -141,7 +142,7 @@ impl Line {
 
 /// Makes sure that the exchange is there; one that somebody has declared in another way is used as it is.
 async fn declare(core: &Core, channel: &Channel) -> Result<()> {
-    let name = short("exchange name", &channel.name())?;
+    let name = short("exchange name", channel.name())?;
     let (kind, durable) = match channel.kind {
         ChannelKind::Control => (ExchangeKind::Fanout, false),
         ChannelKind::Reply => (ExchangeKind::Direct, false),
@@ -277,7 +278,7 @@ impl Ear {
         let live = self.core.transport.consuming.get().await?;
         let refused = |trouble: Trouble| trouble.refused(what());
         let line = live.channel().await.map_err(refused)?;
-        let exchange = short("exchange name", &self.channel.name())?;
+        let exchange = short("exchange name", self.channel.name())?;
         // A queue's name as Celery makes it. Of several listeners to events, each has a name of its own.
         let (queue, key, expires, ttl) = match self.channel.kind {
             ChannelKind::Control | ChannelKind::Reply => {

@@ -20,8 +20,8 @@ use super::live::{Trouble, rpc};
 use super::publish::{Publisher, Request};
 use super::topology::Topology;
 use super::wire::{self, own, text};
-use crate::broker::Queue;
 use crate::broker::join::part_key;
+use crate::broker::{Queue, Route};
 use crate::error::{Error, Result};
 use crate::message::{Message, is_brokers_own};
 
@@ -301,7 +301,7 @@ impl<'a> Held<'a> {
         publisher: &Publisher,
     ) -> Result<(), Trouble> {
         let request = Arc::new(Request {
-            route: format!("join `{}`", self.join),
+            route: Route::Queue(self.join.to_owned()),
             exchange: own(""),
             routing_key: own(self.join),
             properties,

@@ -254,8 +254,8 @@ pub(super) async fn open(core: Arc<Core>, join: Join) -> Result<()> {
         return Err(closed());
     }
     let deadline = Instant::now() + body.deadline;
-    let properties = wire::properties(&body.message)?;
     let priority = body.message.priority.unwrap_or(0);
+    let (properties, bytes) = wire::properties_and_body(body.message)?;
     let (joins, at) = (core.joins.clone(), (name.clone(), queue.clone()));
     let work = async move { joins.park(&at.0, &at.1, priority, body.delay).await };
     let way = match timeout_at(deadline, core.transport.run(work)).await {
@@ -281,7 +281,7 @@ pub(super) async fn open(core: Arc<Core>, join: Join) -> Result<()> {
     let mut outgoing = Outgoing::raw(
         Route::Queue(name),
         properties,
-        body.message.body,
+        bytes,
         Duration::ZERO,
         body.deadline,
     )?;

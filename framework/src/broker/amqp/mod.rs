@@ -144,6 +144,19 @@ impl Broker for AmqpBroker {
         Box::pin(async move { core.send(&mut Outgoing::new(publish)?).await })
     }
 
+    fn publish_to<'a>(&'a self, queue: &'a Queue, publish: Publish) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let mut outgoing = Outgoing::new(publish)?;
+            match self.core.send(&mut outgoing).await {
+                Err(Error::Unroutable { .. }) => {
+                    self.declare(queue).await?;
+                    self.core.send(&mut outgoing).await
+                }
+                sent => sent,
+            }
+        })
+    }
+
     fn consume<'a>(&'a self, queue: &'a Queue, slots: usize) -> BoxFuture<'a, Result<Consumer>> {
         Box::pin(consume::start(self.core.clone(), queue.clone(), slots))
     }

@@ -13,6 +13,7 @@ use super::confirms::Actor;
 use super::connection::closed;
 use super::live::Trouble;
 use super::transport::Transport;
+use crate::broker::Route;
 use crate::error::{Error, Result};
 
 /// Requests that wait for a place in the window, beside those in the channel to the task.
@@ -21,7 +22,7 @@ pub(super) const BACKLOG: usize = 1024;
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     /// Where it goes, for errors.
-    pub(super) route: String,
+    pub(super) route: Route,
     pub(super) exchange: ShortString,
     pub(super) routing_key: ShortString,
     pub(super) properties: BasicProperties,
@@ -157,29 +158,31 @@ pub(super) fn unsent(blocked: &watch::Receiver<Option<String>>, transport: &Tran
 impl Request {
     /// What a verdict means to the caller.
     pub(super) fn conclude(&self, verdict: Verdict) -> Result<()> {
-        let route = self.route.clone();
-        let waited = self.limit;
+        let (route, waited) = (|| self.route.to_string(), self.limit);
         Err(match verdict {
             Verdict::Stored => return Ok(()),
-            Verdict::Unroutable => Error::Unroutable { route },
+            Verdict::Unroutable => Error::Unroutable { route: route() },
             Verdict::Nacked => Error::Refused {
-                what: format!("a message to {route}"),
+                what: format!("a message to {}", self.route),
                 reason: "the queue is full or unavailable: let workers drain it, \
                          or look at its length limit and its replicas"
                     .into(),
             },
             Verdict::NoExchange(said) | Verdict::Refused(said) => Error::Refused {
-                what: format!("a message to {route}"),
+                what: format!("a message to {}", self.route),
                 reason: said.text,
             },
-            Verdict::Late(Late::Unconfirmed) => Error::Unconfirmed { route, waited },
+            Verdict::Late(Late::Unconfirmed) => Error::Unconfirmed {
+                route: route(),
+                waited,
+            },
             Verdict::Late(Late::Blocked(reason)) => Error::Blocked {
-                route,
+                route: route(),
                 reason,
                 waited,
             },
             Verdict::Late(Late::Unsent(reason)) => Error::Unavailable {
-                what: format!("the message to {route}"),
+                what: format!("the message to {}", self.route),
                 waited,
                 reason,
             },

@@ -58,18 +58,12 @@ impl Outgoing {
                 .headers
                 .retain(|name, _| !joins::is_ours(name));
         }
-        let properties = wire::properties(&publish.message)?;
+        let (properties, body) = wire::properties_and_body(publish.message)?;
         let delay = match publish.route {
             Route::Reply(_) | Route::Join { .. } => Duration::ZERO,
             _ => publish.delay,
         };
-        Self::raw(
-            publish.route,
-            properties,
-            publish.message.body,
-            delay,
-            publish.deadline,
-        )
+        Self::raw(publish.route, properties, body, delay, publish.deadline)
     }
 
     pub(super) fn raw(
@@ -97,7 +91,7 @@ impl Outgoing {
                 false => properties.headers().clone().unwrap_or_default(),
             },
             request: Arc::new(Request {
-                route: route.to_string(),
+                route: route.clone(),
                 exchange: own(""),
                 routing_key: key,
                 properties,

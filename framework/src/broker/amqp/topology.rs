@@ -331,7 +331,7 @@ impl Topology {
     async fn bind_to(&self, queue: &str, binding: &Binding) -> Result<()> {
         self.declare_exchange(&binding.exchange).await?;
         broker::queue::validate_routing_key(&binding.routing_key)?;
-        let mut arguments = wire::headers(&binding.headers)?;
+        let mut arguments = wire::headers(binding.headers.clone())?;
         if binding.exchange.kind() == broker::ExchangeKind::Headers {
             let how = match binding.header_match {
                 HeaderMatch::All => "all",

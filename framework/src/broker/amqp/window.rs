@@ -122,7 +122,14 @@ impl Window {
         let Some(index) = self.free.pop() else { return };
         let request = ticket.request.clone();
         let id = self.unique_id(request.properties.message_id());
-        let properties = joins::name_copy(&request.properties).with_message_id(wire::own(&id));
+        let mut properties = joins::name_copy(&request.properties);
+        if properties
+            .message_id()
+            .as_ref()
+            .is_none_or(|own| own.as_str() != id)
+        {
+            properties = properties.with_message_id(wire::own(&id));
+        }
         let channel = channel.clone();
         let mut future: InFlight = Box::pin(async move {
             let options = BasicPublishOptions {

@@ -17,14 +17,18 @@ const SHORT_LIMIT: usize = 255;
 const ID_SEPARATOR: &str = "#~";
 
 /// The name as AMQP's short string.
-pub(super) fn short(what: &'static str, text: &str) -> Result<ShortString> {
-    ShortString::try_new(text).map_err(|_| {
-        Error::invalid(
-            what,
-            text,
-            format!("it has {} bytes, more than AMQP's 255", text.len()),
-        )
-    })
+pub(super) fn short(what: &'static str, text: impl Into<String>) -> Result<ShortString> {
+    let text = text.into();
+    match text.len() <= SHORT_LIMIT {
+        true => Ok(ShortString::try_new(text).unwrap_or_default()),
+        false => {
+            let reason = format!(
+                "it has {} bytes, more than AMQP's {SHORT_LIMIT}",
+                text.len()
+            );
+            Err(Error::invalid(what, text, reason))
+        }
+    }
 }
 
 /// A name of our own making, which is known to be short.
@@ -46,64 +50,74 @@ pub(super) fn table<const N: usize>(entries: [(&str, AMQPValue); N]) -> FieldTab
     table
 }
 
-/// The properties that carry all of `message` but its body.
-pub(super) fn properties(message: &Message) -> Result<BasicProperties> {
+/// The message as AMQP's properties and its body.
+pub(super) fn properties_and_body(mut message: Message) -> Result<(BasicProperties, Vec<u8>)> {
+    let id = message_id(&mut message)?;
     let mut properties = BasicProperties::default()
         .with_delivery_mode(2)
-        .with_message_id(message_id(message)?)
-        .with_headers(headers(&message.headers)?);
+        .with_message_id(id)
+        .with_headers(headers(message.headers)?);
     if !message.content_type.is_empty() {
-        properties = properties.with_content_type(short("content type", &message.content_type)?);
+        properties = properties.with_content_type(short("content type", message.content_type)?);
     }
     if !message.content_encoding.is_empty() {
-        properties =
-            properties.with_content_encoding(short("content encoding", &message.content_encoding)?);
+        let encoding = short("content encoding", message.content_encoding)?;
+        properties = properties.with_content_encoding(encoding);
     }
-    if let Some(id) = &message.correlation_id {
+    if let Some(id) = message.correlation_id {
         properties = properties.with_correlation_id(short("correlation id", id)?);
     }
-    if let Some(queue) = &message.reply_to {
+    if let Some(queue) = message.reply_to {
         properties = properties.with_reply_to(short("reply queue", queue)?);
     }
     // Said aloud: from 4.3 on a quorum queue takes no priority for one in the middle.
-    Ok(properties.with_priority(message.priority.unwrap_or(0)))
+    let properties = properties.with_priority(message.priority.unwrap_or(0));
+    Ok((properties, message.body))
 }
 
 /// The message's id, cut short where its header has the whole: a dead letter's may have any length.
-fn message_id(message: &Message) -> Result<ShortString> {
-    match message.text("id") == Some(&message.id) {
-        true => Ok(own(cut(&message.id, SHORT_LIMIT))),
-        false => short("message id", &message.id),
+fn message_id(message: &mut Message) -> Result<ShortString> {
+    if message.text("id") == Some(&message.id) {
+        let length = cut(&message.id, SHORT_LIMIT).len();
+        message.id.truncate(length);
     }
+    short("message id", std::mem::take(&mut message.id))
 }
 
 /// Headers of JSON values as an AMQP table.
-pub(super) fn headers(headers: &Headers) -> Result<FieldTable> {
+pub(super) fn headers(headers: Headers) -> Result<FieldTable> {
     let mut table = FieldTable::default();
     for (name, value) in headers {
-        if !is_brokers_own(name) {
+        if !is_brokers_own(&name) {
             table.insert(short("header name", name)?, to_amqp(value)?);
         }
     }
     let size = table_size(&table);
     if size > HEADER_LIMIT {
+        let id = match table.inner().get("id") {
+            Some(AMQPValue::LongString(id)) => id.to_string(),
+            _ => "?".to_owned(),
+        };
         return Err(Error::invalid(
             "message",
-            headers.get("id").and_then(Value::as_str).unwrap_or("?"),
+            id,
             format!("its headers have {size} bytes, more than {HEADER_LIMIT}"),
         ));
     }
     Ok(table)
 }
 
-fn to_amqp(value: &Value) -> Result<AMQPValue> {
+fn to_amqp(value: Value) -> Result<AMQPValue> {
     Ok(match value {
         Value::Null => AMQPValue::Void,
-        Value::Bool(b) => AMQPValue::Boolean(*b),
-        Value::Number(n) => number(n),
-        Value::String(s) => text(s),
+        Value::Bool(b) => AMQPValue::Boolean(b),
+        Value::Number(n) => number(&n),
+        Value::String(s) => AMQPValue::LongString(s.into()),
         Value::Array(values) => {
-            let values = values.iter().map(to_amqp).collect::<Result<Vec<_>>>()?;
+            let values = values
+                .into_iter()
+                .map(to_amqp)
+                .collect::<Result<Vec<_>>>()?;
             AMQPValue::FieldArray(FieldArray::from(values))
         }
         Value::Object(entries) => {
@@ -260,9 +274,9 @@ mod tests {
             priority: Some(7),
             body: b"[]".to_vec(),
         };
-        let properties = properties(&sent).expect("valid");
+        let (properties, body) = properties_and_body(sent.clone()).expect("valid");
         assert_eq!(properties.delivery_mode(), &Some(2));
-        assert_eq!(message(&properties, b"[]".to_vec()), sent);
+        assert_eq!(message(&properties, body), sent);
     }
 
     #[test]
@@ -308,10 +322,11 @@ mod tests {
             id: "x".repeat(256),
             ..Message::default()
         };
-        assert!(properties(&sent).is_err());
+        assert!(properties_and_body(sent.clone()).is_err());
         sent.id.clear();
         sent.set("big", "x".repeat(HEADER_LIMIT));
-        let error = properties(&sent).expect_err("too large").to_string();
+        let error = properties_and_body(sent).expect_err("too large");
+        let error = error.to_string();
         assert!(error.contains("more than 98304"), "{error}");
     }
 
@@ -322,8 +337,8 @@ mod tests {
             ..Message::default()
         };
         sent.set("id", sent.id.clone());
-        let properties = properties(&sent).expect("valid");
-        assert_eq!(message(&properties, Vec::new()).id, sent.id);
+        let (properties, body) = properties_and_body(sent.clone()).expect("valid");
+        assert_eq!(message(&properties, body).id, sent.id);
     }
 
     #[test]
@@ -339,7 +354,7 @@ mod tests {
     #[test]
     fn the_brokers_book_keeping_is_not_sent_on() {
         let headers = entries(json!({"x-death": [], "x-delivery-count": 3, "BCC": [], "mine": 1}));
-        let table = super::headers(&headers).expect("valid");
+        let table = super::headers(headers).expect("valid");
         assert_eq!(table.inner().len(), 1);
     }
 }
