@@ -21,6 +21,8 @@ mod ours;
 mod post;
 #[path = "throughput/raw.rs"]
 mod raw;
+#[path = "throughput/row.rs"]
+mod row;
 #[path = "spread.rs"]
 mod spread;
 #[path = "../support/mod.rs"]
@@ -30,77 +32,11 @@ mod table;
 
 use ours::Ours;
 use raw::Raw;
+use row::{Row, is_set};
 use table::Samples;
 
 /// No step may take longer.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Tasks that publish at the same time.
-const SENDERS: usize = 32;
-/// Slots of the larger worker.
-const SLOTS: usize = 32;
-/// Deliveries that raw takes beyond its slots where calls are taken ahead: as many as ours at most.
-const AHEAD: usize = 256;
-/// Calls that await their replies at the same time.
-const IN_FLIGHT: usize = 64;
-/// An argument of every call.
-const TEXT: &str = "0123456789012345678901234567890123456789";
-
-/// What is measured.
-#[derive(Debug, Clone, Copy)]
-enum Row {
-    PublishOne,
-    PublishMany,
-    PublishAll,
-    ConsumeOne,
-    ConsumeMany,
-    AheadOne,
-    AheadMany,
-    RpcOne,
-    RpcMany,
-}
-
-impl Row {
-    const ALL: [Self; 9] = [
-        Self::PublishOne,
-        Self::PublishMany,
-        Self::PublishAll,
-        Self::ConsumeOne,
-        Self::ConsumeMany,
-        Self::AheadOne,
-        Self::AheadMany,
-        Self::RpcOne,
-        Self::RpcMany,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::PublishOne => "publish, one by one",
-            Self::PublishMany => "publish, 32 senders",
-            Self::PublishAll => "publish, pipelined",
-            Self::ConsumeOne => "consume, 1 slot",
-            Self::ConsumeMany => "consume, 32 slots",
-            Self::AheadOne => "consume ahead, 1 slot",
-            Self::AheadMany => "consume ahead, 32 slots",
-            Self::RpcOne => "RPC, 1 in flight, 1 slot",
-            Self::RpcMany => "RPC, 64 in flight, 32 slots",
-        }
-    }
-
-    /// Tasks of one measurement: about a second's worth.
-    fn count(self) -> usize {
-        match self {
-            Self::PublishOne => 2_000,
-            Self::PublishMany => 8_000,
-            Self::PublishAll => 20_000,
-            Self::ConsumeOne => 3_000,
-            Self::ConsumeMany => 8_000,
-            Self::AheadOne | Self::AheadMany => 20_000,
-            Self::RpcOne => 1_500,
-            Self::RpcMany => 6_400,
-        }
-    }
-}
-
 /// How often, and how much of each row.
 #[derive(Clone, Copy)]
 struct Plan {
@@ -143,22 +79,10 @@ async fn round(
     Ok(())
 }
 
-/// Whether this variable of the environment asks for something.
-fn is_set(variable: &str) -> bool {
-    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
-}
-
 /// The rows that the command line asks for.
 fn rows() -> Vec<(Row, Samples)> {
-    let filter = std::env::args()
-        .skip(1)
-        .find(|argument| !argument.starts_with('-'))
-        .unwrap_or_default();
-    Row::ALL
-        .into_iter()
-        .filter(|row| row.name().contains(&filter))
-        .map(|row| (row, Samples::default()))
-        .collect()
+    let rows = row::chosen(&Row::ALL);
+    rows.map(|row| (row, Samples::default())).collect()
 }
 
 async fn rounds(title: &str, plan: Plan, ours: &Ours, raw: Option<&Raw>) -> Result<()> {

@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use garenne::{App, Call, Prefetch, Queue, RunningWorker, Worker, task};
 
 use crate::meter::{Drain, Sample, Stopwatch, latency};
-use crate::{IN_FLIGHT, Row, SENDERS, SLOTS, TEXT};
+use crate::row::{IN_FLIGHT, Row, SENDERS, SLOTS, TEXT};
 
 #[task]
 async fn noop(drain: &Arc<Drain>, number: u64, _text: String) -> u64 {

@@ -12,12 +12,12 @@ use lapin::{BasicProperties, Channel, Confirmation};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::TEXT;
+use crate::row::{TEXT, is_set};
 
 /// Publishes in flight at a time.
 const WINDOW: usize = 512;
 /// Whether the messages carry the same headers as those of the measured side.
-static SAME_HEADERS: LazyLock<bool> = LazyLock::new(|| crate::is_set("GARENNE_BENCH_SAME_HEADERS"));
+static SAME_HEADERS: LazyLock<bool> = LazyLock::new(|| is_set("GARENNE_BENCH_SAME_HEADERS"));
 
 /// The third part of a request's body, as Celery wants it.
 #[derive(Serialize)]

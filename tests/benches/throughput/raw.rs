@@ -21,7 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::meter::{Drain, Sample, Stopwatch, latency};
 use crate::post::{Letter, Post};
-use crate::{AHEAD, IN_FLIGHT, Row, SENDERS, SLOTS};
+use crate::row::{AHEAD, IN_FLIGHT, Row, SENDERS, SLOTS};
 
 /// Replies acknowledged together.
 const GROUP: usize = 64;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::Row;
 use crate::meter::Sample;
+use crate::row::Row;
 
 /// All measurements of one row, in the order of rounds.
 #[derive(Default)]
