@@ -32,7 +32,11 @@ impl Backoff {
 
     /// Waits.
     pub(super) async fn wait(&mut self) {
-        sleep(self.next()).await;
+        let wait = self.next();
+        // tokio takes a millisecond to sleep for no time.
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
     }
 }
 
