@@ -108,6 +108,16 @@ fn work_queue(broker: &str) {
     );
 }
 
+fn sharding(broker: &str) {
+    prints(
+        "sharding",
+        broker,
+        "1000 bills over 4 queues
+         each has its share: true
+         a fifth shard would move a fifth of the customers: true",
+    );
+}
+
 fn publish_subscribe(broker: &str) {
     prints(
         "publish_subscribe",
@@ -340,7 +350,7 @@ macro_rules! on_every_broker {
 
 on_every_broker! {
     hello work_queue publish_subscribe routing topics rpc game state steering supervised retries schedule dead_letters
-    options web workflows
+    options web workflows sharding
 }
 
 #[test]
