@@ -14,7 +14,7 @@ use super::place::{Place, alone, figure, on};
 use super::proxy::Proxy;
 use super::tap::Tap;
 use super::tasks::{echo, fails_once, marks, worker};
-use crate::support::{unique, within};
+use crate::support::{eventually, unique, within};
 
 /// How long the attempt of a void delivery goes on.
 const LINGER: u64 = 300;
@@ -134,7 +134,7 @@ async fn a_redelivery_beside_a_valid_delivery_is_adopted(place: Place) {
     let worker = worker(&app, &*place.queue, 2, &place.journal()).spawn();
     assert!(worker.ready().await);
     let mut caller = Caller::connect(&place).await;
-    let message = caller.message("marks", &[5, 3_000]);
+    let message = caller.message("marks", &[5, 6_000]);
     caller.send(message.clone()).await;
     place.line(1).await;
     // While the second slot is taken, too, another consumer gets the copy, and loses it.
@@ -161,8 +161,11 @@ async fn a_redelivery_beside_a_valid_delivery_is_adopted(place: Place) {
     assert_eq!(caller.reply().await, (later, "2".to_owned()));
     assert_eq!(place.lines(), ["5 1", "6 1"]);
     worker.stop().await.expect("stopped");
-    let depth = app.broker().depth(&caller.queue).await;
-    assert_eq!(depth.expect("a queue").ready, 0, "it is settled");
+    eventually("it is settled", || async {
+        let depth = app.broker().depth(&caller.queue).await;
+        depth.expect("a queue").ready == 0
+    })
+    .await;
     app.close().await;
     caller.leave().await;
 }
