@@ -8,6 +8,8 @@ use anyhow::Result;
 use dhat::{HeapStats, Profiler};
 use garenne::Queue;
 
+#[path = "asked.rs"]
+mod asked;
 #[path = "throughput/meter.rs"]
 #[allow(dead_code, reason = "nothing is timed here")]
 mod meter;
@@ -68,9 +70,7 @@ fn profiler() -> Profiler {
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<()> {
-    // `cargo test --all-targets` runs benchmarks, too.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        println!("not measured: `cargo bench` does");
+    if !asked::is_asked() {
         return Ok(());
     }
     let Some(url) = support::rabbitmq() else {

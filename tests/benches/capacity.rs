@@ -8,8 +8,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
+#[path = "asked.rs"]
+mod asked;
+#[path = "cell.rs"]
+mod cell;
 #[path = "growth/crew.rs"]
 #[allow(dead_code, reason = "not all of it is asked for")]
 mod crew;
@@ -27,9 +31,9 @@ mod support;
 #[allow(dead_code, reason = "the worker is always the same")]
 mod worker;
 
+use cell::cell;
 use crew::Crew;
 use site::{Site, call};
-use spread::spread;
 use worker::Spec;
 
 const QUEUE: &str = "capacity";
@@ -77,11 +81,6 @@ async fn measure(site: &Site, bytes: usize, count: usize) -> Result<Sample> {
     })
 }
 
-fn cell(values: impl Iterator<Item = f64>) -> Result<String> {
-    let [median, least, greatest] = spread(values).context("no round was made")?;
-    Ok(format!("{median:.0} ({least:.0}–{greatest:.0})"))
-}
-
 async fn table(url: String, title: &'static str) -> Result<()> {
     let short = std::env::var_os("GARENNE_BENCH_SHORT").is_some_and(|asked| !asked.is_empty());
     let (rounds, divisor) = if short { (1, 10) } else { (5, 1) };
@@ -96,13 +95,13 @@ async fn table(url: String, title: &'static str) -> Result<()> {
         for _ in 0..rounds {
             samples.push(measure(&site, bytes, count).await?);
         }
-        let column = |what: fn(&Sample) -> f64| cell(samples.iter().map(what));
+        let column = |what: fn(&Sample) -> f64| cell(samples.iter().map(what), 0);
         println!(
             "| {bytes} | {} | {} | {} | {} |",
-            column(|sample| sample.sent)?,
-            column(|sample| sample.ran)?,
-            column(|sample| sample.broker[0])?,
-            column(|sample| sample.broker[1])?,
+            column(|sample| sample.sent),
+            column(|sample| sample.ran),
+            column(|sample| sample.broker[0]),
+            column(|sample| sample.broker[1]),
         );
     }
     site.delete(QUEUE).await?;
@@ -115,9 +114,7 @@ async fn main() -> Result<()> {
     if let Ok(spec) = std::env::var(crew::WORKER) {
         return worker::work(&spec).await;
     }
-    // `cargo test --all-targets` runs benchmarks, too.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        println!("not measured: `cargo bench` does");
+    if !asked::is_asked() {
         return Ok(());
     }
     let Some(url) = support::rabbitmq() else {

@@ -12,8 +12,14 @@ use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt;
 use garenne::{App, Call, Worker, task};
 
+#[path = "cell.rs"]
+mod cell;
+#[path = "spread.rs"]
+mod spread;
 #[path = "../support/mod.rs"]
 mod support;
+
+use cell::cell;
 
 const TEXT: &str = "0123456789012345678901234567890123456789";
 /// How many calls the client awaits at the same time, and how many it makes in a long run.
@@ -160,9 +166,9 @@ async fn main() -> Result<()> {
         println!(
             "| {} | {in_flight} | {} | {} | {} |",
             contender.name,
-            cell(samples, 0, |sample| sample.rate),
-            cell(samples, 2, |sample| sample.p50),
-            cell(samples, 2, |sample| sample.p99),
+            cell(samples.iter().map(|sample| sample.rate), 0),
+            cell(samples.iter().map(|sample| sample.p50), 2),
+            cell(samples.iter().map(|sample| sample.p99), 2),
         );
     }
     Ok(())
@@ -202,16 +208,4 @@ fn stop(worker: &mut Child) -> Result<()> {
     kill.arg(worker.id().to_string()).status()?;
     worker.wait().context("the worker's end")?;
     Ok(())
-}
-
-/// The median with the least and the greatest.
-fn cell(samples: &[Sample], digits: usize, of: impl Fn(&Sample) -> f64) -> String {
-    let mut values: Vec<f64> = samples.iter().map(of).collect();
-    values.sort_by(f64::total_cmp);
-    match (values.first(), values.get(values.len() / 2), values.last()) {
-        (Some(least), Some(median), Some(greatest)) => {
-            format!("{median:.digits$} ({least:.digits$}–{greatest:.digits$})")
-        }
-        _ => "–".into(),
-    }
 }

@@ -18,6 +18,7 @@ pub mod amqp;
 mod broadcast;
 mod browse;
 mod consumer;
+mod depth;
 mod join;
 mod lease;
 pub mod memory;
@@ -30,6 +31,7 @@ pub mod url;
 pub use broadcast::{Announcement, BACKLOG, Channel, ChannelKind, Listener};
 pub use browse::Browse;
 pub use consumer::{Consumer, HoldLimit, MOST_AHEAD, Renew, Subscription};
+pub use depth::Depth;
 pub use join::Join;
 pub(crate) use join::{KEPT as JOIN_KEPT, check_parts, is_join};
 pub use lease::Lease;
@@ -254,40 +256,6 @@ impl fmt::Display for Route {
             }
             Self::Reply(name) => write!(f, "reply queue `{name}`"),
             Self::Join { join, .. } => write!(f, "join `{join}`"),
-        }
-    }
-}
-
-/// How much waits in a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Depth {
-    /// Messages that could be delivered now.
-    pub ready: u64,
-    /// Consumers, of all processes.
-    pub consumers: u64,
-    /// Messages that wait for their time, where the broker knows for which queue: RabbitMQ does not, and tells
-    /// only [how many there are in all](Broker::delayed).
-    pub delayed: Option<u64>,
-}
-
-impl Depth {
-    /// A depth of `ready` messages and `consumers` consumers.
-    #[must_use]
-    pub fn new(ready: u64, consumers: u64) -> Self {
-        Self {
-            ready,
-            consumers,
-            delayed: None,
-        }
-    }
-
-    /// With so many delayed messages.
-    #[must_use]
-    pub fn with_delayed(self, delayed: u64) -> Self {
-        Self {
-            delayed: Some(delayed),
-            ..self
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::cell::cell;
 use crate::meter::Sample;
 use crate::row::Row;
+use crate::spread::spread;
 
 /// All measurements of one row, in the order of rounds.
 #[derive(Default)]
@@ -12,37 +14,24 @@ pub(crate) struct Samples {
     pub(crate) ours: Vec<Sample>,
 }
 
-/// Median, least and greatest.
-struct Spread(f64, f64, f64);
-
-fn spread(values: impl Iterator<Item = f64>) -> Option<Spread> {
-    crate::spread::spread(values).map(|[median, least, greatest]| Spread(median, least, greatest))
-}
-
-fn cell(spread: Option<Spread>, digits: usize) -> String {
-    spread.map_or("–".into(), |Spread(median, least, greatest)| {
-        format!("{median:.digits$} ({least:.digits$}–{greatest:.digits$})")
-    })
-}
-
 fn rates(samples: &[Sample]) -> String {
-    cell(spread(samples.iter().map(|sample| sample.rate)), 0)
+    cell(samples.iter().map(|sample| sample.rate), 0)
 }
 
 fn cpu(samples: &[Sample]) -> String {
     let median = spread(samples.iter().filter_map(|sample| sample.cpu));
-    median.map_or("–".into(), |Spread(median, ..)| format!("{median:.0}"))
+    median.map_or("–".into(), |[median, ..]| format!("{median:.0}"))
 }
 
 /// Ours to raw, each round on its own: what disturbs a round disturbs both.
 fn ratio(samples: &Samples) -> String {
     let pairs = samples.ours.iter().zip(&samples.raw);
-    cell(spread(pairs.map(|(ours, raw)| ours.rate / raw.rate)), 2)
+    cell(pairs.map(|(ours, raw)| ours.rate / raw.rate), 2)
 }
 
 fn latency(samples: &[Sample], of: fn((Duration, Duration)) -> Duration) -> String {
     let times = samples.iter().filter_map(|sample| sample.latency);
-    cell(spread(times.map(|time| of(time).as_secs_f64() * 1e3)), 2)
+    cell(times.map(|time| of(time).as_secs_f64() * 1e3), 2)
 }
 
 /// Prints the rates and the CPU time of each row, then the latencies of those that have them.
