@@ -198,7 +198,10 @@ impl App {
     pub async fn declare(&self, queue: impl Into<Queue>) -> Result<()> {
         let queue = queue.into();
         queue.validate()?;
-        self.declare_queue(&queue.prefixed(self.prefix())).await
+        for shard in queue.each_shard() {
+            self.declare_queue(&shard.prefixed(self.prefix())).await?;
+        }
+        Ok(())
     }
 
     /// How many messages wait in a queue, and how many consumers take from it.

@@ -80,9 +80,11 @@ impl<T: 'static, I: Iterator<Item = Call<T>>> SendAll<T, I> {
     fn fill(&mut self) {
         while self.under_way.len() < WINDOW {
             let Some(call) = self.calls.next() else { break };
-            let app = self.app.clone();
             self.under_way
-                .push_back(Box::pin(async move { call.send(&app).await }));
+                .push_back(match call.prepare(self.app.now()) {
+                    Ok(prepared) => Box::pin(prepared.send(self.app.clone())),
+                    Err(error) => Box::pin(async { Err(error) }),
+                });
         }
     }
 }

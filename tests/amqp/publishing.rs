@@ -1,15 +1,19 @@
 //! Publishes that are told apart, and messages that are not ours.
 
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use garenne::broker::amqp::AmqpBroker;
 use garenne::broker::{Broker, Queue};
 use garenne::error::Error;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::fixture::{clean, connect, next, raw_channel, to_queue, unique, url};
+use super::fixture::{SOON, clean, connect, next, raw_channel, to_queue, unique, url};
 use super::peers::{refusing_and_dying, through};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,6 +71,64 @@ async fn every_publish_gets_its_own_verdict() {
     assert_eq!(depth.ready, 1600);
     broker.delete(&full).await.expect("deleted");
     clean(&broker, &stored).await;
+}
+
+/// A publish that was begun, and is looked at by nobody.
+fn begun(broker: &Arc<AmqpBroker>, queue: &str, id: &str) -> BoxFuture<'static, Result<(), Error>> {
+    let (broker, publish) = (broker.clone(), to_queue(queue, id));
+    let mut sending = async move { broker.publish(publish).await }.boxed();
+    let mut nobody = Context::from_waker(Waker::noop());
+    // Its confirm takes longer than this, but for an error.
+    assert!(sending.poll_unpin(&mut nobody).is_pending());
+    sending
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_send_may_go_on_in_another_task() {
+    let Some(url) = url() else { return };
+    let broker = Arc::new(connect(&url).await);
+    let queue = Queue::new(unique("moved"));
+    broker.declare(&queue).await.expect("declared");
+    broker
+        .publish(to_queue(queue.name(), "first"))
+        .await
+        .expect("stored");
+    for number in 0..50 {
+        let sending = begun(&broker, queue.name(), &number.to_string());
+        let sent = timeout(SOON, tokio::spawn(sending)).await;
+        sent.expect("in time").expect("no panic").expect("stored");
+    }
+    clean(&broker, &queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn senders_that_do_not_look_or_give_up_hold_nobody_up() {
+    let Some(url) = url() else { return };
+    let broker = Arc::new(connect(&url).await);
+    let queue = Queue::new(unique("stuck"));
+    broker.declare(&queue).await.expect("declared");
+    // More than are in flight at a time.
+    let stuck: Vec<_> = (0..700)
+        .map(|number| begun(&broker, queue.name(), &format!("stuck-{number}")))
+        .collect();
+    for number in 0..3000 {
+        drop(begun(&broker, queue.name(), &format!("gone-{number}")));
+    }
+    for number in 0..50 {
+        let sent = timeout(
+            SOON,
+            broker.publish(to_queue(queue.name(), &format!("next-{number}"))),
+        );
+        sent.await.expect("in time").expect("stored");
+    }
+    // Looked at again, they hear what has come of them long ago.
+    for sending in stuck {
+        timeout(SOON, sending)
+            .await
+            .expect("in time")
+            .expect("stored");
+    }
+    clean(&broker, &queue).await;
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ pub(crate) struct Outgoing {
 
 impl App {
     /// Sends a message; returns the wait for its reply, if it wants one.
-    pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<Option<Arc<Waiting>>> {
+    pub(crate) async fn send(&self, outgoing: Box<Outgoing>) -> Result<Option<Arc<Waiting>>> {
         let deadline = self.send_timeout();
         let route = outgoing.route.clone();
         // Everything on the way has a deadline of its own; this one is for their sum.
@@ -35,37 +35,27 @@ impl App {
             })
     }
 
-    async fn publish(&self, outgoing: Outgoing) -> Result<Option<Arc<Waiting>>> {
-        let Outgoing {
-            mut message,
-            route,
-            queue,
-            exchange,
-            delay,
-            wants_reply,
-        } = outgoing;
-        self.check(&mut message)?;
+    /// What it is given stays in its box until the broker takes it: the future of each call under way has room for
+    /// all that it holds at any time.
+    async fn publish(&self, mut outgoing: Box<Outgoing>) -> Result<Option<Arc<Waiting>>> {
+        self.check(&mut outgoing.message)?;
         let mut waiting = None;
-        if wants_reply {
-            message.reply_to = Some(self.reply_address().await?.to_owned());
-            waiting = Some(self.await_reply(&message.id)?);
+        if outgoing.wants_reply {
+            outgoing.message.reply_to = Some(self.reply_address().await?.to_owned());
+            waiting = Some(self.await_reply(&outgoing.message.id)?);
         }
-        let route = self.physical(route);
-        let publish = Publish {
-            route,
-            message,
-            delay,
-            deadline: self.send_timeout(),
-        };
-        match exchange {
+        match &outgoing.exchange {
             Some(exchange) => {
                 self.declare_exchange(&exchange.prefixed(self.prefix()))
                     .await?;
+                let publish = self.physical(outgoing.route, outgoing.message, outgoing.delay);
                 self.inner.broker.publish(publish).await?;
             }
             None => {
-                self.publish_to_queue(&queue.prefixed(self.prefix()), publish)
-                    .await?
+                let queue = outgoing.queue.prefixed(self.prefix());
+                self.declare_queue(&queue).await?;
+                let publish = self.physical(outgoing.route, outgoing.message, outgoing.delay);
+                self.inner.broker.publish_to(&queue, publish).await?;
             }
         }
         #[cfg(feature = "redis")]
@@ -136,12 +126,17 @@ impl App {
         }
     }
 
-    async fn publish_to_queue(&self, queue: &Queue, publish: Publish) -> Result<()> {
-        self.declare_queue(queue).await?;
-        self.inner.broker.publish_to(queue, publish).await
+    /// The message as the broker gets it.
+    fn physical(&self, route: Route, message: Message, delay: Duration) -> Publish {
+        Publish {
+            route: self.physical_route(route),
+            message,
+            delay,
+            deadline: self.send_timeout(),
+        }
     }
 
-    fn physical(&self, route: Route) -> Route {
+    fn physical_route(&self, route: Route) -> Route {
         match route {
             Route::Queue(mut name) => {
                 name.insert_str(0, self.prefix());

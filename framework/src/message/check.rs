@@ -156,7 +156,8 @@ impl Message {
 
 /// Whether sound JSON is nested deeper than `limit`.
 pub(crate) fn is_deeper(json: &[u8], limit: usize) -> bool {
-    if json.len() <= limit {
+    // Looked at byte by byte, a large body takes longer than all else that is done with it; to count is far faster.
+    if json.len() <= limit || openings(json) <= limit {
         return false;
     }
     let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
@@ -175,6 +176,16 @@ pub(crate) fn is_deeper(json: &[u8], limit: usize) -> bool {
         }
     }
     false
+}
+
+/// How many brackets of arrays and objects there are, those in texts among them.
+fn openings(json: &[u8]) -> usize {
+    // In sums that fit a byte, and with the one bit in which the two differ set: the compiler does many at a time.
+    let sum = |chunk: &[u8]| {
+        let each = chunk.iter().map(|byte| u8::from(byte | 0x20 == b'{'));
+        usize::from(each.fold(0, u8::wrapping_add))
+    };
+    json.chunks(usize::from(u8::MAX)).map(sum).sum()
 }
 
 /// A value of a sender's, short and without control characters.

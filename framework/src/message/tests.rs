@@ -465,4 +465,13 @@ fn depth_is_counted_outside_of_texts() {
     assert!(is_deeper(deep(161).as_bytes(), 160));
     assert!(!is_deeper(br#"["[[[[[[\"[[[[", {}, {}, {}, {}]"#, 2));
     assert!(is_deeper(br#"{"a": [{"b": 1}]}"#, 2));
+    let long = "x".repeat(1000);
+    assert!(is_deeper(
+        format!("[\"{long}\", {}]", deep(160)).as_bytes(),
+        160
+    ));
+    assert!(!is_deeper(
+        format!("[\"{long}\", {}]", "[],".repeat(200)).as_bytes(),
+        160
+    ));
 }

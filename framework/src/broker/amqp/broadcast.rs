@@ -15,9 +15,9 @@ use tokio::time::timeout;
 
 use super::backoff::Backoff;
 use super::connection::closed;
-use super::consume::Stream;
 use super::live::{Live, Trouble, rpc};
 use super::send::Core;
+use super::subscribe::Stream;
 use super::wire::{self, own, short, table};
 use crate::broker::{Announcement, BACKLOG, Channel, ChannelKind, Listener};
 use crate::error::{Error, Result};

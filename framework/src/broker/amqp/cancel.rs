@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::backoff::Backoff;
-use super::consume::{self, Stream};
 use super::live::{Trouble, rpc};
 use super::send::{Core, Outgoing};
+use super::subscribe::{self, Stream};
 use super::topology::Topology;
 use super::wire::{self, own, table, text};
 use crate::broker::{Cancellations, Publish, Route};
@@ -24,7 +24,9 @@ const STREAM: &str = "garenne.cancelled";
 /// Marks the end of what was cancelled before a reader came.
 const MARKER: &str = "garenne-marker";
 const OFFSET: &str = "x-stream-offset";
-const PREFETCH: u16 = 200;
+const PREFETCH: u16 = 1000;
+/// Entries acknowledged together: each on its own would make a long history take long.
+const GROUP: u16 = PREFETCH / 4;
 const LATER: usize = 1024;
 /// No call has a longer id, with what a worker writes before it.
 const LONGEST_ID: usize = 300;
@@ -120,6 +122,8 @@ struct Reader {
     /// Where to go on; `None` is the beginning.
     next_offset: Option<i64>,
     stream: Option<Stream>,
+    /// Entries of this stream that are not acknowledged.
+    unacked: u16,
     backoff: Backoff,
     /// Attempts to open it that failed in a row, and since when.
     failures: u32,
@@ -142,6 +146,7 @@ pub(super) async fn start(core: &Arc<Core>) -> Result<Cancellations> {
         core: core.clone(),
         next_offset: None,
         stream: None,
+        unacked: 0,
         backoff: Backoff::default(),
         failures: 0,
         failing: None,
@@ -225,6 +230,7 @@ impl Reader {
                 match self.open().await {
                     Ok(stream) => {
                         self.stream = Some(stream);
+                        self.unacked = 0;
                         (self.failures, self.failing) = (0, None);
                     }
                     Err(Error::Closed { .. }) => return None,
@@ -238,9 +244,13 @@ impl Reader {
             };
             self.backoff.reset();
             // On a stream it only asks for more.
-            let options = BasicAckOptions::default();
-            let ack = stream.channel.basic_ack(raw.delivery_tag, options);
-            let _ = stream.live.guard(rpc(ack)).await;
+            self.unacked += 1;
+            if self.unacked >= GROUP {
+                let options = BasicAckOptions { multiple: true };
+                let ack = stream.channel.basic_ack(raw.delivery_tag, options);
+                let _ = stream.live.guard(rpc(ack)).await;
+                self.unacked = 0;
+            }
             if let Some(offset) = offset(&raw) {
                 // A chunk may begin before the offset that was asked for.
                 if self.next_offset.is_some_and(|next| offset < next) {
@@ -271,7 +281,7 @@ impl Reader {
             0 => &transport.consuming,
             _ => &transport.aside,
         };
-        consume::open(connection, STREAM, PREFETCH, arguments).await
+        subscribe::open(connection, STREAM, PREFETCH, arguments).await
     }
 
     /// RabbitMQ 4.3 may lose a young stream when it is killed, and keep its name.

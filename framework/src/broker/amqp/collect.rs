@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::joins::{COPY, GOES, PARTS, QUEUE};
 use super::live::{Trouble, rpc};
+use super::properties::Properties;
 use super::publish::{Publisher, Request};
 use super::topology::Topology;
 use super::wire::{self, own, text};
@@ -304,7 +305,7 @@ impl<'a> Held<'a> {
             route: Route::Queue(self.join.to_owned()),
             exchange: own(""),
             routing_key: own(self.join),
-            properties,
+            properties: Properties::new(properties),
             body,
             limit: PATIENCE,
         });

@@ -5,22 +5,19 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::Channel;
 use lapin::message::Delivery as Raw;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::options::BasicCancelOptions;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::acks::Acks;
 use super::backoff::Backoff;
-use super::connection::{Slot, closed};
-use super::live::{Live, Trouble, rpc};
+use super::live::{Trouble, rpc};
 use super::receive::receive;
 use super::send::Core;
 use super::server;
 use super::settle::Session;
-use super::wire::{own, short};
+use super::subscribe::{Opened, Opening};
+use super::wire::own;
 use crate::broker::{Consumer, Delivery, MOST_AHEAD, Queue, Renew, Subscription};
 use crate::error::{Error, Result};
 
@@ -34,49 +31,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// A session that ended sooner was none, so the next attempt waits.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 const OUTLIVE_TICK: Duration = Duration::from_millis(100);
-
-/// A channel with a consumer on it.
-pub(super) struct Stream {
-    pub(super) channel: Channel,
-    pub(super) live: Arc<Live>,
-    pub(super) deliveries: lapin::Consumer,
-}
-
-impl Stream {
-    /// The next delivery; `None` or an error when the channel, the consumer or the connection has ended.
-    pub(super) async fn next(&mut self) -> Option<lapin::Result<Raw>> {
-        tokio::select! {
-            biased;
-            next = self.deliveries.next() => next,
-            () = self.live.ended() => None,
-        }
-    }
-}
-
-/// Opens a channel and consumes from `queue`.
-pub(super) async fn open(
-    connection: &Slot,
-    queue: &str,
-    prefetch: u16,
-    arguments: FieldTable,
-) -> Result<Stream> {
-    let refused = |trouble: Trouble| trouble.refused(format!("to consume from queue `{queue}`"));
-    let live = connection.get().await?;
-    let channel = live.channel().await.map_err(refused)?;
-    let name = short("queue name", queue)?;
-    let consume = async {
-        // It holds for consumers that start later, so it comes first.
-        rpc(channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;
-        let options = BasicConsumeOptions::default();
-        rpc(channel.basic_consume(name, own(""), options, arguments)).await
-    };
-    let deliveries = live.guard(consume).await.map_err(refused)?;
-    Ok(Stream {
-        channel,
-        live,
-        deliveries,
-    })
-}
 
 /// Starts a consumer; the queue is declared and consumed from when this returns.
 pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result<Consumer> {
@@ -101,15 +55,13 @@ pub(super) async fn start(core: Arc<Core>, queue: Queue, slots: usize) -> Result
         renewals,
     };
     let task = core.clone();
-    let limit = core
-        .transport
-        .run(async move {
-            let first = forwarder.first().await?;
-            let limit = task.topology.hold_limit(forwarder.queue.name()).await;
-            task.transport.spawn(forwarder.run(first));
-            Ok(limit)
-        })
-        .await?;
+    let opening = async move {
+        let first = forwarder.first().await?;
+        let limit = task.topology.hold_limit(forwarder.queue.name()).await;
+        Ok((limit, forwarder, first))
+    };
+    let (limit, forwarder, first) = core.transport.run(opening).await?;
+    core.transport.spawn_at_callers(forwarder.run(first));
     let consumer = Consumer::new(deliveries, move || {
         stop.send_replace(true);
     });
@@ -169,8 +121,6 @@ struct Forwarder {
     renewals: mpsc::Receiver<Renew>,
 }
 
-type Opened = (Arc<Session>, lapin::Consumer);
-
 impl Forwarder {
     async fn run(mut self, first: Opened) {
         let mut opened = first;
@@ -190,7 +140,7 @@ impl Forwarder {
                     );
                     self.outage.send_replace(Some(reason.clone()));
                     session.stale.send_replace(true);
-                    tokio::spawn(abandon(session));
+                    self.core.transport.detach(abandon(session));
                 }
                 End::Renewed => {
                     let reason = "the consumer is subscribed anew".to_owned();
@@ -212,7 +162,9 @@ impl Forwarder {
             self.outage.send_replace(None);
         }
         if self.queue.exclusive {
-            let _ = self.core.topology.delete(self.queue.name()).await;
+            let (core, queue) = (self.core.clone(), self.queue);
+            let delete = async move { core.topology.delete(queue.name()).await };
+            let _ = self.core.transport.run(delete).await;
         }
     }
 
@@ -243,7 +195,7 @@ impl Forwarder {
                 return true;
             }
             tokio::select! {
-                () = stop(&self.stopped, &self.core) => return false,
+                () = self.stop() => return false,
                 () = self.settled.notified() => {}
                 _ = self.allowed.changed() => {}
                 // Some become void without a word.
@@ -272,7 +224,7 @@ impl Forwarder {
         let end = Instant::now() + START_LIMIT;
         loop {
             backoff.wait().await;
-            match self.session().await {
+            match self.session().open().await {
                 Err(error) if error.is_transient() && Instant::now() < end => {
                     tracing::warn!(queue = self.queue.name(), %error, "cannot consume yet");
                 }
@@ -287,12 +239,12 @@ impl Forwarder {
         let mut told = String::new();
         loop {
             tokio::select! {
-                () = stop(&self.stopped, &self.core) => return None,
+                () = self.stop() => return None,
                 () = backoff.wait() => {}
             }
             let opened = tokio::select! {
-                () = stop(&self.stopped, &self.core) => return None,
-                opened = self.session() => opened,
+                () = self.stop() => return None,
+                opened = self.core.transport.run(self.session().open()) => opened,
             };
             match opened {
                 Ok(opened) => return Some(opened),
@@ -315,45 +267,41 @@ impl Forwarder {
         }
     }
 
-    async fn session(&self) -> Result<Opened> {
-        if self.core.transport.is_closing() {
-            return Err(closed());
+    /// Resolves when the consumer is dropped or the broker closed.
+    fn stop(&self) -> impl Future<Output = ()> + use<> {
+        let (mut stopped, mut closing) = (self.stopped.clone(), self.core.transport.closing());
+        async move {
+            tokio::select! {
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+                _ = closing.wait_for(|closing| *closing) => {}
+            }
         }
-        let known = self.core.topology.declare(&self.queue).await?;
-        let stream = open(
-            &self.core.transport.consuming,
-            self.queue.name(),
-            self.prefetch,
-            server::consumer_arguments(&known),
-        );
-        let stream = stream.await?;
-        let generation = stream.live.generation;
-        tracing::debug!(queue = self.queue.name(), generation, "subscribed");
-        let session = Arc::new(Session {
+    }
+
+    /// What the next session is made of.
+    fn session(&self) -> Opening {
+        Opening {
             core: self.core.clone(),
             queue: self.queue.clone(),
-            queue_type: known.queue_type,
-            channel: stream.channel,
-            live: stream.live,
-            acks: Acks::default(),
+            prefetch: self.prefetch,
             settled: self.settled.clone(),
-            deliveries: self.sender.downgrade(),
-            stale: watch::channel(false).0,
-        });
-        self.core.remember(&session);
-        Ok((session, stream.deliveries))
+            sender: self.sender.downgrade(),
+        }
     }
 
     async fn forward(&mut self, session: &Arc<Session>, mut deliveries: lapin::Consumer) -> End {
+        // Asked once, not for each delivery.
+        let (stop, ended) = (self.stop(), session.live.ended());
+        tokio::pin!(stop, ended);
         let end = loop {
             let is_short = self.is_short();
             let event = tokio::select! {
                 biased;
-                () = stop(&self.stopped, &self.core) => break End::Stopped,
+                () = &mut stop => break End::Stopped,
                 Ok(()) = self.allowed.changed() => break End::Resized,
                 () = self.settled.notified(), if is_short => Event::Settled,
                 next = deliveries.next() => Event::Next(next),
-                () = session.live.ended() => return End::Lost("the connection ended".into()),
+                () = &mut ended => return End::Lost("the connection ended".into()),
                 Some(what) = self.renewals.recv() => Event::Renew(what),
             };
             let raw = match event {
@@ -376,7 +324,7 @@ impl Forwarder {
             };
             tokio::select! {
                 // The delivery is dropped with the send, and so goes back.
-                () = stop(&self.stopped, &self.core) => break End::Stopped,
+                () = &mut stop => break End::Stopped,
                 _ = self.sender.send(Ok(delivery)) => {}
             }
         };
@@ -404,16 +352,7 @@ impl Forwarder {
             }
         };
         let _ = timeout(DRAIN_TIMEOUT, drain).await;
-        tokio::spawn(outlive(session.clone()));
-    }
-}
-
-/// Resolves when the consumer is dropped or the broker closed.
-async fn stop(stopped: &watch::Receiver<bool>, core: &Core) {
-    let (mut stopped, mut closing) = (stopped.clone(), core.transport.closing());
-    tokio::select! {
-        _ = stopped.wait_for(|stopped| *stopped) => {}
-        _ = closing.wait_for(|closing| *closing) => {}
+        self.core.transport.detach(outlive(session.clone()));
     }
 }
 

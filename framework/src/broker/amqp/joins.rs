@@ -59,8 +59,7 @@ pub(super) fn is_ours(name: &str) -> bool {
 
 /// What a message is written with. A join's body gets another name each time, so that what is published again
 /// is another copy.
-pub(super) fn name_copy(properties: &BasicProperties) -> BasicProperties {
-    let properties = properties.clone();
+pub(super) fn name_copy(properties: BasicProperties) -> BasicProperties {
     let headers = properties.headers().as_ref();
     match headers.filter(|headers| headers.inner().contains_key(PARTS)) {
         Some(headers) => {

@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::backoff::Backoff;
 use super::connection::closed;
-use super::consume::{self, Stream};
 use super::live::rpc;
 use super::send::{Core, Outgoing};
+use super::subscribe::{self, Stream};
 use super::topology::EXCHANGE;
 use super::wire::{self, own};
 use super::{REQUEST_LIMIT, arguments};
@@ -91,7 +91,7 @@ impl Seat {
     async fn open(core: &Arc<Core>, queue: &str) -> Result<Self> {
         let is_new = declare(core, queue).await?;
         let prefetch = PREFETCH;
-        let stream = consume::open(
+        let stream = subscribe::open(
             &core.transport.consuming,
             queue,
             prefetch,

@@ -73,7 +73,7 @@ async fn publish(channel: &Channel, request: &Request) -> Option<bool> {
         ..BasicPublishOptions::default()
     };
     let (exchange, key) = (request.exchange.clone(), request.routing_key.clone());
-    let properties = joins::name_copy(&request.properties);
+    let properties = joins::name_copy(request.properties.give());
     let sent = channel.basic_publish(exchange, key, options, &request.body, properties);
     let confirmed = sent.await.ok()?.await.ok()?;
     Some(matches!(confirmed, Confirmation::Ack(None)))

@@ -1,23 +1,24 @@
-//! Publishing: a message is handed to the task that owns the confirm channel (`confirms.rs`), and its caller
-//! is told what became of it, by its deadline.
+//! Publishing: a message is put into the outbox, and its caller is told what became of it, by its deadline. While
+//! nothing is wrong that takes no other thread of ours: who sends writes, and takes the confirms that have come.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use lapin::BasicProperties;
 use lapin::types::ShortString;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout};
 
 use super::confirms::Actor;
 use super::connection::closed;
 use super::live::Trouble;
+use super::outbox::Outbox;
+use super::properties::Properties;
 use super::transport::Transport;
 use crate::broker::Route;
 use crate::error::{Error, Result};
 
-/// Requests that wait for a place in the window, beside those in the channel to the task.
-pub(super) const BACKLOG: usize = 1024;
 /// One message, ready for the wire.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
@@ -25,7 +26,7 @@ pub(super) struct Request {
     pub(super) route: Route,
     pub(super) exchange: ShortString,
     pub(super) routing_key: ShortString,
-    pub(super) properties: BasicProperties,
+    pub(super) properties: Properties,
     pub(super) body: Vec<u8>,
     /// How long to try.
     pub(super) limit: Duration,
@@ -59,12 +60,27 @@ pub(super) enum Late {
     Unsent(String),
 }
 
-/// A request on its way through the task.
+impl Late {
+    /// Why it is late that was never sent.
+    pub(super) fn before_it_was_sent(
+        blocked: &watch::Receiver<Option<String>>,
+        transport: &Transport,
+    ) -> Self {
+        match blocked.borrow().clone() {
+            Some(reason) => Self::Blocked(reason),
+            None => Self::Unsent(transport.publishing.last_error()),
+        }
+    }
+}
+
+/// A request in the outbox.
 pub(super) struct Ticket {
     pub(super) request: Arc<Request>,
     pub(super) deadline: Instant,
     /// Gone once the caller has been told.
     done: Option<oneshot::Sender<Verdict>>,
+    /// Woken when there is news of it.
+    pub(super) sender: Option<Waker>,
     /// Its place in the order of sending.
     pub(super) number: u64,
     /// When it was last written.
@@ -84,9 +100,9 @@ impl Ticket {
     }
 }
 
-/// Hands requests to the publishing task.
+/// Publishes requests.
 pub(super) struct Publisher {
-    requests: mpsc::Sender<Ticket>,
+    outbox: Arc<Outbox>,
     blocked: watch::Receiver<Option<String>>,
     transport: Arc<Transport>,
     flush: watch::Sender<bool>,
@@ -95,10 +111,10 @@ pub(super) struct Publisher {
 
 impl Publisher {
     pub(super) async fn start(transport: &Arc<Transport>) -> Result<Self> {
-        let (requests, receiver) = mpsc::channel(BACKLOG);
+        let outbox = Arc::new(Outbox::new(transport.clone()));
         let (flush, flushed) = watch::channel(false);
         let (ended, task) = oneshot::channel();
-        let actor = Actor::new(transport.clone(), receiver, flushed);
+        let actor = Actor::new(transport.clone(), outbox.clone(), flushed);
         transport
             .run(async move {
                 tokio::spawn(async move {
@@ -109,7 +125,7 @@ impl Publisher {
             })
             .await?;
         Ok(Self {
-            requests,
+            outbox,
             blocked: transport.publishing.blocked(),
             transport: transport.clone(),
             flush,
@@ -123,20 +139,17 @@ impl Publisher {
         request: &Arc<Request>,
         deadline: Instant,
     ) -> Result<Verdict> {
-        let (done, verdict) = oneshot::channel();
-        let ticket = Ticket {
-            request: request.clone(),
-            deadline,
-            done: Some(done),
-            number: 0,
-            written: None,
-            channels_lost: 0,
+        let Ok(_place) = self.outbox.room(deadline).await? else {
+            let late = Late::before_it_was_sent(&self.blocked, &self.transport);
+            return Ok(Verdict::Late(late));
         };
-        match timeout_at(deadline, self.requests.send(ticket)).await {
-            Ok(Ok(())) => verdict.await.map_err(|_| closed()),
-            Ok(Err(_)) => Err(closed()),
-            Err(_) => Ok(Verdict::Late(unsent(&self.blocked, &self.transport))),
-        }
+        let sending = Sending {
+            outbox: &self.outbox,
+            under_way: None,
+            request,
+            deadline,
+        };
+        sending.await
     }
 
     /// Waits until all that was submitted has its verdict, but not longer than `limit`.
@@ -148,10 +161,48 @@ impl Publisher {
     }
 }
 
-pub(super) fn unsent(blocked: &watch::Receiver<Option<String>>, transport: &Transport) -> Late {
-    match blocked.borrow().clone() {
-        Some(reason) => Late::Blocked(reason),
-        None => Late::Unsent(transport.publishing.last_error()),
+/// One request on its way to its verdict.
+struct Sending<'a> {
+    outbox: &'a Outbox,
+    request: &'a Arc<Request>,
+    deadline: Instant,
+    /// Its number, who is woken, and where the verdict comes.
+    under_way: Option<(u64, Waker, oneshot::Receiver<Verdict>)>,
+}
+
+impl Future for Sending<'_> {
+    type Output = Result<Verdict>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let Some((number, waker, verdict)) = &mut this.under_way else {
+            let (done, verdict) = oneshot::channel();
+            let waker = cx.waker().clone();
+            let ticket = Ticket {
+                request: this.request.clone(),
+                deadline: this.deadline,
+                done: Some(done),
+                sender: Some(waker.clone()),
+                number: 0,
+                written: None,
+                channels_lost: 0,
+            };
+            let Some(number) = this.outbox.put(ticket) else {
+                return Poll::Ready(Err(closed()));
+            };
+            let (_, _, verdict) = this.under_way.insert((number, waker, verdict));
+            return Pin::new(verdict).poll(cx).map_err(|_| closed());
+        };
+        if let Poll::Ready(told) = Pin::new(&mut *verdict).poll(cx) {
+            return Poll::Ready(told.map_err(|_| closed()));
+        }
+        let is_another = !waker.will_wake(cx.waker());
+        if is_another {
+            waker.clone_from(cx.waker());
+        }
+        this.outbox.get_on(*number, is_another.then_some(&*waker));
+        // It may just have told itself.
+        Pin::new(verdict).poll(cx).map_err(|_| closed())
     }
 }
 

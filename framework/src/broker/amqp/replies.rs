@@ -6,16 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::backoff::Backoff;
-use super::consume::{self, Stream};
 use super::live::rpc;
 use super::send::Core;
 use super::server;
+use super::subscribe::{self, Stream};
 use super::wire::{self, own, table, text};
 use crate::broker::{QueueType, Replies};
 use crate::error::{Error, Result};
@@ -35,21 +36,19 @@ pub(super) async fn start(core: &Arc<Core>) -> Result<Replies> {
     let address = format!("garenne.reply.{}", uuid::Uuid::new_v4());
     let (sender, messages) = mpsc::channel(PREFETCH.into());
     let (this, queue) = (core.clone(), address.clone());
-    core.transport
-        .run(async move {
-            let first = open_surely(&this, &queue).await?;
-            let task = this.clone();
-            this.transport.spawn(async move {
-                let mut closing = task.transport.closing();
-                tokio::select! {
-                    _ = closing.wait_for(|closing| *closing) => {}
-                    () = follow(&task, &queue, first, sender) => {}
-                }
-                let _ = task.topology.delete(&queue).await;
-            });
-            Ok(())
-        })
-        .await?;
+    let opening = async move { open_surely(&this, &queue).await };
+    let first = core.transport.run(opening).await?;
+    let (task, queue) = (core.clone(), address.clone());
+    core.transport.spawn_at_callers(async move {
+        let mut closing = task.transport.closing();
+        tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => {}
+            () = follow(&task, &queue, first, sender) => {}
+        }
+        let this = task.clone();
+        let delete = async move { this.topology.delete(&queue).await };
+        let _ = task.transport.run(delete).await;
+    });
     Ok(Replies { address, messages })
 }
 
@@ -88,7 +87,7 @@ async fn open(core: &Core, queue: &str) -> Result<Stream> {
         })
         .await?
         .map_err(|trouble| trouble.refused(format!("to declare queue `{queue}`")))?;
-    consume::open(
+    subscribe::open(
         &core.transport.consuming,
         queue,
         PREFETCH,
@@ -97,7 +96,7 @@ async fn open(core: &Core, queue: &str) -> Result<Stream> {
     .await
 }
 
-async fn follow(core: &Core, queue: &str, first: Stream, sender: mpsc::Sender<Message>) {
+async fn follow(core: &Arc<Core>, queue: &str, first: Stream, sender: mpsc::Sender<Message>) {
     let mut stream = first;
     let mut backoff = Backoff::default();
     loop {
@@ -107,7 +106,9 @@ async fn follow(core: &Core, queue: &str, first: Stream, sender: mpsc::Sender<Me
         tracing::warn!(queue, "the reply queue's channel ended: opening another");
         stream = loop {
             backoff.wait().await;
-            match open(core, queue).await {
+            let (this, name) = (core.clone(), queue.to_owned());
+            let opening = async move { open(&this, &name).await };
+            match core.transport.run(opening).await {
                 Ok(stream) => break stream,
                 Err(Error::Closed { .. }) => return,
                 Err(error) => tracing::warn!(queue, %error, "no replies yet"),
@@ -120,17 +121,26 @@ async fn follow(core: &Core, queue: &str, first: Stream, sender: mpsc::Sender<Me
 /// Forwards replies until the channel ends, or fails if nobody wants them any more.
 async fn forward(stream: &mut Stream, sender: &mpsc::Sender<Message>) -> Result<(), ()> {
     let (mut last, mut unacked) = (0, 0);
+    // Set once for many replies: whenever a timer is set for sooner than all others, tokio wakes a thread.
+    let due = sleep(GROUP_WAIT);
+    tokio::pin!(due);
+    let mut is_set = false;
+    let live = stream.live.clone();
+    let ended = live.ended();
+    tokio::pin!(ended);
     loop {
-        let next = match unacked {
-            0 => stream.next().await,
-            _ => match timeout(GROUP_WAIT, stream.next()).await {
-                Ok(next) => next,
-                Err(_) => {
+        let next = tokio::select! {
+            biased;
+            next = stream.deliveries.next() => next,
+            () = &mut ended => None,
+            () = &mut due, if is_set => {
+                is_set = false;
+                if unacked > 0 {
                     ack(stream, last).await;
                     unacked = 0;
-                    continue;
                 }
-            },
+                continue;
+            }
         };
         let Some(Ok(raw)) = next else {
             return Ok(());
@@ -142,6 +152,9 @@ async fn forward(stream: &mut Stream, sender: &mpsc::Sender<Message>) -> Result<
         if unacked == GROUP {
             ack(stream, last).await;
             unacked = 0;
+        } else if !is_set {
+            due.as_mut().reset(Instant::now() + GROUP_WAIT);
+            is_set = true;
         }
     }
 }

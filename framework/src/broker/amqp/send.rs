@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::backoff::Backoff;
 use super::delay;
 use super::joins::{self, Joins};
+use super::properties::Properties;
 use super::publish::{Late, Publisher, Request, Verdict};
 use super::server::UPPER_CLASS;
 use super::settle::Session;
@@ -94,7 +95,7 @@ impl Outgoing {
                 route: route.clone(),
                 exchange: own(""),
                 routing_key: key,
-                properties,
+                properties: Properties::new(properties),
                 body,
                 limit: deadline,
             }),
@@ -124,6 +125,9 @@ impl Outgoing {
     }
 
     fn aim(&mut self, exchange: &str, extra: Option<FieldTable>) -> Result<()> {
+        if self.request.exchange.as_str() == exchange && extra.is_none() {
+            return Ok(());
+        }
         let exchange = short("exchange name", exchange)?;
         let request = Arc::make_mut(&mut self.request);
         request.exchange = exchange;
@@ -132,7 +136,8 @@ impl Outgoing {
             for (name, value) in &extra {
                 headers.insert(name.clone(), value.clone());
             }
-            request.properties = request.properties.clone().with_headers(headers);
+            let properties = request.properties.give().with_headers(headers);
+            request.properties = Properties::new(properties);
         }
         Ok(())
     }
@@ -337,12 +342,12 @@ impl Core {
     fn aim_straight(&self, outgoing: &mut Outgoing) -> Result<()> {
         let exchange = match &outgoing.route {
             // Its own queue is bound nowhere.
-            Route::Queue(name) if is_join(name) => String::new(),
-            Route::Queue(name) => self.topology.exchange_of(name).to_owned(),
-            Route::Exchange { exchange, .. } => exchange.clone(),
-            Route::Reply(_) | Route::Join { .. } => String::new(),
+            Route::Queue(name) if is_join(name) => "",
+            Route::Queue(name) => self.topology.exchange_of(name),
+            Route::Exchange { exchange, .. } => &exchange.clone(),
+            Route::Reply(_) | Route::Join { .. } => "",
         };
-        outgoing.aim(&exchange, None)
+        outgoing.aim(exchange, None)
     }
 
     /// Decides where a message with a delay is published; false if there is no such place.
@@ -381,7 +386,7 @@ impl Core {
     /// The ladder that a delayed message takes.
     async fn ladder(&self, outgoing: &Outgoing, deadline: Instant) -> Result<delay::Which> {
         let priority = outgoing.request.properties.priority();
-        if priority.unwrap_or(0) < UPPER_CLASS {
+        if priority < UPPER_CLASS {
             return Ok(delay::Which::Usual);
         }
         let topology = self.topology.clone();

@@ -1,5 +1,6 @@
-//! The thread that drives all of AMQP. User code never runs there, so that tasks which hog their own
-//! threads cannot starve the heartbeats.
+//! The thread that drives connections. User code never runs there, so that tasks which hog their own
+//! threads cannot starve the heartbeats. What is sent and what comes is not in its way: senders write by themselves
+//! (`outbox.rs`), and deliveries are taken on the runtime that they are for.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,15 +100,30 @@ impl Transport {
 
     /// Runs `work` on the transport's thread; `close` waits for it.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(self.awaited(work));
+    }
+
+    /// Runs `work` on the caller's runtime, which spares what comes a change of thread on its way to the caller;
+    /// `close` waits for it. It must leave connecting to [`run`](Self::run).
+    pub(super) fn spawn_at_callers(&self, work: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.awaited(work));
+    }
+
+    /// Runs `work` on the transport's thread, and nobody waits for it.
+    pub(super) fn detach(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(work);
+    }
+
+    fn awaited<F: Future<Output = ()>>(&self, work: F) -> impl Future<Output = ()> + use<F> {
         let busy = self
             .busy
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        self.handle.spawn(async move {
+        async move {
             work.await;
             drop(busy);
-        });
+        }
     }
 
     /// Becomes true when the broker is being closed.

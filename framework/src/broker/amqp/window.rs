@@ -5,9 +5,11 @@
 //! any verdict is given, and returns are remembered by message id until their own confirm comes.
 
 use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
 use std::future::Future;
+use std::hash::BuildHasher;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use lapin::options::BasicPublishOptions;
@@ -37,9 +39,24 @@ pub(super) enum Fate {
     Lost(Trouble),
 }
 
-/// Indices of the slots whose future was woken.
-#[derive(Default)]
-struct Woken(Mutex<(Vec<usize>, Option<Waker>)>);
+/// What was woken, and who is to hear of it. Whoever holds the lock calls nothing: lapin wakes with locks of its own
+/// held.
+struct Woken(Mutex<News>);
+
+struct News {
+    /// Indices of the slots whose future was woken.
+    slots: Vec<usize>,
+    /// Who sends the message of each slot.
+    senders: Vec<Option<Waker>>,
+    /// Woken where there is no sender.
+    other: Option<Waker>,
+}
+
+impl Woken {
+    fn news(&self) -> MutexGuard<'_, News> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 struct SlotWaker {
     index: usize,
@@ -52,12 +69,13 @@ impl Wake for SlotWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let mut woken = self.woken.0.lock().unwrap_or_else(PoisonError::into_inner);
-        woken.0.push(self.index);
-        let task = woken.1.take();
-        drop(woken);
-        if let Some(task) = task {
-            task.wake();
+        let mut news = self.woken.news();
+        news.slots.push(self.index);
+        let sender = news.senders.get(self.index).cloned().flatten();
+        let waker = sender.or_else(|| news.other.take());
+        drop(news);
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 }
@@ -71,8 +89,11 @@ struct Entry {
     /// Gone once it has finished: it must not be polled again.
     future: Option<InFlight>,
     ticket: Ticket,
-    id: String,
+    id: IdHash,
 }
+
+/// Stands for a message's id. Two ids with one hash would be taken for the same, which none in flight are.
+type IdHash = u64;
 
 /// The publishes in flight.
 pub(super) struct Window {
@@ -81,14 +102,19 @@ pub(super) struct Window {
     woken: Arc<Woken>,
     scratch: Vec<usize>,
     finished: Vec<(usize, lapin::Result<Confirmation>)>,
-    ids: HashSet<String>,
-    returned: HashSet<String>,
+    hasher: RandomState,
+    ids: HashSet<IdHash>,
+    returned: HashSet<IdHash>,
     next_number: u64,
 }
 
 impl Window {
     pub(super) fn new() -> Self {
-        let woken = Arc::new(Woken::default());
+        let woken = Arc::new(Woken(Mutex::new(News {
+            slots: Vec::new(),
+            senders: vec![None; WINDOW],
+            other: None,
+        })));
         let slot = |index| Slot {
             waker: Waker::from(Arc::new(SlotWaker {
                 index,
@@ -102,6 +128,7 @@ impl Window {
             woken,
             scratch: Vec::new(),
             finished: Vec::new(),
+            hasher: RandomState::new(),
             ids: HashSet::new(),
             returned: HashSet::new(),
             next_number: 0,
@@ -118,17 +145,14 @@ impl Window {
 
     /// Publishes on `channel`, on which nobody else may publish: lapin numbers a message and queues its
     /// frames under two locks.
-    pub(super) fn start(&mut self, channel: &Channel, ticket: Ticket) {
+    pub(super) fn start(&mut self, channel: &Channel, mut ticket: Ticket) {
         let Some(index) = self.free.pop() else { return };
+        self.set_sender(index, ticket.sender.take());
         let request = ticket.request.clone();
-        let id = self.unique_id(request.properties.message_id());
-        let mut properties = joins::name_copy(&request.properties);
-        if properties
-            .message_id()
-            .as_ref()
-            .is_none_or(|own| own.as_str() != id)
-        {
-            properties = properties.with_message_id(wire::own(&id));
+        let mut properties = joins::name_copy(request.properties.give());
+        let (id, renamed) = self.unique_id(properties.message_id());
+        if let Some(renamed) = renamed {
+            properties = properties.with_message_id(wire::own(&renamed));
         }
         let channel = channel.clone();
         let mut future: InFlight = Box::pin(async move {
@@ -145,7 +169,7 @@ impl Window {
         let slot = &mut self.slots[index];
         // The first poll numbers the message and queues its frames, in the order of calls.
         let polled = future.as_mut().poll(&mut Context::from_waker(&slot.waker));
-        self.ids.insert(id.clone());
+        self.ids.insert(id);
         slot.entry = Some(Entry {
             future: polled.is_pending().then_some(future),
             ticket,
@@ -156,50 +180,75 @@ impl Window {
         }
     }
 
-    /// Returned messages are recognised by their id, which therefore no two in flight may share.
-    fn unique_id(&mut self, id: &Option<ShortString>) -> String {
+    /// Returned messages are recognised by their id, which therefore no two in flight may share: what stands for
+    /// it, and another id where it needs one.
+    fn unique_id(&mut self, id: &Option<ShortString>) -> (IdHash, Option<String>) {
         let id = id.as_ref().map_or("", ShortString::as_str);
-        if !id.is_empty() && !self.ids.contains(id) {
-            return id.to_owned();
+        let hash = self.hasher.hash_one(id);
+        if !id.is_empty() && !self.ids.contains(&hash) {
+            return (hash, None);
         }
-        self.next_number += 1;
-        wire::numbered_id(id, self.next_number)
+        loop {
+            self.next_number += 1;
+            let another = wire::numbered_id(id, self.next_number);
+            let hash = self.hasher.hash_one(another.as_str());
+            if !self.ids.contains(&hash) {
+                return (hash, Some(another));
+            }
+        }
+    }
+
+    fn set_sender(&self, index: usize, sender: Option<Waker>) -> Option<Waker> {
+        let mut news = self.woken.news();
+        let place = news.senders.get_mut(index)?;
+        std::mem::replace(place, sender)
+    }
+
+    /// Has `waker` woken instead of another when there is news of this publish.
+    pub(super) fn wake_instead(&self, number: u64, waker: &Waker) {
+        let is_meant = |slot: &Slot| {
+            let entry = slot.entry.as_ref();
+            entry.is_some_and(|entry| entry.ticket.number == number)
+        };
+        if let Some(index) = self.slots.iter().position(is_meant) {
+            self.set_sender(index, Some(waker.clone()));
+        }
+    }
+
+    /// Has `waker` woken when there is news of a publish that has no sender.
+    pub(super) fn wake_else(&self, waker: &Waker) {
+        self.woken.news().other = Some(waker.clone());
     }
 
     /// The publishes whose fate is certain.
-    pub(super) fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<Vec<(Ticket, Fate)>> {
-        self.poll_woken(cx);
-        if self.finished.is_empty() {
-            return Poll::Pending;
-        }
+    pub(super) fn settled(&mut self) -> Vec<(Ticket, Fate)> {
+        self.poll_woken();
         for (_, result) in &self.finished {
             if let Ok(Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message))) = result
                 && let Some(id) = message.properties.message_id()
             {
-                self.returned.insert(id.as_str().to_owned());
+                self.returned.insert(self.hasher.hash_one(id.as_str()));
             }
         }
-        let finished = std::mem::take(&mut self.finished);
-        let settled = finished
-            .into_iter()
-            .filter_map(|(index, result)| self.settle(index, result))
-            .collect();
-        Poll::Ready(settled)
+        let mut finished = std::mem::take(&mut self.finished);
+        let mut settled = Vec::with_capacity(finished.len());
+        for (index, result) in finished.drain(..) {
+            settled.extend(self.settle(index, result));
+        }
+        // With the memory that it has.
+        self.finished = finished;
+        settled
     }
 
     /// Polls what was woken until nothing more is.
     ///
     /// A confirm wakes its slot before lapin completes the next one, so the loop ends only when all that
     /// came before a ready confirm has been taken.
-    fn poll_woken(&mut self, cx: &Context<'_>) {
+    fn poll_woken(&mut self) {
         loop {
-            {
-                let mut woken = self.woken.0.lock().unwrap_or_else(PoisonError::into_inner);
-                std::mem::swap(&mut woken.0, &mut self.scratch);
-                if self.scratch.is_empty() {
-                    woken.1 = Some(cx.waker().clone());
-                    return;
-                }
+            std::mem::swap(&mut self.woken.news().slots, &mut self.scratch);
+            if self.scratch.is_empty() {
+                return;
             }
             for index in self.scratch.drain(..) {
                 let slot = &mut self.slots[index];
@@ -224,6 +273,7 @@ impl Window {
         result: lapin::Result<Confirmation>,
     ) -> Option<(Ticket, Fate)> {
         let Entry { ticket, id, .. } = self.slots[index].entry.take()?;
+        self.set_sender(index, None);
         self.free.push(index);
         self.ids.remove(&id);
         let returned = self.returned.remove(&id);
@@ -244,14 +294,17 @@ impl Window {
         self.finished.clear();
         self.returned.clear();
         self.ids.clear();
-        let mut tickets = Vec::new();
-        for (index, slot) in self.slots.iter_mut().enumerate() {
-            if let Some(entry) = slot.entry.take() {
-                self.free.push(index);
-                tickets.push(entry.ticket);
-            }
+        // lapin wakes with a lock held that it takes here, too, when it hears that nobody awaits a confirm any more:
+        // the news must not be locked meanwhile.
+        let entries = self.slots.iter_mut().map(|slot| slot.entry.take());
+        let entries = entries.enumerate();
+        let entries = entries.filter_map(|(index, entry)| Some((index, entry?.ticket)));
+        let mut tickets: Vec<_> = entries.collect();
+        for (index, ticket) in &mut tickets {
+            self.free.push(*index);
+            ticket.sender = self.set_sender(*index, None);
         }
-        tickets
+        tickets.into_iter().map(|(_, ticket)| ticket).collect()
     }
 
     /// All that is in flight.
