@@ -112,9 +112,8 @@ fn sharding(broker: &str) {
     prints(
         "sharding",
         broker,
-        "1000 bills over 4 queues
-         each has its share: true
-         a fifth shard would move a fifth of the customers: true",
+        "queues: [\"bills\", \"bills.shard-1\", \"bills.shard-2\", \"bills.shard-3\"]
+         100 customers, each in one of them",
     );
 }
 

@@ -34,6 +34,7 @@ const LINE: u32 = line!() + 2;
 #[task(
     name = "billing.report",
     queue = "reports",
+    shards = 4,
     retries = 5,
     backoff = "1s..5m",
     timeout = "1m30s",
@@ -69,6 +70,7 @@ fn the_options_are_in_the_definition() {
     assert_eq!((report.file, report.line), (file!(), LINE));
     let options = TaskOptions {
         queue: "reports",
+        shards: 4,
         retries: Some(5),
         backoff: Backoff::from(SECOND..5 * MINUTE),
         timeout: Some(90 * SECOND),
@@ -379,7 +381,7 @@ async fn what_is_written_runs() {
     let worker = Worker::new(&app)
         .queue("default", 4)
         .queue("first", 1)
-        .queue("reports", 1)
+        .queue("reports", 4)
         .state(Db)
         .spawn();
 

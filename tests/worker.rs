@@ -20,6 +20,8 @@ mod health;
 mod progress;
 #[path = "worker/routing.rs"]
 mod routing;
+#[path = "worker/shards.rs"]
+mod shards;
 mod support;
 #[path = "worker/tasks.rs"]
 mod tasks;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::app::App;
+use crate::app::{App, Outgoing};
 use crate::broker::{Exchange, Queue};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
@@ -112,12 +112,15 @@ impl<T> Call<T> {
     /// Every [`Error`] of sending says whether the call is stored. Within the app's send timeout (30 s
     /// unless set) there is always an answer.
     pub async fn send(self, app: &App) -> Result<Handle<T>> {
-        let outgoing = self.step.prepare(app.now())?;
-        let id = outgoing.message.id.clone();
-        let task = outgoing.message.text("task").unwrap_or_default().to_owned();
-        let due = outgoing.message.eta();
-        let waiting = app.send(outgoing).await?;
-        Ok(Handle::new(id, task, app.clone(), waiting).due(due))
+        self.prepare(app.now())?.send(app.clone()).await
+    }
+
+    /// The call as it goes out at `now`.
+    pub(crate) fn prepare(self, now: SystemTime) -> Result<Prepared<T>> {
+        Ok(Prepared {
+            outgoing: Box::new(self.step.prepare(now)?),
+            result: PhantomData,
+        })
     }
 
     /// What would go to the broker if it were sent at `now`, under no id.
@@ -134,6 +137,23 @@ impl<T> Call<T> {
     /// An argument that could not be encoded.
     pub(crate) fn into_parts(self) -> Result<(String, Arguments, CallOptions)> {
         self.step.into_parts()
+    }
+}
+
+/// A call that needs nothing but to be sent: small, since many are under way at a time.
+pub(crate) struct Prepared<T> {
+    outgoing: Box<Outgoing>,
+    result: PhantomData<fn() -> T>,
+}
+
+impl<T> Prepared<T> {
+    pub(crate) async fn send(self, app: App) -> Result<Handle<T>> {
+        let message = &self.outgoing.message;
+        let id = message.id.clone();
+        let task = message.text("task").unwrap_or_default().to_owned();
+        let due = message.eta();
+        let waiting = app.send(self.outgoing).await?;
+        Ok(Handle::new(id, task, app, waiting).due(due))
     }
 }
 
@@ -162,6 +182,7 @@ impl CallBuilder {
 
     fn with_options(name: &str, options: &TaskOptions) -> Self {
         let mut step = Step::new(name.to_owned(), options.queue);
+        step.options.queue.shards = options.shards;
         step.options.priority = options.priority;
         step.options.expires = options.expires;
         Self { step }

@@ -15,6 +15,8 @@ use crate::task::Ack;
 pub(crate) struct CallOptions {
     pub(crate) id: Option<String>,
     pub(crate) queue: Queue,
+    /// What chooses one of the queue's shards; `None` for the call's id.
+    pub(crate) shard_key: Option<String>,
     pub(crate) exchange: Option<(Exchange, String)>,
     pub(crate) retries: Option<u32>,
     pub(crate) backoff: Option<Backoff>,
@@ -41,6 +43,7 @@ impl CallOptions {
         Self {
             id: None,
             queue: Queue::new(queue),
+            shard_key: None,
             exchange: None,
             retries: None,
             backoff: None,
@@ -98,6 +101,13 @@ impl CallOptions {
             None => too_long("task name", task)
                 .or_else(|| self.id.as_deref().and_then(|id| too_long("call id", id)))
                 .map_or(Ok(()), Err),
+        }
+    }
+
+    /// Chooses one of the queue's shards for the call `id`.
+    pub(crate) fn choose_shard(&mut self, id: &str) {
+        if self.queue.shards > 1 {
+            self.queue = self.queue.shard_of(self.shard_key.as_deref().unwrap_or(id));
         }
     }
 

@@ -90,8 +90,14 @@ impl Step {
         }
     }
 
-    /// The queue that must be there before it is sent.
-    pub(crate) fn queue_to_declare(&self) -> Queue {
+    /// The queue that must be there before it is sent. Where it is one of several, the call gets its id by that.
+    pub(crate) fn queue_to_declare(&mut self) -> Queue {
+        if self.options.queue.shards > 1 {
+            let id = self.options.id.take();
+            let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+            self.options.choose_shard(&id);
+            self.options.id = Some(id);
+        }
         owned(self.options.queue.clone(), self.is_foreign)
     }
 
@@ -221,14 +227,15 @@ pub(crate) struct Sketch {
 pub(crate) fn outgoing(
     task: &str,
     arguments: &Arguments,
-    options: CallOptions,
+    mut options: CallOptions,
     now: SystemTime,
 ) -> Result<Outgoing> {
     options.validate(task, now)?;
     let id = options
         .id
-        .clone()
+        .take()
         .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    options.choose_shard(&id);
     let mut message = Message::new(id, task, arguments);
     let delay = options.write_to(&mut message, now);
     Ok(Outgoing {
@@ -266,6 +273,13 @@ macro_rules! option_setters {
         /// Goes to this queue. It is declared if it does not exist yet.
         pub fn queue(mut self, queue: impl Into<Queue>) -> Self {
             self.options_mut().queue = queue.into();
+            self
+        }
+
+        /// Goes to the same one of its queue's [`shards`](Queue::shards) as every other call with this key, a customer's
+        /// say. Without one, calls are spread over all of them.
+        pub fn shard_key(mut self, key: impl Into<String>) -> Self {
+            self.options_mut().shard_key = Some(key.into());
             self
         }
 

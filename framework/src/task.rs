@@ -53,6 +53,8 @@ impl Ack {
 pub struct TaskOptions {
     /// The queue that its calls go to.
     pub queue: &'static str,
+    /// How many queues of the broker that one is divided into: see [`Queue::shards`](crate::Queue::shards).
+    pub shards: u32,
     /// How often a failed attempt is repeated; `None`: not at all, but three times where the task asks
     /// for it with [`TaskError::retry_in`].
     pub retries: Option<u32>,
@@ -72,6 +74,7 @@ impl TaskOptions {
     /// What a bare `#[task]` means.
     pub const DEFAULT: Self = Self {
         queue: "default",
+        shards: 1,
         retries: None,
         backoff: Backoff::DEFAULT,
         timeout: None,

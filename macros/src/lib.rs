@@ -26,6 +26,7 @@ use task::Task;
 /// |---|---|---|
 /// | `name`: what calls find it by | `"billing.report"` | the function's name |
 /// | `queue`: where its calls go | `"reports"` | `"default"` |
+/// | `shards`: how many queues of the broker that one is divided into | `4` | `1` |
 /// | `retries`: how often a failed attempt is repeated | `5` | not at all |
 /// | `backoff`: the wait between attempts, growing | `"1s..5m"` | `"1s..10m"` |
 /// | `timeout`: how long an attempt may run | `"30s"` | no limit |
@@ -47,7 +48,7 @@ use task::Task;
 /// let chain = add::call(2, 3).then(add::partial(10));
 /// ```
 ///
-/// - It must say its `name`, and may say what the sender does: `queue`, `priority` and `expires`. The other
+/// - It must say its `name`, and may say what the sender does: `queue`, `shards`, `priority` and `expires`. The other
 ///   options are the worker's, which does not see the declaration. What a call says of itself goes with it: Celery
 ///   heeds its `timeout` (as the hard time limit) and knows nothing of `retries`, `backoff` and `ack`.
 /// - On RabbitMQ its queue must exist, or be declared (`app.declare`): only its workers know how they want it.

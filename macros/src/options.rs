@@ -30,9 +30,10 @@ struct Spec {
 }
 
 #[rustfmt::skip]
-const SPECS: [Spec; 8] = [
+const SPECS: [Spec; 9] = [
     Spec { key: "name", expects: "a string", example: r#""billing.report""#, read: name },
     Spec { key: "queue", expects: "a string", example: r#""reports""#, read: queue },
+    Spec { key: "shards", expects: "a number from 1 to 1024", example: "4", read: shards },
     Spec { key: "retries", expects: "a number from 0 to 4294967295", example: "5", read: retries },
     Spec { key: "backoff", expects: "a range of durations in quotes", example: r#""1s..5m""#, read: backoff },
     Spec { key: "timeout", expects: "a duration in quotes", example: r#""30s""#, read: limit },
@@ -217,6 +218,13 @@ fn number<N: std::str::FromStr<Err: std::fmt::Display>>(
 ) -> std::result::Result<N, Wrong> {
     match literal(value) {
         Some(Lit::Int(number)) => number.base10_parse().map_err(|_| Wrong::Kind),
+        _ => Err(Wrong::Kind),
+    }
+}
+
+fn shards(value: &Expr) -> Read {
+    match number::<u32>(value)? {
+        shards @ 1..=1024 => Ok(quote!(#shards)),
         _ => Err(Wrong::Kind),
     }
 }

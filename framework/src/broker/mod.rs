@@ -24,6 +24,7 @@ mod lease;
 pub mod memory;
 mod queue;
 pub mod routing;
+mod shard;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod url;
@@ -37,6 +38,7 @@ pub(crate) use join::{KEPT as JOIN_KEPT, check_parts, is_join};
 pub use lease::Lease;
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub(crate) use queue::{dead_letter_name, is_reply_queue, validate_routing_key};
+pub(crate) use shard::undivided;
 
 /// A future that a broker returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::shard::{MOST_SHARDS, undivided};
 use crate::error::{Error, Result};
 use crate::message::Headers;
 
@@ -35,6 +36,8 @@ pub struct Queue {
     pub(crate) exclusive: bool,
     pub(crate) dead_letters: bool,
     pub(crate) bindings: Vec<Binding>,
+    /// How many queues of the broker it is divided into.
+    pub(crate) shards: u32,
     /// Whether it is not made where it is missing on a broker that others use, too. See [`Queue::of_others`].
     pub(crate) must_exist: bool,
 }
@@ -49,6 +52,7 @@ impl Queue {
             exclusive: false,
             dead_letters: true,
             bindings: Vec::new(),
+            shards: 1,
             must_exist: false,
         }
     }
@@ -138,9 +142,23 @@ impl Queue {
 
     pub(crate) fn validate(&self) -> Result<()> {
         validate_name("queue name", &self.name)?;
+        self.validate_shards()?;
         self.bindings
             .iter()
             .try_for_each(|binding| binding.exchange.validate())
+    }
+
+    fn validate_shards(&self) -> Result<()> {
+        let refused = |reason| Err(Error::invalid("shards", self.shards.to_string(), reason));
+        match self.shards {
+            1 => Ok(()),
+            0 => refused("a queue has one at least".into()),
+            more if more > MOST_SHARDS => refused(format!("it is more than {MOST_SHARDS}")),
+            _ if self.exclusive || !self.bindings.is_empty() => refused(
+                "a queue that is exclusive, or bound to an exchange, cannot be divided".into(),
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// The same queue in an app whose names all begin with `prefix`.
@@ -159,10 +177,10 @@ impl<S: Into<String>> From<S> for Queue {
     }
 }
 
-/// The name of the queue that keeps the dead letters of `queue`.
+/// The name of the queue that keeps the dead letters of `queue`; shards share theirs.
 #[must_use]
 pub(crate) fn dead_letter_name(queue: &str) -> String {
-    format!("{queue}.dead")
+    format!("{}.dead", undivided(queue))
 }
 
 /// Whether a queue of this name is one of our own for replies.

@@ -54,7 +54,7 @@ impl Template {
         let mut options = self.options.clone();
         options.id = Some(tick::id(name, tick));
         let outgoing = outgoing(&self.task, &self.arguments, options, app.now())?;
-        app.send(outgoing).await.map(drop)
+        app.send(Box::new(outgoing)).await.map(drop)
     }
 
     /// As it is kept in the broker.
@@ -71,6 +71,8 @@ impl Template {
                 QueueType::Classic => "classic".to_owned(),
             }),
             max_priority: options.queue.max_priority,
+            shards: Some(options.queue.shards).filter(|shards| *shards > 1),
+            shard_key: options.shard_key.clone(),
             of_others: options.queue.must_exist,
             exchange: options.exchange.as_ref().map(|(exchange, key)| {
                 let kind = exchange.kind().as_str().to_owned();
@@ -118,6 +120,7 @@ impl Template {
                 _ => None,
             },
             max_priority: stored.max_priority,
+            shards: stored.shards.unwrap_or(1),
             must_exist: stored.of_others,
             ..Queue::new(stored.queue)
         };
@@ -130,6 +133,7 @@ impl Template {
             };
             options.exchange = Some((exchange, key));
         }
+        options.shard_key = stored.shard_key;
         options.retries = stored.retries;
         options.backoff = stored
             .backoff
@@ -173,6 +177,10 @@ struct Stored {
     queue_type: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_priority: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shards: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shard_key: Option<String>,
     /// Whether its workers are others than ours.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     of_others: bool,

@@ -178,7 +178,8 @@ impl Worker {
 
     /// Takes from `queue`, running at most `concurrency` of its calls at a time. It takes a call only
     /// when it has a free slot for it, so that no call waits behind a long one while another worker is
-    /// free.
+    /// free. Where the queue is divided, by itself or by its tasks' `shards`, the slots are divided, too: each of the
+    /// shards has one at least.
     pub fn queue(mut self, queue: impl Into<Queue>, concurrency: usize) -> Self {
         self.queues.push((queue.into(), concurrency));
         self

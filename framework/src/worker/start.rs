@@ -20,7 +20,8 @@ use super::stamps::RevokedStamps;
 use super::suspect::Suspects;
 use super::teller::Teller;
 use super::{Shared, Worker};
-use crate::broker::{HoldLimit, Queue};
+use crate::app::App;
+use crate::broker::{Cancellations, HoldLimit, Queue, undivided};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 
@@ -58,14 +59,52 @@ impl Worker {
         Ok(tasks)
     }
 
+    /// The broker's queues that it takes from, each with its slots.
+    fn divided(&self, tasks: &Registry) -> Result<Vec<(Queue, usize)>> {
+        let mut divided = Vec::new();
+        for (queue, slots) in &self.queues {
+            let of_tasks = tasks.iter().map(|task| &task.options);
+            let of_tasks = of_tasks.filter(|options| options.queue == queue.name());
+            let shards = of_tasks.map(|options| options.shards).max();
+            let queue = queue.clone().shards(queue.shards.max(shards.unwrap_or(1)));
+            queue.validate()?;
+            let shards = queue.shards as usize;
+            if *slots < shards {
+                let reason = format!(
+                    "queue `{}` is divided into {shards}, and each needs a slot",
+                    queue.name()
+                );
+                return Err(Error::invalid("concurrency", slots.to_string(), reason));
+            }
+            let each = queue.each_shard().enumerate();
+            divided.extend(each.map(|(number, shard)| {
+                let more = usize::from(number < slots % shards);
+                (shard, slots / shards + more)
+            }));
+        }
+        Ok(divided)
+    }
+
     pub(super) async fn start(self) -> Result<Started> {
         let tasks = self.check()?;
+        let queues = self.divided(&tasks)?;
         let health = Health::default();
         let endpoint = self.health.map(|address| health.serve(&address));
         let endpoint = endpoint.transpose()?;
         // Nobody is deaf in memory, where looking each second would make days of paused time long.
         let is_watched = self.app.rehearsal().is_none() || endpoint.is_some();
-        let Presence { node, listener } = join(&self.app, self.name.as_deref()).await;
+        let queues: Vec<_> = queues
+            .into_iter()
+            .map(|(queue, slots)| (queue.prefixed(self.app.prefix()), slots))
+            .collect();
+        // Each takes some round trips to the broker, which do not wait for those of the others.
+        let (presence, declared, cancellations) = tokio::join!(
+            join(&self.app, self.name.as_deref()),
+            declare(&self.app, &queues),
+            self.app.broker().cancellations(),
+        );
+        declared?;
+        let Presence { node, listener } = presence;
         let (teller, voice) = Teller::new(node, self.events);
         let shared = Arc::new(Shared {
             health,
@@ -91,11 +130,9 @@ impl Worker {
             stopping: watch::channel(false).0,
             hand_back: watch::channel(false).0,
         });
-        let follow = follow_cancellations(&shared).await?;
-        // Each takes some round trips to the broker, which do not wait for those of the others.
-        let opening = self.queues.into_iter().map(|(queue, slots)| {
+        let follow = follow_cancellations(&shared, cancellations?);
+        let opening = queues.into_iter().map(|(queue, slots)| {
             let (shared, deaf_after) = (shared.clone(), self.deaf_after);
-            let queue = queue.prefixed(shared.app.prefix());
             let lane = Arc::new(Lane::new(queue, slots, shared.prefetch));
             async move {
                 let (feed, watch) = open_lane(&shared, lane, slots, deaf_after).await?;
@@ -150,25 +187,34 @@ pub(super) async fn open_lane(
     Ok((feed, watch))
 }
 
-/// Learns which calls are cancelled, before the first one is taken and from then on.
-async fn follow_cancellations(shared: &Arc<Shared>) -> Result<AbortOnDrop> {
-    let mut cancellations = shared.app.broker().cancellations().await?;
+/// Declares the queues.
+async fn declare(app: &App, queues: &[(Queue, usize)]) -> Result<()> {
+    let declaring = queues.iter().map(|(queue, _)| app.broker().declare(queue));
+    let declaring: Vec<_> = declaring.collect();
+    stream::iter(declaring)
+        .buffered(OPENED_AT_ONCE)
+        .try_collect()
+        .await
+}
+
+/// Notes which calls are cancelled, before the first one is taken and from then on.
+fn follow_cancellations(shared: &Arc<Shared>, mut cancellations: Cancellations) -> AbortOnDrop {
     cancellations
         .known
         .drain(..)
         .for_each(|id| shared.cancelled.hear(&id));
     let follower = shared.clone();
-    Ok(AbortOnDrop(tokio::spawn(async move {
+    AbortOnDrop(tokio::spawn(async move {
         while let Some(id) = cancellations.later.recv().await {
             follower.cancelled.hear(&id);
         }
-    })))
+    }))
 }
 
 /// Says which tasks may take longer than the broker lets a worker have their calls.
 fn warn_of_long_tasks(shared: &Shared, queue: &Queue, limit: &HoldLimit) {
     let prefix = shared.app.prefix();
-    let name = queue.name().strip_prefix(prefix).unwrap_or(queue.name());
+    let name = undivided(queue.name().strip_prefix(prefix).unwrap_or(queue.name()));
     for task in shared.tasks.iter() {
         let timeout = task.options.timeout.unwrap_or_default();
         if task.options.queue == name && timeout > limit.after {
