@@ -98,6 +98,7 @@ async fn at_once(app: &App, url: &str, count: usize) -> Result<()> {
     while let Some(sent) = sending.next().await {
         results.push(sent?.into_future());
     }
+    let sent = began.elapsed();
     let mut most = before;
     loop {
         match timeout(Duration::from_millis(100), results.next()).await {
@@ -108,7 +109,7 @@ async fn at_once(app: &App, url: &str, count: usize) -> Result<()> {
     }
     let each = (most.saturating_sub(before)) as f64 / count as f64;
     println!(
-        "  {count} tasks of {REST:?} at once: all results after {:.1?}; {before} KiB before, {most} KiB at most, \
+        "  {count} tasks of {REST:?} at once: sent within {sent:.1?}, all results after {:.1?}; {before} KiB before, {most} KiB at most, \
          {each:.1} KiB each",
         began.elapsed()
     );

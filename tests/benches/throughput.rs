@@ -2,9 +2,10 @@
 //! run, in turns, because figures of different runs cannot be compared.
 //!
 //! `GARENNE_TEST_AMQP=amqp://… cargo bench -p garenne --bench throughput`; without the variable only
-//! SQLite is measured. `GARENNE_BENCH_SHORT=1` makes it a short round that only shows that it works. With
-//! `GARENNE_BENCH_SAME_HEADERS=1` lapin's messages carry our headers, too, which it has no use for. After
-//! `--`, a part of a row's name chooses rows.
+//! SQLite is measured, beside the bare statements that the work needs. `GARENNE_BENCH_SHORT=1` makes it a short round
+//! that only shows that it works. With `GARENNE_BENCH_SAME_HEADERS=1` lapin's messages carry our headers, too, which
+//! it has no use for. With `GARENNE_BENCH_ALONE=1` ours is measured alone, for a profiler. `GARENNE_BENCH_BROKERS="PID …"` adds the processor time of the broker's nodes. After `--`, a
+//! part of a row's name chooses rows.
 
 use std::future::Future;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use tokio::time::timeout;
 
 #[path = "asked.rs"]
 mod asked;
+#[path = "throughput/bare.rs"]
+mod bare;
 #[path = "cell.rs"]
 mod cell;
 #[path = "throughput/meter.rs"]
@@ -34,6 +37,8 @@ mod support;
 #[path = "throughput/table.rs"]
 mod table;
 
+use bare::Bare;
+use meter::Sample;
 use ours::Ours;
 use raw::Raw;
 use row::{Row, is_set};
@@ -48,6 +53,21 @@ struct Plan {
     divisor: usize,
 }
 
+/// What ours is compared with.
+enum Beside {
+    Lapin(Box<Raw>),
+    Statements(Bare),
+}
+
+impl Beside {
+    async fn measure(&self, row: Row, count: usize) -> Result<Sample> {
+        match self {
+            Self::Lapin(raw) => raw.measure(row, count).await,
+            Self::Statements(bare) => tokio::task::block_in_place(|| bare.measure(row, count)),
+        }
+    }
+}
+
 async fn within<T>(what: &str, step: impl Future<Output = Result<T>>) -> Result<T> {
     let done = timeout(PATIENCE, step).await;
     done.with_context(|| format!("{what}: not done within {PATIENCE:?}"))?
@@ -59,7 +79,7 @@ async fn round(
     number: usize,
     divisor: usize,
     ours: &Ours,
-    raw: Option<&Raw>,
+    raw: &Beside,
     rows: &mut [(Row, Samples)],
 ) -> Result<()> {
     for (row, samples) in rows {
@@ -71,7 +91,7 @@ async fn round(
                 samples
                     .ours
                     .push(within(&what, ours.measure(*row, count)).await?);
-            } else if let Some(raw) = raw {
+            } else if !is_set("GARENNE_BENCH_ALONE") {
                 within("clearing the queue", ours.clear()).await?;
                 let what = format!("raw: {}", row.name());
                 samples
@@ -89,7 +109,15 @@ fn rows() -> Vec<(Row, Samples)> {
     rows.map(|row| (row, Samples::default())).collect()
 }
 
-async fn rounds(title: &str, plan: Plan, ours: &Ours, raw: Option<&Raw>) -> Result<()> {
+/// SQLite has no broker of its own.
+fn without_broker(rows: &mut [(Row, Samples)]) {
+    for (_, samples) in rows {
+        let both = samples.ours.iter_mut().chain(&mut samples.raw);
+        both.for_each(|sample| sample.broker = None);
+    }
+}
+
+async fn rounds(title: &str, plan: Plan, ours: &Ours, raw: &Beside) -> Result<()> {
     eprint!("{title}: warming up");
     round(0, 20, ours, raw, &mut rows()).await?;
     let mut rows = rows();
@@ -98,6 +126,9 @@ async fn rounds(title: &str, plan: Plan, ours: &Ours, raw: Option<&Raw>) -> Resu
         round(number, plan.divisor, ours, raw, &mut rows).await?;
     }
     eprintln!();
+    if let Beside::Statements(_) = raw {
+        without_broker(&mut rows);
+    }
     table::print(title, &rows);
     Ok(())
 }
@@ -112,8 +143,11 @@ async fn on_rabbitmq(url: &str, queue_type: QueueType, plan: Plan) -> Result<()>
         QueueType::Quorum => "RabbitMQ, quorum queue",
         _ => "RabbitMQ, classic queue",
     };
-    let measured = rounds(title, plan, &ours, Some(&raw)).await;
-    within("disconnecting", raw.close()).await?;
+    let raw = Beside::Lapin(Box::new(raw));
+    let measured = rounds(title, plan, &ours, &raw).await;
+    if let Beside::Lapin(raw) = raw {
+        within("disconnecting", raw.close()).await?;
+    }
     within("disconnecting", ours.close()).await?;
     measured
 }
@@ -121,7 +155,9 @@ async fn on_rabbitmq(url: &str, queue_type: QueueType, plan: Plan) -> Result<()>
 async fn on_sqlite(plan: Plan) -> Result<()> {
     let file = support::TempFile::new("db");
     let ours = within("opening", Ours::connect(&file.url(), Queue::new("bench"))).await?;
-    let measured = rounds("SQLite, one file", plan, &ours, None).await;
+    let beside = support::TempFile::new("db");
+    let raw = Beside::Statements(Bare::open(&beside.0)?);
+    let measured = rounds("SQLite, one file", plan, &ours, &raw).await;
     within("closing", ours.close()).await?;
     measured
 }
@@ -145,8 +181,5 @@ async fn main() -> Result<()> {
         on_rabbitmq(&url, QueueType::Quorum, plan).await?;
         on_rabbitmq(&url, QueueType::Classic, plan).await?;
     }
-    if cfg!(feature = "sqlite") {
-        on_sqlite(plan).await?;
-    }
-    Ok(())
+    on_sqlite(plan).await
 }

@@ -13,6 +13,8 @@ pub(crate) struct Sample {
     pub(crate) rate: f64,
     /// Microseconds of this process's CPU time for each task, where the system tells.
     pub(crate) cpu: Option<f64>,
+    /// The same of the broker's nodes, where it is known which they are.
+    pub(crate) broker: Option<f64>,
     /// Median and 99th percentile of the round trip.
     pub(crate) latency: Option<(Duration, Duration)>,
 }
@@ -21,34 +23,44 @@ pub(crate) struct Sample {
 pub(crate) struct Stopwatch {
     at: Instant,
     cpu: Option<Duration>,
+    broker: Option<Duration>,
 }
 
 impl Stopwatch {
     pub(crate) fn start() -> Self {
         Self {
             at: Instant::now(),
-            cpu: cpu_time(),
+            cpu: cpu_time("self"),
+            broker: of_broker(),
         }
     }
 
     /// `count` tasks were done since the start.
     pub(crate) fn stop(&self, count: usize) -> Sample {
         let count = count.max(1) as f64;
-        let cpu = self
-            .cpu
-            .zip(cpu_time())
-            .map(|(from, to)| to.saturating_sub(from));
+        let rate = count / self.at.elapsed().as_secs_f64().max(1e-9);
+        let each = |from: Option<Duration>, to: Option<Duration>| {
+            let used = to?.saturating_sub(from?);
+            Some(used.as_secs_f64() * 1e6 / count)
+        };
         Sample {
-            rate: count / self.at.elapsed().as_secs_f64().max(1e-9),
-            cpu: cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / count),
+            rate,
+            cpu: each(self.cpu, cpu_time("self")),
+            broker: each(self.broker, of_broker()),
             latency: None,
         }
     }
 }
 
-/// User and system time of all threads of this process; Linux counts it in steps of 10 ms.
-fn cpu_time() -> Option<Duration> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+/// Processor time of the processes that `GARENNE_BENCH_BROKERS` names.
+fn of_broker() -> Option<Duration> {
+    let pids = std::env::var("GARENNE_BENCH_BROKERS").ok()?;
+    pids.split_whitespace().map(cpu_time).sum()
+}
+
+/// User and system time of all threads of a process; Linux counts it in steps of 10 ms.
+fn cpu_time(pid: &str) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<u64>().ok();

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use futures_util::future::try_join_all;
 use garenne::{App, Call, Prefetch, Queue, RunningWorker, Worker, task};
 
 use crate::meter::{Drain, Sample, Stopwatch, latency};
-use crate::row::{IN_FLIGHT, Row, SENDERS, SLOTS, TEXT};
+use crate::row::{IN_FLIGHT, Row, SENDERS, SLOTS};
 
 #[task]
 async fn noop(drain: &Arc<Drain>, number: u64, _text: String) -> u64 {
@@ -55,29 +55,33 @@ impl Ours {
     }
 
     pub(crate) async fn measure(&self, row: Row, count: usize) -> Result<Sample> {
+        let text = row.text();
         match row {
-            Row::PublishOne => self.publish(1, count).await,
-            Row::PublishMany => self.publish(SENDERS, count).await,
-            Row::PublishAll => {
+            Row::PublishOne => self.publish(1, count, &text).await,
+            Row::PublishMany => self.publish(SENDERS, count, &text).await,
+            Row::PublishAll | Row::Publish10K | Row::Publish1M => {
                 let watch = Stopwatch::start();
-                self.send_all(count).await?;
+                self.send_all(count, &text).await?;
                 Ok(watch.stop(count))
             }
-            Row::ConsumeOne => self.consume(1, Prefetch::Strict, count).await,
-            Row::ConsumeMany => self.consume(SLOTS, Prefetch::Strict, count).await,
-            Row::AheadOne => self.consume(1, Prefetch::Adaptive, count).await,
-            Row::AheadMany => self.consume(SLOTS, Prefetch::Adaptive, count).await,
-            Row::RpcOne => self.rpc(1, 1, count).await,
-            Row::RpcMany => self.rpc(SLOTS, IN_FLIGHT, count).await,
+            Row::ConsumeOne => self.consume(1, Prefetch::Strict, count, &text).await,
+            Row::ConsumeMany | Row::Consume10K | Row::Consume1M => {
+                self.consume(SLOTS, Prefetch::Strict, count, &text).await
+            }
+            Row::AheadOne => self.consume(1, Prefetch::Adaptive, count, &text).await,
+            Row::AheadMany => self.consume(SLOTS, Prefetch::Adaptive, count, &text).await,
+            Row::RpcOne => self.rpc(1, 1, count, &text).await,
+            Row::RpcMany => self.rpc(SLOTS, IN_FLIGHT, count, &text).await,
+            Row::EndToEnd => self.end_to_end(count, &text).await,
         }
     }
 
-    fn call(&self, number: usize) -> Call<u64> {
-        noop::call(number as u64, TEXT.to_owned()).queue(self.queue.clone())
+    fn call(&self, number: usize, text: &str) -> Call<u64> {
+        noop::call(number as u64, text.to_owned()).queue(self.queue.clone())
     }
 
-    async fn send_all(&self, count: usize) -> Result<()> {
-        let calls = (0..count).map(|number| self.call(number).ignore_result());
+    async fn send_all(&self, count: usize, text: &str) -> Result<()> {
+        let calls = (0..count).map(|number| self.call(number, text).ignore_result());
         let mut sending = self.client.send_all(calls);
         while let Some(sent) = sending.next().await {
             let _ = sent?;
@@ -85,11 +89,11 @@ impl Ours {
         Ok(())
     }
 
-    async fn publish(&self, senders: usize, count: usize) -> Result<Sample> {
+    async fn publish(&self, senders: usize, count: usize, text: &str) -> Result<Sample> {
         let watch = Stopwatch::start();
         let sending = (0..senders).map(|_| {
             let calls: Vec<_> = (0..count / senders)
-                .map(|number| self.call(number).ignore_result())
+                .map(|number| self.call(number, text).ignore_result())
                 .collect();
             let app = self.client.clone();
             tokio::spawn(async move {
@@ -120,22 +124,56 @@ impl Ours {
         (worker, drain)
     }
 
-    async fn consume(&self, slots: usize, prefetch: Prefetch, count: usize) -> Result<Sample> {
-        self.send_all(count).await?;
+    async fn consume(
+        &self,
+        slots: usize,
+        prefetch: Prefetch,
+        count: usize,
+        text: &str,
+    ) -> Result<Sample> {
+        self.send_all(count, text).await?;
         let (worker, drain) = self.work(slots, prefetch, count);
         let sample = drain.sample().await.context("no task was counted")?;
         worker.stop().await?;
         Ok(sample)
     }
 
-    async fn rpc(&self, slots: usize, in_flight: usize, count: usize) -> Result<Sample> {
+    /// A worker that answers, and an open reply queue.
+    async fn answering(&self, slots: usize, text: &str) -> Result<RunningWorker> {
         let (worker, _) = self.work(slots, Prefetch::Strict, usize::MAX);
         worker.ready().await;
-        // The first call opens the reply queue.
-        self.call(0).send(&self.client).await?.await?;
+        self.call(0, text).send(&self.client).await?.await?;
+        Ok(worker)
+    }
+
+    async fn end_to_end(&self, count: usize, text: &str) -> Result<Sample> {
+        let worker = self.answering(SLOTS, text).await?;
+        let watch = Stopwatch::start();
+        let calls = (0..count).map(|number| self.call(number, text));
+        let mut sending = self.client.send_all(calls);
+        let mut handles = Vec::with_capacity(count);
+        while let Some(sent) = sending.next().await {
+            handles.push(sent?);
+        }
+        for (number, handle) in handles.into_iter().enumerate() {
+            ensure!(handle.await? == number as u64, "somebody else's result");
+        }
+        let sample = watch.stop(count);
+        worker.stop().await?;
+        Ok(sample)
+    }
+
+    async fn rpc(
+        &self,
+        slots: usize,
+        in_flight: usize,
+        count: usize,
+        text: &str,
+    ) -> Result<Sample> {
+        let worker = self.answering(slots, text).await?;
         let watch = Stopwatch::start();
         let calling = (0..in_flight).map(|_| {
-            let calls: Vec<_> = (0..count / in_flight).map(|n| self.call(n)).collect();
+            let calls: Vec<_> = (0..count / in_flight).map(|n| self.call(n, text)).collect();
             let app = self.client.clone();
             tokio::spawn(async move {
                 let mut times = Vec::new();

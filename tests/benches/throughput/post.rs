@@ -12,10 +12,8 @@ use lapin::{BasicProperties, Channel, Confirmation};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::row::{TEXT, is_set};
+use crate::row::{WINDOW, is_set};
 
-/// Publishes in flight at a time.
-const WINDOW: usize = 512;
 /// Whether the messages carry the same headers as those of the measured side.
 static SAME_HEADERS: LazyLock<bool> = LazyLock::new(|| is_set("GARENNE_BENCH_SAME_HEADERS"));
 
@@ -42,24 +40,24 @@ struct ReplyBody {
 pub(crate) struct Letter {
     queue: ShortString,
     properties: BasicProperties,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Letter {
     /// Asks for a task.
-    pub(crate) fn request(queue: &ShortString, number: usize) -> Self {
+    pub(crate) fn request(queue: &ShortString, number: usize, text: &str) -> Self {
         let embed = Embed {
             callbacks: (),
             errbacks: (),
             chain: (),
             chord: (),
         };
-        let body = ((number as u64, TEXT), BTreeMap::<String, ()>::new(), embed);
+        let body = ((number as u64, text), BTreeMap::<String, ()>::new(), embed);
         let id = uuid::Uuid::new_v4().to_string();
         Self {
             queue: queue.clone(),
             properties: match *SAME_HEADERS {
-                true => properties(id.as_str().into()).with_headers(headers(&id)),
+                true => properties(id.as_str().into()).with_headers(headers(&id, text)),
                 false => properties(id.into()),
             },
             body: serde_json::to_vec(&body).unwrap_or_default(),
@@ -80,6 +78,18 @@ impl Letter {
         id.map_or("", ShortString::as_str)
     }
 
+    /// The body of an answer to the request `id`.
+    pub(crate) fn answer(id: &str, result: u64) -> Result<Vec<u8>> {
+        let body = ReplyBody {
+            task_id: id.to_owned(),
+            status: "SUCCESS".into(),
+            result,
+            traceback: None,
+            children: Vec::new(),
+        };
+        Ok(serde_json::to_vec(&body)?)
+    }
+
     /// Answers a request.
     pub(crate) fn reply(request: &BasicProperties, result: u64) -> Result<Self> {
         let (queue, id) = request
@@ -87,30 +97,25 @@ impl Letter {
             .clone()
             .zip(request.correlation_id().clone())
             .context("nobody wants a reply")?;
-        let body = ReplyBody {
-            task_id: id.to_string(),
-            status: "SUCCESS".into(),
-            result,
-            traceback: None,
-            children: Vec::new(),
-        };
         Ok(Self {
             queue,
+            body: Self::answer(id.as_str(), result)?,
             properties: properties(id.clone()).with_correlation_id(id),
-            body: serde_json::to_vec(&body)?,
         })
     }
 }
 
 /// What the measured side sends with a call without a reply, for the worker and for Celery's tools.
-fn headers(id: &str) -> FieldTable {
+fn headers(id: &str, text: &str) -> FieldTable {
+    // As much of the arguments as ours shows.
+    let shown = &text[..text.len().min(200)];
     let mut table = FieldTable::default();
     for (name, value) in [
         ("lang", "rust"),
         ("task", "throughput::ours::noop"),
         ("id", id),
         ("root_id", id),
-        ("argsrepr", TEXT),
+        ("argsrepr", shown),
         ("kwargsrepr", "{}"),
     ] {
         table.insert(name.into(), AMQPValue::LongString(value.into()));

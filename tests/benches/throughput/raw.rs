@@ -21,7 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::meter::{Drain, Sample, Stopwatch, latency};
 use crate::post::{Letter, Post};
-use crate::row::{AHEAD, IN_FLIGHT, Row, SENDERS, SLOTS};
+use crate::row::{AHEAD, IN_FLIGHT, Row, SENDERS, SLOTS, WINDOW};
 
 /// Replies acknowledged together.
 const GROUP: usize = 64;
@@ -66,37 +66,41 @@ impl Raw {
     }
 
     pub(crate) async fn measure(&self, row: Row, count: usize) -> Result<Sample> {
+        let text: Arc<str> = row.text().into();
         match row {
-            Row::PublishOne => self.publish(1, count).await,
-            Row::PublishMany => self.publish(SENDERS, count).await,
-            Row::PublishAll => {
+            Row::PublishOne => self.publish(1, count, &text).await,
+            Row::PublishMany => self.publish(SENDERS, count, &text).await,
+            Row::PublishAll | Row::Publish10K | Row::Publish1M => {
                 let channel = confirming(&self.client).await?;
                 let watch = Stopwatch::start();
-                self.send_all(&channel, count).await?;
+                self.send_all(&channel, count, &text).await?;
                 Ok(watch.stop(count))
             }
-            Row::ConsumeOne => self.consume(1, count).await,
-            Row::ConsumeMany => self.consume(SLOTS, count).await,
-            Row::AheadOne => self.consume_ahead(1, count).await,
-            Row::AheadMany => self.consume_ahead(SLOTS, count).await,
-            Row::RpcOne => self.rpc(1, 1, count).await,
-            Row::RpcMany => self.rpc(SLOTS, IN_FLIGHT, count).await,
+            Row::ConsumeOne => self.consume(1, count, &text).await,
+            Row::ConsumeMany | Row::Consume10K | Row::Consume1M => {
+                self.consume(SLOTS, count, &text).await
+            }
+            Row::AheadOne => self.consume_ahead(1, count, &text).await,
+            Row::AheadMany => self.consume_ahead(SLOTS, count, &text).await,
+            Row::RpcOne => self.rpc(1, 1, count, &text).await,
+            Row::RpcMany => self.rpc(SLOTS, IN_FLIGHT, count, &text).await,
+            Row::EndToEnd => self.rpc(SLOTS, WINDOW, count, &text).await,
         }
     }
 
-    async fn send_all(&self, channel: &Channel, count: usize) -> Result<()> {
-        let letters = (0..count).map(|number| Letter::request(&self.queue, number));
+    async fn send_all(&self, channel: &Channel, count: usize, text: &str) -> Result<()> {
+        let letters = (0..count).map(|number| Letter::request(&self.queue, number, text));
         crate::post::send_all(channel, letters).await
     }
 
-    async fn publish(&self, senders: usize, count: usize) -> Result<Sample> {
+    async fn publish(&self, senders: usize, count: usize, text: &Arc<str>) -> Result<Sample> {
         let post = Post::new(confirming(&self.client).await?, senders);
         let watch = Stopwatch::start();
         let sending = (0..senders).map(|_| {
-            let (post, queue) = (post.clone(), self.queue.clone());
+            let (post, queue, text) = (post.clone(), self.queue.clone(), text.clone());
             tokio::spawn(async move {
                 for number in 0..count / senders {
-                    post.send(Letter::request(&queue, number)).await?;
+                    post.send(Letter::request(&queue, number, &text)).await?;
                 }
                 anyhow::Ok(())
             })
@@ -107,8 +111,8 @@ impl Raw {
         Ok(watch.stop(count / senders * senders))
     }
 
-    async fn consume(&self, slots: usize, count: usize) -> Result<Sample> {
-        self.send_all(&confirming(&self.client).await?, count)
+    async fn consume(&self, slots: usize, count: usize, text: &str) -> Result<Sample> {
+        self.send_all(&confirming(&self.client).await?, count, text)
             .await?;
         let drain = Arc::new(Drain::new(count));
         let server = self.serve(slots, drain.clone(), None).await?;
@@ -118,8 +122,8 @@ impl Raw {
     }
 
     /// One task does all, and acknowledges many at once.
-    async fn consume_ahead(&self, slots: usize, count: usize) -> Result<Sample> {
-        self.send_all(&confirming(&self.client).await?, count)
+    async fn consume_ahead(&self, slots: usize, count: usize, text: &str) -> Result<Sample> {
+        self.send_all(&confirming(&self.client).await?, count, text)
             .await?;
         let drain = Arc::new(Drain::new(count));
         let channel = self.worker.create_channel().await?;
@@ -163,7 +167,13 @@ impl Raw {
         Ok(Server { stop, task })
     }
 
-    async fn rpc(&self, slots: usize, in_flight: usize, count: usize) -> Result<Sample> {
+    async fn rpc(
+        &self,
+        slots: usize,
+        in_flight: usize,
+        count: usize,
+        text: &Arc<str>,
+    ) -> Result<Sample> {
         let replies = Post::new(confirming(&self.worker).await?, slots);
         let drain = Arc::new(Drain::new(usize::MAX));
         let server = self.serve(slots, drain, Some(replies)).await?;
@@ -171,6 +181,7 @@ impl Raw {
             post: Post::new(confirming(&self.client).await?, in_flight),
             queue: self.queue.clone(),
             reply_queue: self.reply_queue.clone(),
+            text: text.clone(),
             waiting: Arc::default(),
         };
         let channel = self.client.create_channel().await?;
@@ -231,6 +242,7 @@ struct Caller {
     post: Post,
     queue: ShortString,
     reply_queue: ShortString,
+    text: Arc<str>,
     waiting: Waiting,
 }
 
@@ -239,7 +251,7 @@ type Waiting = Arc<Mutex<HashMap<String, oneshot::Sender<u64>>>>;
 impl Caller {
     async fn call(&self, number: usize) -> Result<u64> {
         let (answer, answered) = oneshot::channel();
-        let letter = Letter::request(&self.queue, number).reply_to(&self.reply_queue);
+        let letter = Letter::request(&self.queue, number, &self.text).reply_to(&self.reply_queue);
         self.waiting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -8,8 +8,10 @@ pub(crate) const SLOTS: usize = 32;
 pub(crate) const AHEAD: usize = 256;
 /// Calls that await their replies at the same time.
 pub(crate) const IN_FLIGHT: usize = 64;
-/// An argument of every call.
-pub(crate) const TEXT: &str = "0123456789012345678901234567890123456789";
+/// Messages that raw has under way at a time where as many as possible are: as many as ours.
+pub(crate) const WINDOW: usize = 512;
+/// An argument of most calls.
+const TEXT: &str = "0123456789012345678901234567890123456789";
 
 /// What is measured.
 #[derive(Debug, Clone, Copy)]
@@ -23,10 +25,15 @@ pub(crate) enum Row {
     AheadMany,
     RpcOne,
     RpcMany,
+    EndToEnd,
+    Publish10K,
+    Publish1M,
+    Consume10K,
+    Consume1M,
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::PublishOne,
         Self::PublishMany,
         Self::PublishAll,
@@ -36,6 +43,11 @@ impl Row {
         Self::AheadMany,
         Self::RpcOne,
         Self::RpcMany,
+        Self::EndToEnd,
+        Self::Publish10K,
+        Self::Publish1M,
+        Self::Consume10K,
+        Self::Consume1M,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -49,10 +61,24 @@ impl Row {
             Self::AheadMany => "consume ahead, 32 slots",
             Self::RpcOne => "RPC, 1 in flight, 1 slot",
             Self::RpcMany => "RPC, 64 in flight, 32 slots",
+            Self::EndToEnd => "end to end, all at once, 32 slots",
+            Self::Publish10K => "publish, pipelined, 10 KB each",
+            Self::Publish1M => "publish, pipelined, 1 MB each",
+            Self::Consume10K => "consume, 32 slots, 10 KB each",
+            Self::Consume1M => "consume, 32 slots, 1 MB each",
         }
     }
 
-    /// Tasks of one measurement: about a second's worth.
+    /// The argument of its calls.
+    pub(crate) fn text(self) -> String {
+        match self {
+            Self::Publish10K | Self::Consume10K => "x".repeat(10_000),
+            Self::Publish1M | Self::Consume1M => "x".repeat(1_000_000),
+            _ => TEXT.to_owned(),
+        }
+    }
+
+    /// Tasks of one measurement: about a second's worth, but for the whole way of many.
     pub(crate) fn count(self) -> usize {
         match self {
             Self::PublishOne => 2_000,
@@ -63,6 +89,9 @@ impl Row {
             Self::AheadOne | Self::AheadMany => 20_000,
             Self::RpcOne => 1_500,
             Self::RpcMany => 6_400,
+            Self::EndToEnd => 50_000,
+            Self::Publish10K | Self::Consume10K => 4_000,
+            Self::Publish1M | Self::Consume1M => 100,
         }
     }
 }

@@ -18,9 +18,15 @@ fn rates(samples: &[Sample]) -> String {
     cell(samples.iter().map(|sample| sample.rate), 0)
 }
 
+/// Microseconds for each task: of this process and, behind a `+`, of the broker.
 fn cpu(samples: &[Sample]) -> String {
-    let median = spread(samples.iter().filter_map(|sample| sample.cpu));
-    median.map_or("–".into(), |[median, ..]| format!("{median:.0}"))
+    let median = |of: fn(&Sample) -> Option<f64>| spread(samples.iter().filter_map(of));
+    let ours = median(|sample| sample.cpu);
+    let ours = ours.map_or("–".into(), |[median, ..]| format!("{median:.0}"));
+    match median(|sample| sample.broker) {
+        Some([broker, ..]) => format!("{ours} + {broker:.0}"),
+        None => ours,
+    }
 }
 
 /// Ours to raw, each round on its own: what disturbs a round disturbs both.
@@ -37,26 +43,14 @@ fn latency(samples: &[Sample], of: fn((Duration, Duration)) -> Duration) -> Stri
 /// Prints the rates and the CPU time of each row, then the latencies of those that have them.
 pub(crate) fn print(title: &str, rows: &[(Row, Samples)]) {
     println!("\n### {title}\n");
-    let compared = rows.iter().any(|(_, samples)| !samples.raw.is_empty());
-    if compared {
-        println!("| | raw /s | ours /s | ours/raw | raw CPU µs | ours CPU µs |");
-        println!("|---|---|---|---|---|---|");
-    } else {
-        println!("| | ours /s | ours CPU µs |\n|---|---|---|");
-    }
+    println!("| | raw /s | ours /s | ours/raw | raw CPU µs | ours CPU µs |");
+    println!("|---|---|---|---|---|---|");
     for (row, samples) in rows {
         let (raw, ours) = (&samples.raw, &samples.ours);
-        let (name, rate, used) = (row.name(), rates(ours), cpu(ours));
-        if compared {
-            let ratio = ratio(samples);
-            println!(
-                "| {name} | {} | {rate} | {ratio} | {} | {used} |",
-                rates(raw),
-                cpu(raw)
-            );
-        } else {
-            println!("| {name} | {rate} | {used} |");
-        }
+        let (name, ratio) = (row.name(), ratio(samples));
+        let (raw_rate, our_rate) = (rates(raw), rates(ours));
+        let (raw_cpu, our_cpu) = (cpu(raw), cpu(ours));
+        println!("| {name} | {raw_rate} | {our_rate} | {ratio} | {raw_cpu} | {our_cpu} |");
     }
     let timed = |(_, samples): &&(Row, Samples)| {
         let mut ours = samples.ours.iter();
@@ -67,14 +61,12 @@ pub(crate) fn print(title: &str, rows: &[(Row, Samples)]) {
             println!("\n| round trip, ms | p50 | p99 |\n|---|---|---|");
         }
         for (side, samples) in [("raw", &samples.raw), ("ours", &samples.ours)] {
-            if !samples.is_empty() {
-                println!(
-                    "| {}, {side} | {} | {} |",
-                    row.name(),
-                    latency(samples, |(p50, _)| p50),
-                    latency(samples, |(_, p99)| p99)
-                );
-            }
+            println!(
+                "| {}, {side} | {} | {} |",
+                row.name(),
+                latency(samples, |(p50, _)| p50),
+                latency(samples, |(_, p99)| p99)
+            );
         }
     }
 }
