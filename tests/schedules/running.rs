@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use garenne::{App, HOUR, MILLISECOND, Missed, SECOND, Scheduler, at, every};
+use garenne::{App, HOUR, MILLISECOND, Missed, Queue, SECOND, Scheduler, at, every};
 
 use crate::on_every_broker;
 use crate::support::{self, eventually, within};
@@ -76,6 +76,19 @@ on_every_broker! {
         within("stopping", second.stop()).await.expect("stopped");
         assert_eq!(ticks.so_far(), []);
         ticks.stop().await;
+    }
+
+    async fn ticks_are_spread_over_the_shards_of_their_queue(app: App) {
+        let queue = Queue::new("divided").shards(2);
+        let (first, second) = (queue.name().to_owned(), queue.shard_names().nth(1).expect("two"));
+        let call = tick::call("x".into()).queue(queue);
+        let scheduler = Scheduler::new(&app).add("n", every(50 * MILLISECOND), call).spawn();
+        for shard in [first, second] {
+            let mut ticks = Ticks::on(&app, &shard);
+            ticks.ids("n", 3).await;
+            ticks.stop().await;
+        }
+        within("stopping", scheduler.stop()).await.expect("stopped");
     }
 
     async fn a_tick_that_cannot_be_sent_holds_up_no_other(app: App) {

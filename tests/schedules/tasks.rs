@@ -25,9 +25,14 @@ pub(crate) struct Ticks {
 impl Ticks {
     /// A worker of the queue `default`.
     pub(crate) fn of(app: &App) -> Self {
+        Self::on(app, "default")
+    }
+
+    /// A worker of this queue.
+    pub(crate) fn on(app: &App, queue: &str) -> Self {
         let (send, calls) = mpsc::unbounded_channel();
         // Paused time passes the slower, the more timers there are.
-        let worker = Worker::new(app).deaf_after(None).queue("default", 8);
+        let worker = Worker::new(app).deaf_after(None).queue(queue, 8);
         let worker = worker.state(Log(send)).spawn();
         Self { worker, calls }
     }

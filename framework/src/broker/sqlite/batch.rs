@@ -442,10 +442,12 @@ impl<'a> Batch<'a> {
     pub(super) fn ports(&self) -> Result<BTreeSet<u16>, rusqlite::Error> {
         let mut ports = self.listening.clone();
         for queue in &self.touched {
-            let news =
-                store::has_ready(self.db, queue)? || store::next_due(self.db, queue)?.is_some();
-            if news {
-                ports.extend(process::waiting_ports(self.db, self.me.id, queue)?);
+            let waiting = process::waiting_ports(self.db, self.me.id, queue)?;
+            let is_news = !waiting.is_empty()
+                && (store::has_ready(self.db, queue)?
+                    || store::next_due(self.db, queue)?.is_some());
+            if is_news {
+                ports.extend(waiting);
             }
         }
         if self.announce {

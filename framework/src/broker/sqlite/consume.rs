@@ -23,8 +23,11 @@ pub(super) struct Member {
     pub(super) deliveries: mpsc::Sender<Result<Delivery>>,
     pub(super) slots: usize,
     pub(super) outstanding: usize,
-    /// What its row says: that it is to be woken when its queue gets something.
+    /// What its row says: that it is to be woken when its queue gets something. It stays so when the slots are full,
+    /// which costs no write, until it is woken in vain.
     pub(super) hungry: bool,
+    /// Whether it was woken in vain.
+    pub(super) disturbed: bool,
     /// Whether its queue may have something for it.
     pub(super) check: bool,
     /// When the earliest delayed message of its queue is due.
@@ -43,6 +46,7 @@ impl Member {
             slots,
             outstanding: 0,
             hungry: false,
+            disturbed: false,
             check: true,
             next_due: None,
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::audience::Heard;
@@ -17,6 +17,8 @@ use super::harvest::{Appetite, Harvest};
 use super::liveness::{LockDirectory, ProcessLock};
 use super::opened::OpenedFile;
 use super::process;
+use super::syncing::Syncing;
+use super::transaction::WriteTransaction;
 use super::wake::Waker;
 use crate::message::Message;
 
@@ -46,6 +48,7 @@ pub(super) struct ReplyQueue {
 /// The writer thread's state.
 pub(super) struct Engine {
     pub(super) db: Connection,
+    pub(super) syncing: Syncing,
     pub(super) path: PathBuf,
     pub(super) file: OpenedFile,
     pub(super) me: Identity,
@@ -93,6 +96,7 @@ impl Engine {
     /// A sentence for a person.
     pub(super) fn new(
         db: Connection,
+        syncing: Syncing,
         path: PathBuf,
         handle: Handle,
         inbox: Receiver<Command>,
@@ -114,6 +118,7 @@ impl Engine {
         let now = Instant::now();
         Ok(Self {
             db,
+            syncing,
             file: OpenedFile::new(&path),
             path,
             me: Identity { id, port },
@@ -187,6 +192,7 @@ impl Engine {
             self.turn = Duration::ZERO;
         }
         while let Some(command) = next {
+            let is_job = matches!(command, Command::Do(_));
             match command {
                 Command::Do(job) => jobs.push(job),
                 Command::Wake => {
@@ -198,13 +204,23 @@ impl Engine {
                     break;
                 }
             }
-            next = if jobs.len() < BATCH {
-                self.inbox.try_recv().ok()
-            } else {
-                None
+            next = match jobs.len() < BATCH {
+                true => self.more(is_job),
+                false => None,
             };
         }
         (jobs, news, close)
+    }
+
+    /// A command that has come. Where `hopeful`, others are let on first: those that were told of the last commit are
+    /// about to ask again, and what comes at once shares the next one.
+    fn more(&self, hopeful: bool) -> Option<Command> {
+        let command = self.inbox.try_recv().ok();
+        if command.is_none() && hopeful {
+            std::thread::yield_now();
+            return self.inbox.try_recv().ok();
+        }
+        command
     }
 
     /// How long there is nothing to do but to wait for commands.
@@ -315,23 +331,23 @@ impl Engine {
     }
 
     /// Carries out a transaction on the file that is at its path, and on no other.
-    fn transact_in_place(&self, jobs: &[Job], harvest: bool) -> Result<Outcome, Fault> {
-        let displaced = || Fault::displaced(&self.path);
+    fn transact_in_place(&mut self, jobs: &[Job], harvest: bool) -> Result<Outcome, Fault> {
         if self.file.is_displaced() {
-            return Err(displaced());
+            return Err(Fault::displaced(&self.path));
         }
-        let outcome = self.transact(jobs, harvest);
+        let prepared = self.syncing.prepare(&self.db, jobs);
+        let outcome = prepared.and_then(|()| self.transact(jobs, harvest));
         let mut outcome = outcome.map_err(|error| Fault::new(&self.path, &error))?;
         if self.file.is_displaced() {
             for (answer, job) in outcome.answers.iter_mut().zip(jobs) {
-                *answer = Err(displaced().error(job.request.what()));
+                *answer = Err(Fault::displaced(&self.path).error(job.request.what()));
             }
         }
         Ok(outcome)
     }
 
     fn transact(&self, jobs: &[Job], harvest: bool) -> rusqlite::Result<Outcome> {
-        let tx = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
+        let tx = WriteTransaction::begin(&self.db)?;
         let now = millis(SystemTime::now());
         let mut batch = Batch::new(&self.db, self.me, now, &self.members);
         for debt in &self.debts {
@@ -406,7 +422,7 @@ impl Engine {
     }
 
     fn leave(&self) -> rusqlite::Result<()> {
-        let tx = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
+        let tx = WriteTransaction::begin(&self.db)?;
         let back = process::remove_process(&self.db, self.me.id, false)?;
         let mut ports = Vec::new();
         for queue in back.iter().flatten() {

@@ -27,15 +27,17 @@ async fn a_full_disk_refuses_what_grows_and_lets_the_rest_go_on() {
     let name = format!("garenne-{}", uuid::Uuid::new_v4().simple());
     let place = std::env::temp_dir().join(name);
     let path = place.join("queue.db");
-    let db = schema::open(&path, true).expect("opened");
+    let db = schema::open(&path).expect("opened");
     let pages: i64 = db
         .pragma_query_value(None, "page_count", |row| row.get(0))
         .expect("read");
     db.pragma_update_and_check(None, "max_page_count", pages + 40, |_| Ok(()))
         .expect("set");
     let (handle, inbox) = Handle::new();
+    let syncing = Syncing::new(&db, true).expect("set");
+    let heard = Heard::default();
     let engine =
-        Engine::new(db, path.clone(), handle.clone(), inbox, Heard::default()).expect("registered");
+        Engine::new(db, syncing, path.clone(), handle.clone(), inbox, heard).expect("registered");
     let thread = std::thread::spawn(move || engine.run());
     let patience = Duration::from_secs(20);
 

@@ -51,6 +51,7 @@ impl Engine {
         for (number, hungry, due) in harvest.appetites {
             if let Some(member) = self.members.consumers.get_mut(&number) {
                 (member.hungry, member.next_due, member.check) = (hungry, due, false);
+                member.disturbed = false;
             }
         }
         let stale = Stale::new(self.ended.subscribe());

@@ -54,18 +54,17 @@ impl Batch<'_> {
                 continue;
             }
             let queue = member.queue.name();
-            store::promote(self.db, queue, self.now)?;
+            let mut due = store::next_due(self.db, queue)?;
+            if due.is_some_and(|due| due <= self.now) {
+                store::promote(self.db, queue, self.now)?;
+                due = store::next_due(self.db, queue)?;
+            }
             let taken = store::claim(self.db, self.me.id, queue, free)?;
             // Noted in the transaction that found too little: who publishes later, sees it.
-            let hungry = taken.len() < free;
+            let hungry = taken.len() < free || (member.hungry && !member.disturbed);
             if hungry != member.hungry {
                 process::set_hungry(self.db, self.me.id, *number, hungry)?;
             }
-            let due = if hungry {
-                store::next_due(self.db, queue)?
-            } else {
-                None
-            };
             harvest.appetites.push((*number, hungry, due));
             if !taken.is_empty() {
                 harvest.deliveries.push((*number, taken));

@@ -23,6 +23,8 @@ mod opened;
 mod process;
 mod schema;
 mod store;
+mod syncing;
+mod transaction;
 mod wake;
 
 use std::path::{Path, PathBuf};
@@ -38,6 +40,7 @@ use self::command::{Command, Handle, Outgoing, Parking, Request, millis};
 use self::engine::Engine;
 use self::fault::Fault;
 use self::opened::OpenedFile;
+use self::syncing::Syncing;
 use super::url::BrokerUrl;
 use super::{
     Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth,
@@ -138,14 +141,23 @@ impl SqliteBroker {
 
 /// Opens the file and starts the writer thread.
 fn start(path: &Path, durable: bool) -> Result<SqliteBroker, String> {
-    let db = schema::open(path, durable)?;
+    let db = schema::open(path)?;
     // Absolute, so that a program may change its working directory.
     let path = std::fs::canonicalize(path).map_err(|e| format!("`{}`: {e}", path.display()))?;
     let reader =
         schema::open_reader(&path).map_err(|e| Fault::new(&path, &e).reason().to_owned())?;
     let (handle, inbox) = Handle::new();
     let heard = Heard::default();
-    let engine = Engine::new(db, path.clone(), handle.clone(), inbox, heard.clone())?;
+    let syncing =
+        Syncing::new(&db, durable).map_err(|e| Fault::new(&path, &e).reason().to_owned())?;
+    let engine = Engine::new(
+        db,
+        syncing,
+        path.clone(),
+        handle.clone(),
+        inbox,
+        heard.clone(),
+    )?;
     std::thread::Builder::new()
         .name("garenne-sqlite".into())
         .spawn(move || engine.run())

@@ -94,6 +94,7 @@ impl Engine {
     fn try_look(&mut self) -> rusqlite::Result<()> {
         let now = millis(SystemTime::now());
         for member in self.members.consumers.values_mut() {
+            member.disturbed |= member.free() == 0;
             if member.free() > 0 && !member.check {
                 let queue = member.queue.name();
                 member.next_due = store::next_due(&self.db, queue)?;

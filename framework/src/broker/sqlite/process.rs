@@ -7,6 +7,7 @@ use rusqlite::{Connection, Result, params};
 
 use super::catalog;
 use super::lease;
+use crate::broker::is_reply_queue;
 
 pub(super) fn add_process(db: &Connection, id: i64, port: u16, now: i64) -> Result<()> {
     db.prepare_cached("INSERT INTO process (id, port, pid, started_at) VALUES (?1, ?2, ?3, ?4)")?
@@ -80,13 +81,16 @@ pub(super) fn set_hungry(db: &Connection, me: i64, number: u64, hungry: bool) ->
 
 /// The ports of other processes that wait for messages in a queue.
 pub(super) fn waiting_ports(db: &Connection, me: i64, queue: &str) -> Result<Vec<u16>> {
-    db.prepare_cached(
+    let sql = if is_reply_queue(queue) {
+        "SELECT port FROM process WHERE id <> ?1 AND id =
+         (SELECT owner FROM queue WHERE name = ?2 AND reply = 1)"
+    } else {
         "SELECT port FROM process WHERE id <> ?1 AND id IN
-         (SELECT process FROM consumer WHERE queue = ?2 AND hungry = 1
-          UNION SELECT owner FROM queue WHERE name = ?2 AND reply = 1)",
-    )?
-    .query_map(params![me, queue], |row| row.get(0))?
-    .collect()
+         (SELECT process FROM consumer WHERE queue = ?2 AND hungry = 1)"
+    };
+    db.prepare_cached(sql)?
+        .query_map(params![me, queue], |row| row.get(0))?
+        .collect()
 }
 
 pub(super) fn other_ports(db: &Connection, me: i64) -> Result<Vec<u16>> {

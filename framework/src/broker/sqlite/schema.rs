@@ -5,6 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::fault::{BUSY_LIMIT, Fault};
@@ -134,7 +135,7 @@ CREATE TABLE join_part (
 ///
 /// # Errors
 /// A sentence for a person.
-pub(super) fn open(path: &Path, durable: bool) -> Result<Connection, String> {
+pub(super) fn open(path: &Path) -> Result<Connection, String> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         return Err(format!(
             "this program was linked with SQLite {}, which can corrupt a shared file: 3.51.3 or newer is needed",
@@ -148,7 +149,7 @@ pub(super) fn open(path: &Path, durable: bool) -> Result<Connection, String> {
         )
     })?;
     let explain = |e: rusqlite::Error| Fault::new(path, &e).reason().to_owned();
-    let db = connect(path, durable).map_err(explain)?;
+    let db = connect(path).map_err(explain)?;
     migrate(&db)
         .map_err(explain)?
         .map_err(|reason| format!("`{}` {reason}", path.display()))?;
@@ -157,21 +158,22 @@ pub(super) fn open(path: &Path, durable: bool) -> Result<Connection, String> {
 
 /// A connection that only reads, beside the writer's.
 pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
-    let db = connect(path, true)?;
+    let db = connect(path)?;
     db.pragma_update(None, "query_only", true)?;
     Ok(db)
 }
 
-fn connect(path: &Path, durable: bool) -> rusqlite::Result<Connection> {
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let mut db = Connection::open(path)?;
     db.busy_handler(Some(wait_turn(BUSY_LIMIT)))?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Without it a statement is prepared anew each time that another limit is bound to it.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // First, since the other settings are read from the file that it opens.
     db.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
-    db.pragma_update(None, "synchronous", if durable { "full" } else { "normal" })?;
     // On macOS a plain fsync leaves the data in the drive's cache; elsewhere these change nothing.
-    db.pragma_update(None, "fullfsync", durable)?;
-    db.pragma_update(None, "checkpoint_fullfsync", durable)?;
+    db.pragma_update(None, "fullfsync", true)?;
+    db.pragma_update(None, "checkpoint_fullfsync", true)?;
     db.pragma_update(None, "foreign_keys", true)?;
     db.pragma_update(None, "trusted_schema", false)?;
     db.pragma_update(None, "cell_size_check", true)?;
