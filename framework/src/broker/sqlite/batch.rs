@@ -141,6 +141,7 @@ impl<'a> Batch<'a> {
                     }));
                 }
             }
+            Request::Sync => process::touch(self.db, self.me.id)?,
             // Looked at when the transaction is committed.
             Request::Allow { .. } => {}
             Request::FreeLease { name, holder } => {

@@ -216,6 +216,8 @@ pub(super) enum Request {
     Rejoin,
     /// Forgets what has been kept long enough.
     Prune,
+    /// Writes something, so that the commit brings the whole log to the disk.
+    Sync,
 }
 
 impl Request {
@@ -250,6 +252,7 @@ impl Request {
             Self::Rescue(_) => "rescuing a dead process's deliveries".into(),
             Self::Rejoin => "registering this process".into(),
             Self::Prune => "forgetting old dead letters".into(),
+            Self::Sync => "syncing the log".into(),
         }
     }
 }

@@ -161,6 +161,9 @@ impl Engine {
             if news {
                 self.hear();
             }
+            if self.syncing.falls_due(now) {
+                jobs.push(Job::silent(Request::Sync));
+            }
             jobs.retain(Job::take);
             if !jobs.is_empty() || (self.wants_claim() && now >= self.claim_again) {
                 let started = Instant::now();
@@ -226,6 +229,7 @@ impl Engine {
     /// How long there is nothing to do but to wait for commands.
     fn patience(&self, now: Instant) -> Duration {
         let mut until = self.next_tick;
+        until = until.min(self.syncing.due().unwrap_or(until));
         if self.wants_claim() {
             until = until.min(self.claim_again);
         }
@@ -338,6 +342,7 @@ impl Engine {
         let prepared = self.syncing.prepare(&self.db, jobs);
         let outcome = prepared.and_then(|()| self.transact(jobs, harvest));
         let mut outcome = outcome.map_err(|error| Fault::new(&self.path, &error))?;
+        self.syncing.committed(jobs, Instant::now());
         if self.file.is_displaced() {
             for (answer, job) in outcome.answers.iter_mut().zip(jobs) {
                 *answer = Err(Fault::displaced(&self.path).error(job.request.what()));
@@ -407,7 +412,7 @@ impl Engine {
     }
 
     /// Gives everything back and leaves. Dropping the inbox then tells waiting callers.
-    fn close(self, closed: oneshot::Sender<()>) {
+    fn close(mut self, closed: oneshot::Sender<()>) {
         self.ended.send_replace(true);
         if let Err(error) = self.leave() {
             self.complain("giving deliveries back at the end", &error);
@@ -421,7 +426,9 @@ impl Engine {
         let _ = closed.send(());
     }
 
-    fn leave(&self) -> rusqlite::Result<()> {
+    fn leave(&mut self) -> rusqlite::Result<()> {
+        // What was settled last is on the disk, too, when this returns.
+        self.syncing.insist(&self.db)?;
         let tx = WriteTransaction::begin(&self.db)?;
         let back = process::remove_process(&self.db, self.me.id, false)?;
         let mut ports = Vec::new();

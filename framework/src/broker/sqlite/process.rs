@@ -15,6 +15,15 @@ pub(super) fn add_process(db: &Connection, id: i64, port: u16, now: i64) -> Resu
     Ok(())
 }
 
+/// Writes something into the process's row: SQLite would not write one that is as before.
+pub(super) fn touch(db: &Connection, id: i64) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE process SET started_at = started_at + 1 - 2 * (started_at % 2) WHERE id = ?1",
+    )?
+    .execute([id])?;
+    Ok(())
+}
+
 pub(super) fn processes(db: &Connection) -> Result<Vec<i64>> {
     db.prepare_cached("SELECT id FROM process")?
         .query_map([], |row| row.get(0))?
