@@ -101,11 +101,14 @@ pub(crate) fn is_set(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
-/// Those of `rows` that the command line asks for.
+/// Those of `rows` that the command line asks for: the one of this name, or all with this in their name.
 pub(crate) fn chosen(rows: &[Row]) -> impl Iterator<Item = Row> {
     let mut arguments = std::env::args().skip(1);
     let filter = arguments.find(|argument| !argument.starts_with('-'));
     let filter = filter.unwrap_or_default();
-    let rows = rows.iter().copied();
-    rows.filter(move |row| row.name().contains(&filter))
+    let is_one = rows.iter().any(|row| row.name() == filter);
+    rows.iter().copied().filter(move |row| {
+        let name = row.name();
+        name == filter || (!is_one && name.contains(&filter))
+    })
 }

@@ -261,10 +261,13 @@ impl Request {
 /// others.
 pub(super) type Answer = Result<Vec<String>>;
 
+/// A request's result, and the request: its messages are freed where they were allocated, which contends with nobody.
+type Answered = (Answer, Request);
+
 /// A request and who waits for it.
 pub(super) struct Job {
     pub(super) request: Request,
-    answer: Option<oneshot::Sender<Answer>>,
+    answer: Option<oneshot::Sender<Answered>>,
     /// Set by whoever is first: the thread that begins the work, or the caller that gives it up.
     taken: Option<Arc<AtomicBool>>,
     _room: Option<OwnedSemaphorePermit>,
@@ -292,7 +295,7 @@ impl Job {
     pub(super) fn answer(self, answer: Answer) {
         match (self.answer, answer) {
             // A caller that has gone away knows that the outcome is unknown to it.
-            (Some(caller), answer) => drop(caller.send(answer)),
+            (Some(caller), answer) => drop(caller.send((answer, self.request))),
             (None, Err(error)) => tracing::debug!(%error, "unattended broker operation failed"),
             (None, Ok(_)) => {}
         }
@@ -335,24 +338,31 @@ impl Handle {
 
     /// Asks and waits for the answer.
     pub(super) async fn call(&self, request: Request) -> Answer {
-        self.call_within(request, None, CALL_LIMIT).await
+        self.call_within(request, None, CALL_LIMIT).await.0
     }
 
-    /// Publishes, waiting first for room in the thread's inbox.
-    pub(super) async fn publish(&self, outgoing: Outgoing, limit: Duration) -> Result<()> {
+    /// Publishes, waiting first for room in the thread's inbox. Gives back what was refused.
+    pub(super) async fn publish(
+        &self,
+        outgoing: Outgoing,
+        limit: Duration,
+    ) -> (Result<()>, Option<Outgoing>) {
         let started = Instant::now();
         let room = Arc::clone(&self.room).acquire_owned();
         let Ok(room) = timeout_at(after(started, limit), room).await else {
-            return Err(Error::Unavailable {
+            let error = Error::Unavailable {
                 what: outgoing.route.to_string(),
                 waited: limit,
                 reason: "too many publishes wait for the file".into(),
-            });
+            };
+            return (Err(error), Some(outgoing));
         };
         let left = limit.saturating_sub(started.elapsed());
-        self.call_within(Request::Publish(outgoing), room.ok(), left)
-            .await
-            .map(drop)
+        let request = Request::Publish(outgoing);
+        match self.call_within(request, room.ok(), left).await {
+            (Err(error), Some(Request::Publish(outgoing))) => (Err(error), Some(outgoing)),
+            (answer, _) => (answer.map(drop), None),
+        }
     }
 
     async fn call_within(
@@ -360,7 +370,7 @@ impl Handle {
         request: Request,
         room: Option<OwnedSemaphorePermit>,
         limit: Duration,
-    ) -> Answer {
+    ) -> (Answer, Option<Request>) {
         let (answer, outcome) = oneshot::channel();
         let taken = Arc::new(AtomicBool::new(false));
         // Kept for the rare late answer only, so the common case pays for no words.
@@ -380,11 +390,11 @@ impl Handle {
             _room: room,
         }));
         match timeout_at(after(Instant::now(), limit), outcome).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Error::Closed { what: "the broker" }),
+            Ok(Ok((answer, request))) => (answer, Some(request)),
+            Ok(Err(_)) => (Err(Error::Closed { what: "the broker" }), None),
             Err(_) => {
                 let what = route.map_or(what, |route| route.to_string());
-                Err(if taken.swap(true, Ordering::AcqRel) {
+                let error = if taken.swap(true, Ordering::AcqRel) {
                     Error::Unconfirmed {
                         route: what,
                         waited: limit,
@@ -395,7 +405,8 @@ impl Handle {
                         waited: limit,
                         reason: "the file was busy all the time".into(),
                     }
-                })
+                };
+                (Err(error), None)
             }
         }
     }

@@ -39,7 +39,10 @@ async fn a_full_disk_refuses_what_grows_and_lets_the_rest_go_on() {
     let engine =
         Engine::new(db, syncing, path.clone(), handle.clone(), inbox, heard).expect("registered");
     let thread = std::thread::spawn(move || engine.run());
-    let patience = Duration::from_secs(20);
+    let publish = async |size| {
+        let patience = Duration::from_secs(20);
+        handle.publish(outgoing(size), patience).await.0
+    };
 
     let (sender, mut deliveries) = mpsc::channel(3);
     let subscribe = Request::Subscribe {
@@ -50,16 +53,13 @@ async fn a_full_disk_refuses_what_grows_and_lets_the_rest_go_on() {
     };
     handle.call(subscribe).await.expect("subscribed");
     for _ in 0..2 {
-        handle
-            .publish(outgoing(10), patience)
-            .await
-            .expect("stored");
+        publish(10).await.expect("stored");
     }
     let mut held = Vec::new();
     for _ in 0..2 {
         held.push(deliveries.recv().await.expect("open").expect("delivered"));
     }
-    let large = (0..60).map(|_| handle.publish(outgoing(8000), patience));
+    let large = (0..60).map(|_| publish(8000));
     let mut stored = 0;
     for outcome in futures_util::future::join_all(large).await {
         match outcome {
@@ -78,10 +78,7 @@ async fn a_full_disk_refuses_what_grows_and_lets_the_rest_go_on() {
         let delivery = deliveries.recv().await.expect("open").expect("delivered");
         delivery.ack(None).await.expect("settled");
     }
-    handle
-        .publish(outgoing(8000), patience)
-        .await
-        .expect("there is room again");
+    publish(8000).await.expect("there is room again");
 
     let (closed, done) = oneshot::channel();
     handle.send(Command::Close(closed));

@@ -30,6 +30,10 @@ impl Engine {
             self.waker.wake(port);
         }
         for (mut job, answer) in jobs.into_iter().zip(outcome.answers) {
+            if matches!(job.request, Request::Publish(_) | Request::Settle { .. }) {
+                job.answer(answer);
+                continue;
+            }
             let request = std::mem::replace(&mut job.request, Request::Prune);
             let took = answer.as_ref().is_ok_and(|taken| !taken.is_empty());
             match request {

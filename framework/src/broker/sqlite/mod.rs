@@ -197,7 +197,21 @@ impl Broker for SqliteBroker {
         let handle = self.handle.clone();
         let deadline = publish.deadline;
         let outgoing = Outgoing::new(publish, SystemTime::now());
-        Box::pin(async move { handle.publish(outgoing?, deadline).await })
+        Box::pin(async move { handle.publish(outgoing?, deadline).await.0 })
+    }
+
+    fn publish_to<'a>(&'a self, queue: &'a Queue, publish: Publish) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let deadline = publish.deadline;
+            let outgoing = Outgoing::new(publish, SystemTime::now())?;
+            match self.handle.publish(outgoing, deadline).await {
+                (Err(Error::Unroutable { .. }), Some(outgoing)) => {
+                    self.declare(queue).await?;
+                    self.handle.publish(outgoing, deadline).await.0
+                }
+                (outcome, _) => outcome,
+            }
+        })
     }
 
     fn consume<'a>(&'a self, queue: &'a Queue, slots: usize) -> BoxFuture<'a, Result<Consumer>> {

@@ -178,6 +178,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     db.pragma_update(None, "trusted_schema", false)?;
     db.pragma_update(None, "cell_size_check", true)?;
     db.pragma_update(None, "temp_store", "memory")?;
+    // 8 MiB, taken as they are used: what a transaction writes beyond them is written twice.
+    db.pragma_update(None, "cache_size", -8192)?;
     db.pragma_update_and_check(None, "journal_size_limit", 64 << 20, |_| Ok(()))?;
     // 8 MiB of log between checkpoints: a quarter of the default's fsyncs of the file itself.
     db.pragma_update_and_check(None, "wal_autocheckpoint", 2000, |_| Ok(()))?;
