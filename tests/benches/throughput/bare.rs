@@ -1,17 +1,18 @@
 //! What the embedded broker is compared with: the statements that the work needs, by hand, from one thread, on a file
-//! with one table, synced as ours is. What comes together shares a commit, and what was done is deleted in the commit
-//! that takes the next.
+//! with one table, each commit synced. What comes together shares a commit, and what was done is deleted in the commit
+//! that takes the next. With the same headers, their text is stored and read as well, the table has our indexes, and what
+//! is not confirmed to anybody is synced every ten milliseconds.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use rusqlite::{Connection, TransactionBehavior, params};
 use serde::de::IgnoredAny;
 
 use crate::meter::{Sample, Stopwatch, latency};
-use crate::post::{Letter, read_reply};
+use crate::post::{Letter, SAME_HEADERS, envelope, read_reply};
 use crate::row::{AHEAD, IN_FLIGHT, Row, SENDERS, SLOTS, WINDOW};
 
 const TABLE: &str = "
@@ -24,6 +25,31 @@ CREATE TABLE job (
 ) STRICT;
 CREATE INDEX job_ready ON job (queue, seq) WHERE owner IS NULL;
 ";
+/// With the columns and indexes of ours that any message needs.
+const TABLE_AS_OURS: &str = "
+CREATE TABLE job (
+    seq INTEGER PRIMARY KEY,
+    queue TEXT NOT NULL,
+    priority INTEGER NOT NULL DEFAULT 0,
+    owner INTEGER,
+    due INTEGER,
+    id TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE INDEX job_ready ON job (queue, priority DESC, seq) WHERE owner IS NULL AND due IS NULL;
+CREATE INDEX job_due ON job (queue, due) WHERE due IS NOT NULL;
+CREATE INDEX job_owner ON job (owner) WHERE owner IS NOT NULL;
+";
+const TAKE: &str = "
+UPDATE job SET owner = 1 WHERE seq IN
+(SELECT seq FROM job WHERE queue = ?1 AND owner IS NULL ORDER BY seq LIMIT ?2)
+RETURNING seq, id, body";
+const TAKE_AS_OURS: &str = "
+UPDATE job SET owner = 1 WHERE seq IN
+(SELECT seq FROM job WHERE queue = ?1 AND owner IS NULL AND due IS NULL ORDER BY priority DESC, seq LIMIT ?2)
+RETURNING seq, id, body";
+/// How long ours leaves unsynced what nobody is told of.
+const SOON: Duration = Duration::from_millis(10);
 const CALLS: &str = "calls";
 const REPLIES: &str = "replies";
 
@@ -38,7 +64,7 @@ impl Bare {
         let db = Connection::open(path)?;
         db.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
         db.pragma_update(None, "synchronous", "full")?;
-        db.execute_batch(TABLE)?;
+        db.execute_batch(if *SAME_HEADERS { TABLE_AS_OURS } else { TABLE })?;
         Ok(Self(Mutex::new(db)))
     }
 
@@ -46,6 +72,7 @@ impl Bare {
         let mut work = Work {
             db: self.0.lock().unwrap_or_else(PoisonError::into_inner),
             text: row.text(),
+            synced: Instant::now(),
         };
         match row {
             Row::PublishOne => work.publish(1, count),
@@ -65,10 +92,33 @@ impl Bare {
 struct Work<'a> {
     db: MutexGuard<'a, Connection>,
     text: String,
+    synced: Instant,
 }
 
 impl Work<'_> {
+    /// A transaction whose outcome somebody is told.
+    fn confirm<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.sync(true)?;
+        self.commit(work)
+    }
+
     fn transact<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.sync(self.synced.elapsed() > SOON)?;
+        self.commit(work)
+    }
+
+    fn sync(&mut self, now: bool) -> Result<()> {
+        if now {
+            self.synced = Instant::now();
+        }
+        if *SAME_HEADERS {
+            let level = if now { "full" } else { "normal" };
+            self.db.pragma_update(None, "synchronous", level)?;
+        }
+        Ok(())
+    }
+
+    fn commit<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let tx = self
             .db
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -80,11 +130,15 @@ impl Work<'_> {
     fn put(&mut self, numbers: std::ops::Range<usize>) -> Result<()> {
         let text = self.text.clone();
         let letters = numbers.map(|number| Letter::request(&CALLS.into(), number, &text));
-        let letters: Vec<_> = letters.collect();
-        self.transact(|db| {
+        let about = |letter: Letter| match *SAME_HEADERS {
+            true => (envelope(letter.id(), &text), letter.body),
+            false => (letter.id().to_owned(), letter.body),
+        };
+        let letters: Vec<_> = letters.map(about).collect();
+        self.confirm(|db| {
             letters
                 .iter()
-                .try_for_each(|letter| insert(db, CALLS, letter.id(), &letter.body))
+                .try_for_each(|(about, body)| insert(db, CALLS, about, body))
         })
     }
 
@@ -118,7 +172,8 @@ impl Work<'_> {
             }
             seen += jobs.len();
             done.clear();
-            for (seq, _, body) in jobs {
+            for (seq, about, body) in jobs {
+                id(about)?;
                 let _: (IgnoredAny, IgnoredAny, IgnoredAny) = serde_json::from_slice(&body)?;
                 done.push(seq);
             }
@@ -136,7 +191,8 @@ impl Work<'_> {
             self.put(from..count.min(from + group))?;
             let jobs = self.transact(|db| take(db, CALLS, group))?;
             let mut replies = Vec::with_capacity(jobs.len());
-            for (seq, id, body) in jobs {
+            for (seq, about, body) in jobs {
+                let id = id(about)?;
                 let ((number, _text), _, _): ((u64, String), IgnoredAny, IgnoredAny) =
                     serde_json::from_slice(&body)?;
                 replies.push((seq, Letter::answer(&id, number)?, id));
@@ -185,11 +241,20 @@ fn delete(db: &Connection, seqs: &[i64]) -> Result<()> {
     Ok(())
 }
 
+/// The id of a job, of which `about` tells.
+fn id(about: String) -> Result<String> {
+    if !*SAME_HEADERS {
+        return Ok(about);
+    }
+    let mut envelope: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&about)?;
+    match envelope.remove("id") {
+        Some(serde_json::Value::String(id)) => Ok(id),
+        _ => bail!("a job without an id"),
+    }
+}
+
 fn take(db: &Connection, queue: &str, limit: usize) -> Result<Vec<Job>> {
-    let sql = "UPDATE job SET owner = 1 WHERE seq IN
-               (SELECT seq FROM job WHERE queue = ?1 AND owner IS NULL ORDER BY seq LIMIT ?2)
-               RETURNING seq, id, body";
-    let mut take = db.prepare_cached(sql)?;
+    let mut take = db.prepare_cached(if *SAME_HEADERS { TAKE_AS_OURS } else { TAKE })?;
     let jobs = take.query_map(params![queue, i64::try_from(limit)?], |row| {
         Ok((row.get(0)?, row.get(1)?, row.get(2)?))
     })?;

@@ -14,8 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::row::{WINDOW, is_set};
 
-/// Whether the messages carry the same headers as those of the measured side.
-static SAME_HEADERS: LazyLock<bool> = LazyLock::new(|| is_set("GARENNE_BENCH_SAME_HEADERS"));
+/// Whether raw's messages carry the same headers as those of the measured side; on SQLite, whether its table and its syncs
+/// are the same, too.
+pub(crate) static SAME_HEADERS: LazyLock<bool> =
+    LazyLock::new(|| is_set("GARENNE_BENCH_SAME_HEADERS"));
 
 /// The third part of a request's body, as Celery wants it.
 #[derive(Serialize)]
@@ -106,18 +108,35 @@ impl Letter {
 }
 
 /// What the measured side sends with a call without a reply, for the worker and for Celery's tools.
-fn headers(id: &str, text: &str) -> FieldTable {
-    // As much of the arguments as ours shows.
-    let shown = &text[..text.len().min(200)];
-    let mut table = FieldTable::default();
-    for (name, value) in [
+fn texts<'a>(id: &'a str, text: &'a str) -> [(&'static str, &'a str); 6] {
+    [
         ("lang", "rust"),
         ("task", "throughput::ours::noop"),
         ("id", id),
         ("root_id", id),
-        ("argsrepr", shown),
+        // As much of the arguments as ours shows.
+        ("argsrepr", &text[..text.len().min(200)]),
         ("kwargsrepr", "{}"),
-    ] {
+    ]
+}
+
+/// The same in JSON, with a message's other properties.
+pub(crate) fn envelope(id: &str, text: &str) -> String {
+    let mut headers: serde_json::Map<_, _> = texts(id, text)
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    headers.insert("retries".into(), 0.into());
+    headers.insert("ignore_result".into(), true.into());
+    let envelope = serde_json::json!({
+        "id": id, "content_type": "application/json", "headers": headers,
+    });
+    envelope.to_string()
+}
+
+fn headers(id: &str, text: &str) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in texts(id, text) {
         table.insert(name.into(), AMQPValue::LongString(value.into()));
     }
     table.insert("retries".into(), AMQPValue::LongInt(0));
