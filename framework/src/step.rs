@@ -90,8 +90,9 @@ impl Step {
         }
     }
 
-    /// The queue that must be there before it is sent. Where it is one of several, the call gets its id by that.
-    pub(crate) fn queue_to_declare(&mut self) -> Queue {
+    /// Chooses the queue that it goes to, which must be there before it is sent: one of several by the call's id, which it
+    /// gets by that.
+    pub(crate) fn choose_queue(&mut self) -> Queue {
         if self.options.queue.shards > 1 {
             let id = self.options.id.take();
             let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());

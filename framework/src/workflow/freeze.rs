@@ -317,7 +317,7 @@ impl Freezer<'_> {
             self.task.clone_from(&step.task);
         }
         self.delay = self.delay.saturating_add(step.options.delay(self.now));
-        let queue = step.queue_to_declare();
+        let queue = step.choose_queue();
         let signature = step.freeze(self.prefix, self.now)?;
         match self.queues.get(queue.name()) {
             Some(known) if !known.must_exist => {}
