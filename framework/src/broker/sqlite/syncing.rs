@@ -11,6 +11,8 @@ use super::command::{Job, Request};
 
 /// How long a settlement may wait until it is on the disk.
 const SOON: Duration = Duration::from_millis(10);
+/// How much longer after a sync that failed.
+const PAUSE: Duration = Duration::from_millis(240);
 
 /// How much somebody relies on a request's outcome after a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,11 +78,11 @@ impl Syncing {
         self.owed.map(|since| since + SOON)
     }
 
-    /// Whether it is time for a [`Request::Sync`]. If that fails, it is due again after the same time.
+    /// Whether it is time for a [`Request::Sync`]. If that fails, it is due again after a pause.
     pub(super) fn falls_due(&mut self, now: Instant) -> bool {
         let is_due = self.due().is_some_and(|due| due <= now);
         if is_due {
-            self.owed = Some(now);
+            self.owed = Some(now + PAUSE);
         }
         is_due
     }
@@ -191,7 +193,8 @@ mod tests {
         assert_eq!(commit(&[settle()], later), Some(later + SOON));
         assert!(!syncing.falls_due(later));
         assert!(syncing.falls_due(later + SOON));
-        assert!(!syncing.falls_due(later + SOON), "not in a hot loop");
+        assert!(!syncing.falls_due(later + SOON + SOON), "not in a hot loop");
+        assert!(syncing.falls_due(later + SOON + PAUSE + SOON));
 
         let mut never = Syncing::new(&db, false).expect("set");
         never.committed(&[settle()], start);
