@@ -16,6 +16,7 @@ mod meter;
 #[path = "throughput/ours.rs"]
 mod ours;
 #[path = "throughput/post.rs"]
+#[allow(dead_code, reason = "nothing is written by hand to SQLite")]
 mod post;
 #[path = "throughput/raw.rs"]
 mod raw;
