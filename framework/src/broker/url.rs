@@ -25,8 +25,7 @@ pub enum Scheme {
 /// Options after `?`, on any broker: `prefix=staging.` puts a prefix before the names of all queues and
 /// exchanges. On RabbitMQ: `queue_type=quorum` (the default) or `classic`; what is left goes to the AMQP
 /// client (`heartbeat=10`). On SQLite: `synchronous=full` (the default), with which each commit that confirms
-/// or settles a call waits for the disk, or `normal`, which is faster and may lose the last confirmed calls in a
-/// power cut.
+/// a call waits for the disk, or `normal`, which is faster and may lose the last confirmed calls in a power cut.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BrokerUrl {
     /// Which broker.
