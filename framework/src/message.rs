@@ -120,6 +120,9 @@ impl std::error::Error for Unreadable {}
 
 impl Message {
     /// A new call of `task`, first attempt.
+    ///
+    /// What every reader takes for granted is left out (no retries, no named arguments): a broker decodes each header
+    /// of each message.
     #[must_use]
     pub fn new(id: String, task: &str, arguments: &Arguments) -> Self {
         let (args, kwargs) = arguments.repr();
@@ -128,9 +131,10 @@ impl Message {
         headers.insert("task".into(), task.into());
         headers.insert("id".into(), id.as_str().into());
         headers.insert("root_id".into(), id.as_str().into());
-        headers.insert("retries".into(), 0.into());
         headers.insert("argsrepr".into(), args.into());
-        headers.insert("kwargsrepr".into(), kwargs.into());
+        if let Some(kwargs) = kwargs {
+            headers.insert("kwargsrepr".into(), kwargs.into());
+        }
         Self {
             correlation_id: Some(id.clone()),
             id,

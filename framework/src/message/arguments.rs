@@ -88,7 +88,8 @@ impl Arguments {
         Ok((arguments, embed))
     }
 
-    pub(super) fn repr(&self) -> (String, String) {
+    /// What monitors show of the arguments by position, and of those by name, if there are any.
+    pub(super) fn repr(&self) -> (String, Option<String>) {
         let mut args = String::with_capacity(REPR_LIMIT / 2);
         args.push('(');
         for (i, arg) in self.args.iter().enumerate() {
@@ -102,8 +103,11 @@ impl Arguments {
             }
         }
         args.push_str(if self.args.len() == 1 { ",)" } else { ")" });
-        let mut kwargs = serde_json::to_string(&self.kwargs).unwrap_or_default();
-        kwargs.truncate(cut(&kwargs, REPR_LIMIT).len());
+        let kwargs = (!self.kwargs.is_empty()).then(|| {
+            let mut kwargs = serde_json::to_string(&self.kwargs).unwrap_or_default();
+            kwargs.truncate(cut(&kwargs, REPR_LIMIT).len());
+            kwargs
+        });
         (args, kwargs)
     }
 }

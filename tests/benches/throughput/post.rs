@@ -108,7 +108,7 @@ impl Letter {
 }
 
 /// What the measured side sends with a call without a reply, for the worker and for Celery's tools.
-fn texts<'a>(id: &'a str, text: &'a str) -> [(&'static str, &'a str); 6] {
+fn texts<'a>(id: &'a str, text: &'a str) -> [(&'static str, &'a str); 5] {
     [
         ("lang", "rust"),
         ("task", "throughput::ours::noop"),
@@ -116,7 +116,6 @@ fn texts<'a>(id: &'a str, text: &'a str) -> [(&'static str, &'a str); 6] {
         ("root_id", id),
         // As much of the arguments as ours shows.
         ("argsrepr", &text[..text.len().min(200)]),
-        ("kwargsrepr", "{}"),
     ]
 }
 
@@ -126,7 +125,6 @@ pub(crate) fn envelope(id: &str, text: &str) -> String {
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect();
-    headers.insert("retries".into(), 0.into());
     headers.insert("ignore_result".into(), true.into());
     let envelope = serde_json::json!({
         "id": id, "content_type": "application/json", "headers": headers,
@@ -139,7 +137,6 @@ fn headers(id: &str, text: &str) -> FieldTable {
     for (name, value) in texts(id, text) {
         table.insert(name.into(), AMQPValue::LongString(value.into()));
     }
-    table.insert("retries".into(), AMQPValue::LongInt(0));
     table.insert("ignore_result".into(), AMQPValue::Boolean(true));
     table
 }
