@@ -1,6 +1,7 @@
 //! What a task can know of the attempt that runs it.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
@@ -41,7 +42,8 @@ pub(crate) struct Attempt {
     pub(crate) deadline: Option<Instant>,
     /// Where the task tells its progress; `None` where nobody waits for it.
     pub(crate) progress: Option<watch::Sender<Option<Box<RawValue>>>>,
-    pub(crate) cancelled: watch::Receiver<bool>,
+    /// Whether nobody wants it to go on.
+    pub(crate) cancelled: AtomicBool,
     /// Of the delivery that the attempt stands on now.
     pub(crate) stale: watch::Receiver<Stale>,
 }
@@ -49,6 +51,11 @@ pub(crate) struct Attempt {
 impl Context {
     pub(crate) fn new(attempt: Attempt) -> Self {
         Self(Arc::new(attempt))
+    }
+
+    /// Nobody wants the attempt to go on.
+    pub(crate) fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::Relaxed);
     }
 
     /// The call's id: the same in every attempt, so it serves as an idempotency key.
@@ -166,7 +173,7 @@ impl Context {
     /// and then, and return.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        *self.0.cancelled.borrow()
+        self.0.cancelled.load(Ordering::Relaxed)
             || self
                 .0
                 .deadline

@@ -307,17 +307,6 @@ impl From<Error> for Unstored {
     }
 }
 
-/// A delivery that is not settled.
-#[derive(Debug)]
-pub struct Unsettled {
-    /// Why.
-    pub error: Error,
-    /// How many of the messages that were to go out first are stored, counted from the first one.
-    pub stored: usize,
-    /// The delivery, still to be settled. Dropped, its message goes back.
-    pub delivery: Delivery,
-}
-
 /// A message in a worker's hands: settled exactly once, since each way of settling consumes it.
 /// Dropped unsettled, it goes back to its queue.
 pub struct Delivery {
@@ -409,23 +398,19 @@ impl Delivery {
     ///
     /// # Errors
     /// [`Stale`](crate::Error::Stale) where the message will be delivered again.
-    pub async fn ack(self, first: impl IntoIterator<Item = Publish>) -> Result<()> {
-        let settled = self.settle(first.into_iter().collect()).await;
-        settled.map_err(|unsettled| unsettled.error)
+    pub async fn ack(mut self, first: impl IntoIterator<Item = Publish>) -> Result<()> {
+        let settled = self.settle.ack(first.into_iter().collect()).await;
+        settled.map_err(|unstored| unstored.error)
     }
 
     /// As [`ack`](Self::ack), for who can do something else with the delivery where that fails.
-    ///
-    /// # Errors
-    /// Why, with the delivery itself.
-    pub async fn settle(mut self, first: Vec<Publish>) -> Result<(), Box<Unsettled>> {
+    pub(crate) async fn settle(
+        mut self: Box<Self>,
+        first: Vec<Publish>,
+    ) -> Result<(), (Box<Self>, Unstored)> {
         match self.settle.ack(first).await {
             Ok(()) => Ok(()),
-            Err(Unstored { error, stored }) => Err(Box::new(Unsettled {
-                error,
-                stored,
-                delivery: self,
-            })),
+            Err(unstored) => Err((self, unstored)),
         }
     }
 

@@ -5,11 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep};
 
 use super::serve::Lane;
-use crate::broker::{BoxFuture, MOST_AHEAD, Subscription};
+use crate::broker::{BoxFuture, MOST_AHEAD, Stale, Subscription};
 
 /// Work that is taken ahead at most.
 const MOST_WORK: Duration = Duration::from_millis(5);
@@ -185,6 +185,17 @@ impl State {
     }
 }
 
+/// What waiting for a slot comes to.
+pub(super) enum Admission {
+    Slot(OwnedSemaphorePermit),
+    /// The worker stops: others may run it while this one finishes what it began.
+    Stops,
+    /// The delivery is void.
+    Void,
+    /// It was taken ahead of the slots, and they are busy.
+    WaitedTooLong,
+}
+
 /// A delivery's turn to have a slot: in the order in which deliveries came, whoever asks first.
 pub(super) enum Place {
     Now(OwnedSemaphorePermit),
@@ -205,12 +216,30 @@ impl Place {
         }
     }
 
-    /// Waits for it.
-    pub(super) async fn comes(self) -> Option<OwnedSemaphorePermit> {
-        match self {
-            Self::Now(permit) => Some(permit),
-            Self::Later(later) => later.await,
-        }
+    /// Waits for it. It comes at once, but after a lost connection, while attempts of void deliveries go on, beside
+    /// calls that were acknowledged early, and to what is taken ahead.
+    pub(super) async fn comes(
+        self,
+        stopping: &watch::Sender<bool>,
+        ahead: &Ahead,
+        stale: &Stale,
+    ) -> Admission {
+        let later = match self {
+            Self::Now(_) if *stopping.borrow() => return Admission::Stops,
+            Self::Now(permit) => return Admission::Slot(permit),
+            Self::Later(later) => later,
+        };
+        let mut stopping = stopping.subscribe();
+        let wait = async {
+            tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stopping| *stopping) => Admission::Stops,
+                permit = later => permit.map_or(Admission::Stops, Admission::Slot),
+                () = stale.stale() => Admission::Void,
+                () = ahead.impatience() => Admission::WaitedTooLong,
+            }
+        };
+        Box::pin(wait).await
     }
 }
 

@@ -16,7 +16,7 @@ use crate::workflow::builtin;
 pub(super) struct Checked {
     pub(super) arguments: Arguments,
     /// The join whose body the call is.
-    pub(super) joined: Option<Joined>,
+    pub(super) joined: Option<Box<Joined>>,
     pub(super) definition: &'static Definition,
     pub(super) name: &'static str,
 }
@@ -108,7 +108,7 @@ impl Shared {
         }
         Ok(Checked {
             arguments,
-            joined: embed.garenne_join,
+            joined: embed.garenne_join.map(Box::new),
             definition,
             name: definition.name,
         })

@@ -1,5 +1,6 @@
 //! One delivery through a slot: check it, run its task under its time limit, settle it.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tracing::Instrument;
 
 use super::Shared;
 use super::activity::Taken;
-use super::ahead::{Place, Slot};
+use super::ahead::{Admission, Place, Slot};
 use super::body::Ended;
 use super::check::Checked;
 use super::memory::{Key, Registered};
@@ -32,7 +33,7 @@ pub(super) async fn process(
     worker: Arc<Shared>,
     lane: Arc<Lane>,
     place: Place,
-    mut delivery: Delivery,
+    mut delivery: Box<Delivery>,
 ) {
     let mut message = std::mem::take(&mut delivery.message);
     let key = Key::of(&delivery.queue, &message);
@@ -48,25 +49,24 @@ pub(super) async fn process(
     let unpacked = worker.unpack(&mut message);
     let message = Arc::new(message);
     let taken = worker.activity.take(&message, &lane, delivery.came_back());
-    // Free at once, but after a lost connection, while attempts of void deliveries go on, and beside calls
-    // that were acknowledged early.
-    let mut stopping = worker.stopping.subscribe();
-    let permit = tokio::select! {
-        biased;
-        // Others may run it while this worker finishes what it began.
-        _ = stopping.wait_for(|stopping| *stopping) => Some(None),
-        permit = place.comes() => Some(permit),
+    let admission = place.comes(&worker.stopping, &lane.ahead, delivery.stale());
+    let permit = match admission.await {
+        Admission::Slot(permit) => Some(permit),
+        // It goes back below.
+        Admission::Stops => None,
         // It is delivered again, here or elsewhere.
-        () = delivery.stale().stale() => return,
-        () = lane.ahead.impatience() => None,
-    };
-    let Some(permit) = permit else {
-        let custody = Custody::Held(delivery);
-        // What cannot be handed back is dropped with its delivery, and so goes back, too.
-        let _ = worker
-            .settle(custody, &message, &mut Verdict::HandBack, &lane)
-            .await;
-        return;
+        Admission::Void => return,
+        Admission::WaitedTooLong => {
+            let custody = Custody::Held(delivery);
+            let hand_back = async {
+                // What cannot be handed back is dropped with its delivery, and so goes back, too.
+                let _ = worker
+                    .settle(custody, &message, &mut Verdict::HandBack, &lane)
+                    .await;
+            };
+            // What few deliveries come to is boxed, here and below: the future of each would have room for it.
+            return Box::pin(hand_back).await;
+        }
     };
     let mut slot = Slot::new(&lane, permit);
     worker.tell_taken(&message);
@@ -87,7 +87,7 @@ pub(super) async fn process(
             if is_suspect(delivery.deliveries, worker.max_deliveries)
                 && !*worker.stopping.borrow() =>
         {
-            Some(worker.suspects.turn().await)
+            Some(Box::pin(worker.suspects.turn()).await)
         }
         _ => None,
     };
@@ -104,11 +104,11 @@ pub(super) async fn process(
         _ => checked,
     };
     let checked = match checked {
-        Ok(task) => {
+        Ok(task) if task.joined.is_some() => {
             let may_be_over = delivery.came_back() || message.is_copy();
-            worker.join(task, may_be_over, &message).await
+            Box::pin(worker.join(task, may_be_over, &message)).await
         }
-        verdict => verdict,
+        checked => checked,
     };
     match checked {
         Ok(task) => {
@@ -124,15 +124,18 @@ pub(super) async fn process(
                 .await;
         }
         Err(mut verdict) => {
-            let settled = worker
-                .settle(Custody::Held(delivery), &message, &mut verdict, &lane)
-                .await;
-            if is_known {
-                worker.outcomes.note(&key, &verdict, went_back(&settled));
-            }
-            worker
-                .conclude(&mut slot, &message, &verdict, settled.err(), &taken)
-                .await;
+            let not_run = async {
+                let settled = worker
+                    .settle(Custody::Held(delivery), &message, &mut verdict, &lane)
+                    .await;
+                if is_known {
+                    worker.outcomes.note(&key, &verdict, went_back(&settled));
+                }
+                worker
+                    .conclude(&mut slot, &message, &verdict, settled.err(), &taken)
+                    .await;
+            };
+            Box::pin(not_run).await;
         }
     }
 }
@@ -148,7 +151,7 @@ impl Shared {
         &self,
         task: Checked,
         slot: &mut Slot<'_>,
-        delivery: Delivery,
+        delivery: Box<Delivery>,
         message: &Arc<Message>,
         key: Key,
         taken: &Taken<'_>,
@@ -170,10 +173,10 @@ impl Shared {
         for other in registered.end() {
             let settled = match error {
                 // What follows the call is out already.
-                None if !matches!(verdict, Verdict::HandBack) => other.ack(None).await,
+                None if !matches!(verdict, Verdict::HandBack) => Box::pin(other.ack(None)).await,
                 _ => {
-                    let custody = Custody::Held(other);
-                    self.settle(custody, message, &mut verdict, slot.lane).await
+                    let custody = Custody::Held(Box::new(other));
+                    Box::pin(self.settle(custody, message, &mut verdict, slot.lane)).await
                 }
             };
             self.outcomes.note(&key, &verdict, went_back(&settled));
@@ -223,7 +226,7 @@ impl Shared {
             && let Some(again) = registered.adopted()
         {
             let custody = Custody::Held(again);
-            settled = self.settle(custody, message, &mut verdict, lane).await;
+            settled = Box::pin(self.settle(custody, message, &mut verdict, lane)).await;
         }
         if is_held {
             self.outcomes.note(key, &verdict, went_back(&settled));
@@ -250,20 +253,25 @@ impl Shared {
         self.observe(message, verdict);
         let unroutable = matches!(error, Some(Error::Unroutable { .. }));
         report(message, verdict, error);
+        if failed {
+            Box::pin(self.recover(slot, unroutable)).await;
+        }
+    }
+
+    /// After a settlement that failed.
+    async fn recover(&self, slot: &mut Slot<'_>, unroutable: bool) {
         let queue = &slot.lane.queue;
         if unroutable && let Err(error) = self.app.broker().declare(queue).await {
             tracing::warn!(queue = queue.name(), "cannot be declared again: {error}");
         }
-        if failed {
-            let mut hand_back = self.hand_back.subscribe();
-            let pause = async {
-                slot.retake().await;
-                tokio::time::sleep(PAUSE).await;
-            };
-            tokio::select! {
-                () = pause => {}
-                _ = hand_back.wait_for(|hand_back| *hand_back) => {}
-            }
+        let mut hand_back = self.hand_back.subscribe();
+        let pause = async {
+            slot.retake().await;
+            tokio::time::sleep(PAUSE).await;
+        };
+        tokio::select! {
+            () = pause => {}
+            _ = hand_back.wait_for(|hand_back| *hand_back) => {}
         }
     }
 
@@ -285,7 +293,6 @@ impl Shared {
         let timeout = if is_last { left } else { timeout };
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut cancelled = self.cancelled.watch(&message.id);
-        let (stop, stopped) = watch::channel(false);
         let (progress, mut reporter) = self.reporter(message, stale.clone());
         let context = Context::new(Attempt {
             app: self.app.clone(),
@@ -300,10 +307,10 @@ impl Shared {
             number: key.attempt,
             deadline,
             progress,
-            cancelled: stopped,
+            cancelled: AtomicBool::new(false),
             stale,
         });
-        let invocation = Invocation::new(task.arguments, self.state.clone(), context);
+        let invocation = Invocation::new(task.arguments, self.state.clone(), context.clone());
         let mut hand_back = self.hand_back.subscribe();
         let timed_out = || {
             let text = match is_last {
@@ -339,7 +346,7 @@ impl Shared {
             _ = hand_back.wait_for(|hand_back| *hand_back) => Verdict::HandBack,
             never = reporter.follow() => match never {},
         };
-        stop.send_replace(true);
+        context.cancel();
         drop(cancelled);
         self.cancelled.forget(&message.id);
         reporter.finish().await;
@@ -354,7 +361,7 @@ impl Shared {
     ) -> Option<Ended> {
         let ended = self.body(definition, invocation).await;
         if ended.is_none() {
-            tokio::time::sleep(RUNAWAY_PAUSE).await;
+            Box::pin(tokio::time::sleep(RUNAWAY_PAUSE)).await;
         }
         ended
     }

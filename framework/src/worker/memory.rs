@@ -1,10 +1,11 @@
 //! What a worker remembers of its attempts, so that work is not done twice when a delivery comes back:
 //! which calls run now, and what came of those that ended lately.
 
-use std::collections::hash_map::Entry;
+use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,12 +25,17 @@ const LARGEST: usize = 4096;
 /// Bytes of results remembered.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
 
+/// Random, since ids are their senders' choice.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
 /// One delivery's identity: the same message on the same queue, in the same attempt of the same life. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key(Arc<Identity>);
 
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Identity {
+    /// Of all that follows: it is looked up several times.
+    hash: u64,
     pub(super) queue: String,
     pub(super) id: String,
     /// A dead letter that was sent again has its first attempt again.
@@ -40,12 +46,20 @@ pub(super) struct Identity {
 impl Key {
     /// The identity of a message that has come from `queue`.
     pub(super) fn of(queue: &str, message: &Message) -> Self {
+        let (life, attempt) = (message.revivals(), message.attempt());
         Self(Arc::new(Identity {
+            hash: HASHER.hash_one((queue, &*message.id, life, attempt)),
             queue: queue.to_owned(),
             id: message.id.clone(),
-            life: message.revivals(),
-            attempt: message.attempt(),
+            life,
+            attempt,
         }))
+    }
+}
+
+impl Hash for Identity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
     }
 }
 
@@ -77,7 +91,12 @@ impl Running {
     /// Where the same call is running already, that attempt adopts this delivery and `None` is returned. The
     /// attempt's own need not be void: RabbitMQ gives a message again to a consumer that it took for dead, on the
     /// same channel, when their nodes have lost each other for a moment.
-    pub(super) fn adopt(&self, key: &Key, task: &str, delivery: Delivery) -> Option<Delivery> {
+    pub(super) fn adopt(
+        &self,
+        key: &Key,
+        task: &str,
+        delivery: Box<Delivery>,
+    ) -> Option<Box<Delivery>> {
         let mut table = self.table();
         match table.get_mut(key) {
             // The first delivery of a message is not the one that is running: its id was used again.
@@ -91,7 +110,7 @@ impl Running {
                 );
                 attempt.stale.send_replace(delivery.stale().clone());
                 attempt.adopted.retain(|held| !held.stale().is_stale());
-                attempt.adopted.push(delivery);
+                attempt.adopted.push(*delivery);
                 None
             }
             _ => Some(delivery),
@@ -130,9 +149,9 @@ pub(super) struct Registered<'a> {
 
 impl Registered<'_> {
     /// Takes the newest delivery that the attempt has adopted.
-    pub(super) fn adopted(&self) -> Option<Delivery> {
+    pub(super) fn adopted(&self) -> Option<Box<Delivery>> {
         let (running, key) = self.key.as_ref()?;
-        running.table().get_mut(key)?.adopted.pop()
+        running.table().get_mut(key)?.adopted.pop().map(Box::new)
     }
 
     /// The attempt has ended and what it stands on is settled; returns what else it has adopted.

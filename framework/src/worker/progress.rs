@@ -26,7 +26,8 @@ type Newest = Option<Box<RawValue>>;
 pub(super) struct Reporter<'a> {
     worker: &'a Shared,
     message: &'a Message,
-    newest: watch::Receiver<Newest>,
+    /// `None` where nobody waits for it.
+    newest: Option<watch::Receiver<Newest>>,
     stale: watch::Receiver<Stale>,
     /// Under way to the broker: waited for before the reply goes out, so that it cannot come after it.
     under_way: Option<BoxFuture<'static, Result<()>>>,
@@ -39,7 +40,9 @@ impl Shared {
         message: &'a Message,
         stale: watch::Receiver<Stale>,
     ) -> (Option<watch::Sender<Newest>>, Reporter<'a>) {
-        let (tell, newest) = watch::channel(None);
+        let (tell, newest) = (!message.ignores_result())
+            .then(|| watch::channel(None))
+            .unzip();
         let reporter = Reporter {
             worker: self,
             message,
@@ -47,7 +50,7 @@ impl Shared {
             stale,
             under_way: None,
         };
-        ((!message.ignores_result()).then_some(tell), reporter)
+        (tell, reporter)
     }
 }
 
@@ -55,25 +58,33 @@ impl Reporter<'_> {
     /// Reports while the task runs.
     pub(super) async fn follow(&mut self) -> Infallible {
         loop {
-            if self.newest.changed().await.is_err() {
+            let told = match &mut self.newest {
+                Some(newest) => newest.changed().await.is_ok(),
+                None => false,
+            };
+            if !told {
                 return std::future::pending().await;
             }
-            self.report().await;
-            tokio::time::sleep(PAUSE).await;
+            Box::pin(self.report()).await;
+            Box::pin(tokio::time::sleep(PAUSE)).await;
         }
     }
 
     /// Reports what the task told last, if that has not been reported, and nothing more.
     pub(super) async fn finish(mut self) {
+        // (The channel's own `has_changed` fails once the task has dropped its end.)
+        let newest = self.newest.as_ref();
+        let is_unreported = newest.is_some_and(|newest| newest.borrow().has_changed());
+        if self.under_way.is_none() && !is_unreported {
+            return;
+        }
         let last = async {
             self.arrive().await;
-            // (The channel's own `has_changed` fails once the task has dropped its end.)
-            let unreported = self.newest.borrow().has_changed();
-            if unreported {
+            if is_unreported {
                 self.report().await;
             }
         };
-        if timeout(LAST, last).await.is_err() {
+        if Box::pin(timeout(LAST, last)).await.is_err() {
             tracing::debug!(
                 id = self.message.id,
                 "the last progress was not stored in time"
@@ -82,7 +93,8 @@ impl Reporter<'_> {
     }
 
     async fn report(&mut self) {
-        let value = self.newest.borrow_and_update().clone();
+        let newest = self.newest.as_mut();
+        let value = newest.and_then(|newest| newest.borrow_and_update().clone());
         let Some(value) = value else { return };
         if self.stale.borrow().is_stale() {
             // Another attempt at the same call may be telling its own.

@@ -126,11 +126,18 @@ impl Feed {
         mut stopped: watch::Receiver<bool>,
     ) -> Result<()> {
         let mut slots = JoinSet::new();
+        // Asked once, not for each delivery.
+        let stop = async {
+            tokio::select! {
+                _ = stopping.wait_for(|stopping| *stopping) => {}
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+            }
+        };
+        tokio::pin!(stop);
         let outcome = loop {
             tokio::select! {
                 biased;
-                _ = stopping.wait_for(|stopping| *stopping) => break Ok(()),
-                _ = stopped.wait_for(|stopped| *stopped) => break Ok(()),
+                () = &mut stop => break Ok(()),
                 Some(ended) = slots.join_next(), if !slots.is_empty() => {
                     if let Err(panic) = ended {
                         tracing::error!(%panic, "a slot failed; its delivery goes back to the queue");
@@ -141,7 +148,7 @@ impl Feed {
                         self.lane.taken.fetch_add(1, Ordering::Relaxed);
                         let (worker, lane) = (self.worker.clone(), self.lane.clone());
                         let place = Place::of(&lane);
-                        let process = execute::process(worker, lane, place, delivery);
+                        let process = execute::process(worker, lane, place, Box::new(delivery));
                         // Boxed: tokio copies a task's future, here of some kilobytes, again and again.
                         slots.spawn(Box::pin(process));
                     }

@@ -28,13 +28,9 @@ fn is_void(custody: &Custody) -> bool {
 }
 
 /// Who has the message while its task runs.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "there is one for each slot, and nearly all are `Held`"
-)]
 pub(super) enum Custody {
-    /// We do, until it is settled.
-    Held(Delivery),
+    /// We do, until it is settled. Boxed: it passes through many futures, each of which would have room for it twice.
+    Held(Box<Delivery>),
     /// Nobody: it was acknowledged before the work, as the task wishes.
     Released { queue: String },
 }
@@ -61,7 +57,7 @@ impl Shared {
     /// [`Error::Stale`] where the delivery is void: it is not to be run then.
     pub(super) async fn take_custody(
         &self,
-        delivery: Delivery,
+        delivery: Box<Delivery>,
         message: &Message,
         options: &TaskOptions,
     ) -> Result<Custody, Error> {
@@ -74,7 +70,7 @@ impl Shared {
             Ack::Late => Ok(Custody::Held(delivery)),
             Ack::Early => {
                 let queue = delivery.queue.clone();
-                delivery.ack(None).await?;
+                Box::pin(delivery.ack(None)).await?;
                 Ok(Custody::Released { queue })
             }
         }
@@ -150,7 +146,7 @@ impl Shared {
         let queue = custody.queue().to_owned();
         let to_queue = |copy, delay| Some(self.publish(Route::Queue(queue.clone()), copy, delay));
         let copy = match verdict {
-            Verdict::Done(_) | Verdict::Over => return self.send(custody, None, then).await,
+            Verdict::Done(_) | Verdict::Over => return self.send(custody, then, 0).await,
             Verdict::Dropped(_) => {
                 return Box::pin(self.send_what_can_be(custody, None, then)).await;
             }
@@ -175,13 +171,16 @@ impl Shared {
             }
             Verdict::HandBack => None,
         };
-        let settled = match (custody, copy) {
-            (Custody::Held(delivery), Some(copy)) => delivery.retry(copy).await,
-            (Custody::Held(delivery), None) => delivery.release().await,
-            (Custody::Released { .. }, Some(copy)) => self.publish_surely(copy).await,
-            (Custody::Released { .. }, None) => Ok(()),
+        // What few calls come to is boxed, here and below: it would make the future of every call larger.
+        let settled = async {
+            match (custody, copy) {
+                (Custody::Held(delivery), Some(copy)) => delivery.retry(copy).await,
+                (Custody::Held(delivery), None) => delivery.release().await,
+                (Custody::Released { .. }, Some(copy)) => self.publish_surely(copy).await,
+                (Custody::Released { .. }, None) => Ok(()),
+            }
         };
-        settled.map_err(Unsent::from)
+        Box::pin(settled).await.map_err(Unsent::from)
     }
 
     /// Sends the dead letter, and all of `then` that can be sent.
@@ -192,7 +191,9 @@ impl Shared {
         then: Vec<Publish>,
     ) -> Result<(), Unsent> {
         let dead_route = dead.as_ref().map(|dead| dead.route.clone());
-        let (custody, left) = match self.send(custody, dead, then).await {
+        let own = usize::from(dead.is_some());
+        let all = dead.into_iter().chain(then).collect();
+        let (custody, left) = match self.send(custody, all, own).await {
             Err(Unsent {
                 left: Some(left), ..
             }) => left,
@@ -241,31 +242,53 @@ impl Shared {
         }
     }
 
-    /// Sends the dead letter and all of `then`, and takes the message off its queue.
+    /// Sends all of `publishes`, of which the first ones, so many as are our own, are dead letters; and takes the
+    /// message off its queue.
     async fn send(
         &self,
         custody: Custody,
-        dead: Option<Publish>,
-        then: Vec<Publish>,
+        publishes: Vec<Publish>,
+        own: usize,
     ) -> Result<(), Unsent> {
-        let (mut refused, own) = (None, usize::from(dead.is_some()));
-        // What few calls need is boxed: it would make the future of every call larger.
-        for publish in then.iter().filter(|publish| !is_reply(publish)) {
-            match Box::pin(self.declare(publish)).await {
+        if publishes.iter().all(is_reply) {
+            return self.try_to_send(custody, publishes).await;
+        }
+        let is_released = matches!(custody, Custody::Released { .. });
+        let declared = Box::pin(self.declare_all(&publishes[own..], is_released)).await;
+        if let Some(error) = declared? {
+            return Err(Unsent::refused(error, custody, publishes));
+        }
+        Box::pin(self.send_declared(custody, publishes, own)).await
+    }
+
+    /// Makes sure that all of them have the queues that they are to go to; the error of one that will never have it.
+    async fn declare_all(
+        &self,
+        publishes: &[Publish],
+        is_released: bool,
+    ) -> Result<Option<Error>, Error> {
+        let mut refused = None;
+        for publish in publishes.iter().filter(|publish| !is_reply(publish)) {
+            match self.declare(publish).await {
                 Err(error) if error.is_lasting() => refused = Some(error),
                 // Nothing else stands for it: the broker may be back when it is published.
-                Err(error) if matches!(custody, Custody::Released { .. }) => {
+                Err(error) if is_released => {
                     tracing::warn!(route = %publish.route, "not declared: {error}");
                 }
                 declared => declared?,
             }
         }
-        let all: Vec<_> = dead.into_iter().chain(then).collect();
-        if let Some(error) = refused {
-            return Err(Unsent::refused(error, custody, all));
-        }
-        let count = all.len();
-        match self.try_to_send(custody, all).await {
+        Ok(refused)
+    }
+
+    async fn send_declared(
+        &self,
+        custody: Custody,
+        publishes: Vec<Publish>,
+        own: usize,
+    ) -> Result<(), Unsent> {
+        let count = publishes.len();
+        match self.try_to_send(custody, publishes).await {
             // Somebody may have deleted a queue.
             Err(Unsent {
                 error: Error::Unroutable { .. },
@@ -273,56 +296,64 @@ impl Shared {
             }) => {
                 let stored = count - left.len();
                 for publish in left.iter().skip(own.saturating_sub(stored)) {
-                    match Box::pin(self.declare_anew(publish)).await {
+                    match self.declare_anew(publish).await {
                         Err(error) if error.is_lasting() => {
                             return Err(Unsent::refused(error, custody, left));
                         }
                         declared => declared?,
                     }
                 }
-                Box::pin(self.try_to_send(custody, left)).await
+                self.try_to_send(custody, left).await
             }
             sent => sent,
         }
     }
 
     async fn try_to_send(&self, custody: Custody, publishes: Vec<Publish>) -> Result<(), Unsent> {
-        match custody {
-            Custody::Held(delivery) => {
-                // Replies are never refused, and most calls have nothing else to send.
-                let copies = match publishes.iter().all(is_reply) {
-                    true => None,
-                    false => Some(publishes.clone()),
-                };
-                let Err(unsettled) = delivery.settle(publishes).await else {
-                    return Ok(());
-                };
-                match copies {
-                    Some(mut copies) if unsettled.error.is_lasting() => {
-                        let left = copies.split_off(unsettled.stored.min(copies.len()));
-                        let custody = Custody::Held(unsettled.delivery);
-                        Err(Unsent::refused(unsettled.error, custody, left))
-                    }
-                    _ => Err(unsettled.error.into()),
-                }
-            }
+        let delivery = match custody {
+            Custody::Held(delivery) => delivery,
             Custody::Released { .. } => {
-                let mut publishes = publishes.into_iter();
-                while let Some(publish) = publishes.next() {
-                    match self.publish_surely(publish.clone()).await {
-                        Err(error) if error.is_lasting() && is_reply(&publish) => {
-                            tracing::error!(%error, "a reply cannot be delivered; the work stands");
-                        }
-                        Err(error) if error.is_lasting() => {
-                            let left = std::iter::once(publish).chain(publishes).collect();
-                            return Err(Unsent::refused(error, custody, left));
-                        }
-                        sent => sent?,
-                    }
+                return Box::pin(self.send_unguarded(custody, publishes)).await;
+            }
+        };
+        // Replies are never refused, and most calls have nothing else to send.
+        let copies = match publishes.iter().all(is_reply) {
+            true => None,
+            false => Some(publishes.clone()),
+        };
+        let Err((delivery, unstored)) = delivery.settle(publishes).await else {
+            return Ok(());
+        };
+        match copies {
+            Some(mut copies) if unstored.error.is_lasting() => {
+                let left = copies.split_off(unstored.stored.min(copies.len()));
+                let custody = Custody::Held(delivery);
+                Err(Unsent::refused(unstored.error, custody, left))
+            }
+            _ => Err(unstored.error.into()),
+        }
+    }
+
+    /// Sends what no delivery stands for any more.
+    async fn send_unguarded(
+        &self,
+        custody: Custody,
+        publishes: Vec<Publish>,
+    ) -> Result<(), Unsent> {
+        let mut publishes = publishes.into_iter();
+        while let Some(publish) = publishes.next() {
+            match self.publish_surely(publish.clone()).await {
+                Err(error) if error.is_lasting() && is_reply(&publish) => {
+                    tracing::error!(%error, "a reply cannot be delivered; the work stands");
                 }
-                Ok(())
+                Err(error) if error.is_lasting() => {
+                    let left = std::iter::once(publish).chain(publishes).collect();
+                    return Err(Unsent::refused(error, custody, left));
+                }
+                sent => sent?,
             }
         }
+        Ok(())
     }
 
     /// Where a call goes whose signature does not say it: a Python caller may leave the queue to the worker's
