@@ -2,28 +2,50 @@
 //! unsettled lies between them.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Wake, Waker};
 
-use futures_util::future::try_join_all;
 use lapin::options::BasicAckOptions;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use super::live::rpc;
+use super::live::RPC_TIMEOUT;
 use super::settle::Session;
 
 /// Which deliveries of a channel are unsettled, and which acknowledgements are to be written.
 ///
-/// One of those who acknowledge writes, for the others, too; when it is done, it lets one of those who have come
-/// meanwhile write.
+/// One of those who acknowledge hands frames to lapin, for the others, too, and does not wait until they are written:
+/// an acknowledgement that is lost on its way is no other than one that is lost before. When they are written, one of
+/// those who have come meanwhile is next.
 #[derive(Default)]
-pub(super) struct Acks(Mutex<State>);
+pub(super) struct Acks {
+    state: Arc<Mutex<State>>,
+    /// What was handed over.
+    writes: Mutex<Vec<Write>>,
+}
 
+/// Nothing of lapin's is in it: it is looked at while lapin holds locks.
 #[derive(Default)]
 struct State {
     /// Neither acknowledged nor given back.
     open: BTreeSet<u64>,
     ready: Vec<Ready>,
+    /// Whether somebody hands frames over, or what was handed over is not written yet.
     is_written: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A frame on its way to the socket.
+struct Write {
+    /// Kept until it has resolved, or it would wake nobody.
+    _frame: Pin<Box<dyn Future<Output = lapin::Result<()>> + Send>>,
+    baton: Arc<Baton>,
 }
 
 struct Ready {
@@ -48,7 +70,7 @@ struct Frame {
 
 impl Acks {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// A delivery has come; those of one channel come in order.
@@ -66,35 +88,65 @@ impl Acks {
         self.state().open.len()
     }
 
-    /// Acknowledges; whether it is written when this returns.
+    /// Acknowledges; whether lapin has it when this returns.
     pub(super) async fn ack(session: &Arc<Session>, tag: u64) -> bool {
         let turn = session.acks.state().turn(tag);
         match turn {
-            None => Self::write(session).await,
-            Some(turn) => match (Waiting { session, turn }).turn().await {
+            None => Self::write(session),
+            // Boxed: most have nobody before them.
+            Some(turn) => match Box::pin((Waiting { session, turn }).turn()).await {
                 Some(Turn::Over { written }) => written,
-                Some(Turn::Write) => Self::write(session).await,
+                Some(Turn::Write) => Self::write(session),
                 None => false,
             },
         }
     }
 
-    async fn write(session: &Arc<Session>) -> bool {
-        let baton = Baton(session);
-        let ready = session.acks.state().take();
-        let frames = ready.frames.into_iter().map(|frame| {
-            let multiple = frame.multiple;
-            let options = BasicAckOptions { multiple };
-            session.channel.basic_ack(frame.tag, options)
+    /// Hands over what is ready; whether lapin takes it.
+    fn write(session: &Arc<Session>) -> bool {
+        let baton = Arc::new(Baton {
+            state: session.acks.state.clone(),
+            session: Arc::downgrade(session),
+            is_passed: AtomicBool::new(false),
         });
-        let written = session.live.guard(rpc(try_join_all(frames))).await.is_ok();
-        drop(baton);
+        let Round { frames, waiters } = session.acks.state().take();
+        let mut last = None;
+        let mut written = true;
+        for Frame { tag, multiple } in frames {
+            let channel = session.channel.clone();
+            let options = BasicAckOptions { multiple };
+            let mut frame: Pin<Box<dyn Future<Output = _> + Send>> =
+                Box::pin(async move { channel.basic_ack(tag, options).await });
+            let waker = Waker::from(baton.clone());
+            // The first poll queues the frame. They are written in order: the last one tells of all.
+            match frame.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Pending => last = Some(frame),
+                Poll::Ready(done) => written &= done.is_ok(),
+            }
+        }
+        match last {
+            Some(frame) if written => {
+                let write = Write {
+                    _frame: frame,
+                    baton,
+                };
+                session.acks.keep(write);
+            }
+            _ => baton.pass(),
+        }
         session.settled.notify_one();
-        for waiter in ready.waiters {
+        for waiter in waiters {
             // An error means that it does not wait any more.
             let _ = waiter.send(Turn::Over { written });
         }
         written
+    }
+
+    /// Keeps a frame until it is written, and those before it no longer.
+    fn keep(&self, write: Write) {
+        let mut writes = lock(&self.writes);
+        writes.retain(|write| !write.baton.is_passed.load(Ordering::Acquire));
+        writes.push(write);
     }
 }
 
@@ -168,8 +220,14 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
+    /// `None` if there is none: lapin forgets some of what it is given while a connection breaks.
     async fn turn(mut self) -> Option<Turn> {
-        (&mut self.turn).await.ok()
+        let session = self.session;
+        tokio::select! {
+            biased;
+            turn = timeout(RPC_TIMEOUT, &mut self.turn) => turn.ok()?.ok(),
+            () = session.live.ended() => None,
+        }
     }
 }
 
@@ -177,24 +235,45 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         // It was told to write, and is not there to do it.
         if matches!(self.turn.try_recv(), Ok(Turn::Write)) {
-            drop(Baton(self.session));
+            pass(&self.session.acks.state, &Arc::downgrade(self.session));
         }
     }
 }
 
-/// The right to write, passed on when it is dropped.
-struct Baton<'a>(&'a Arc<Session>);
+/// The right to write, passed on once: when what was handed over is written.
+struct Baton {
+    state: Arc<Mutex<State>>,
+    session: Weak<Session>,
+    is_passed: AtomicBool,
+}
 
-impl Drop for Baton<'_> {
-    fn drop(&mut self) {
-        if self.0.acks.state().pass() {
-            // All who waited have given up; their work is done nonetheless.
-            let session = self.0.clone();
-            let transport = session.core.transport.clone();
-            transport.spawn(async move {
-                Acks::write(&session).await;
-            });
+impl Baton {
+    fn pass(&self) {
+        if !self.is_passed.swap(true, Ordering::AcqRel) {
+            pass(&self.state, &self.session);
         }
+    }
+}
+
+/// lapin wakes with locks of its own held, so nothing of it may be called or dropped here.
+impl Wake for Baton {
+    fn wake(self: Arc<Self>) {
+        self.pass();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.pass();
+    }
+}
+
+fn pass(state: &Mutex<State>, session: &Weak<Session>) {
+    let has_nobody = lock(state).pass();
+    if has_nobody && let Some(session) = session.upgrade() {
+        // All who waited have given up; their work is done nonetheless.
+        let transport = session.core.transport.clone();
+        transport.spawn(async move {
+            Acks::write(&session);
+        });
     }
 }
 

@@ -163,7 +163,7 @@ async fn beside(transport: Arc<Transport>, stall: Stall) -> Result<(Opened, Opti
     })
 }
 
-async fn close(channel: Channel, live: Arc<Live>) {
+async fn close(channel: Arc<Channel>, live: Arc<Live>) {
     let _ = timeout(Duration::from_secs(2), channel.close(200, "bye".into())).await;
     drop(live);
 }
@@ -188,7 +188,7 @@ async fn open(transport: Arc<Transport>) -> Result<Opened> {
             Ok::<_, Trouble>(channel)
         };
         match opened.await {
-            Ok(channel) => return Ok((channel, live)),
+            Ok(channel) => return Ok((Arc::new(channel), live)),
             Err(trouble) => tracing::debug!(reason = %trouble.text, "no channel to publish on"),
         }
     }

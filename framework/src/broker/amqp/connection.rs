@@ -105,6 +105,7 @@ impl Slot {
         let Dialled {
             connection,
             socket,
+            handled,
             url,
             place,
         } = dial(&self.addresses, first, &self.name, passes, failed).await?;
@@ -113,7 +114,7 @@ impl Slot {
         self.gate.renew(generation);
         Ok(Live::follow(
             connection,
-            socket,
+            (socket, handled),
             (generation, place),
             &self.name,
             &self.gate,

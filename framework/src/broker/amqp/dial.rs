@@ -12,6 +12,7 @@ use lapin::{Connection, ConnectionProperties, ErrorKind};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::backoff::Backoff;
+use super::handled::Handled;
 use super::live::Trouble;
 use super::stream::{self, Sanitized};
 use crate::broker::url::redact;
@@ -61,6 +62,7 @@ impl Drop for ShutOnDrop {
 pub(super) struct Dialled {
     pub(super) connection: Connection,
     pub(super) socket: Socket,
+    pub(super) handled: Handled,
     /// The address, its password masked.
     pub(super) url: String,
     /// Its place among the addresses.
@@ -138,9 +140,10 @@ fn all(addresses: &[String], mut reasons: Vec<Error>) -> Error {
 async fn dial_one(address: &str, place: usize, name: &str) -> Result<Dialled, String> {
     let uri = parse(address)?;
     match timeout(CONNECT_TIMEOUT, shake_hands(uri, name)).await {
-        Ok(Ok((connection, socket))) => Ok(Dialled {
+        Ok(Ok((connection, socket, handled))) => Ok(Dialled {
             connection,
             socket,
+            handled,
             url: redact(address),
             place,
         }),
@@ -153,7 +156,7 @@ async fn dial_one(address: &str, place: usize, name: &str) -> Result<Dialled, St
 }
 
 /// Connects and logs in. Dropped in between, it leaves nothing behind.
-async fn shake_hands(uri: AMQPUri, name: &str) -> lapin::Result<(Connection, Socket)> {
+async fn shake_hands(uri: AMQPUri, name: &str) -> lapin::Result<(Connection, Socket, Handled)> {
     let properties = ConnectionProperties::default()
         .with_connection_name(name.into())
         .with_client_property("product".into(), "garenne".into())
@@ -174,6 +177,8 @@ async fn shake_hands(uri: AMQPUri, name: &str) -> lapin::Result<(Connection, Soc
             .into_tls(&uri.authority.host, TLSConfig::default())
             .await?;
     }
+    let handled = Handled::default();
+    let stream = Sanitized::new(stream).telling(handled.clone());
     let stream = Mutex::new(Some(stream));
     let connected = Connection::connector(
         uri,
@@ -183,12 +188,12 @@ async fn shake_hands(uri: AMQPUri, name: &str) -> lapin::Result<(Connection, Soc
             let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
             let stream =
                 stream.ok_or(std::io::Error::from(std::io::ErrorKind::ConnectionAborted))?;
-            Ok(AsyncTcpStream::Plain(Sanitized::new(stream)))
+            Ok(AsyncTcpStream::Plain(stream))
         },
         properties,
     );
     let connection = connected.await?;
-    Ok((connection, shut.0.take().unwrap_or_default()))
+    Ok((connection, shut.0.take().unwrap_or_default(), handled))
 }
 
 #[cfg(unix)]

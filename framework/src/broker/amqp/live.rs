@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::dial::Socket;
 use super::gate::Gate;
+use super::handled::Handled;
 use crate::error::Error;
 
 /// How long the server may take to answer one request.
@@ -102,6 +103,8 @@ pub(super) struct Live {
     /// Its address's place among all.
     pub(super) place: usize,
     socket: Socket,
+    /// Tells when lapin has handled what has come.
+    pub(super) handled: Handled,
     ended: watch::Receiver<bool>,
     /// Opens no channels any more, so another connection is to take its place.
     spent: AtomicBool,
@@ -112,7 +115,7 @@ impl Live {
     /// messages.
     pub(super) fn follow(
         connection: Connection,
-        socket: Socket,
+        (socket, handled): (Socket, Handled),
         (generation, place): (u64, usize),
         name: &str,
         gate: &Arc<Gate>,
@@ -152,6 +155,7 @@ impl Live {
             generation,
             place,
             socket,
+            handled,
             ended,
             spent: AtomicBool::new(false),
         })

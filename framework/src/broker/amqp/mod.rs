@@ -29,7 +29,9 @@ mod consume;
 mod death;
 mod delay;
 mod dial;
+mod flight;
 mod gate;
+mod handled;
 mod joins;
 mod lease;
 mod live;
@@ -144,16 +146,19 @@ impl Broker for AmqpBroker {
 
     fn publish(&self, publish: Publish) -> BoxFuture<'static, Result<()>> {
         let core = self.core.clone();
-        Box::pin(async move { core.send(&mut Outgoing::new(publish)?).await })
+        // Translated before: the future would have room for the message as it was, too.
+        let outgoing = Outgoing::new(publish);
+        Box::pin(async move { core.send(&mut outgoing?).await })
     }
 
     fn publish_to<'a>(&'a self, queue: &'a Queue, publish: Publish) -> BoxFuture<'a, Result<()>> {
+        let outgoing = Outgoing::new(publish);
         Box::pin(async move {
-            let mut outgoing = Outgoing::new(publish)?;
+            let mut outgoing = outgoing?;
             match self.core.send(&mut outgoing).await {
                 Err(Error::Unroutable { .. }) => {
                     self.declare(queue).await?;
-                    self.core.send(&mut outgoing).await
+                    Box::pin(self.core.send(&mut outgoing)).await
                 }
                 sent => sent,
             }

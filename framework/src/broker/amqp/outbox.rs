@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lapin::Channel;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
-use tokio::time::{Instant, error::Elapsed, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::connection::closed;
 use super::live::{Live, Trouble};
@@ -30,7 +30,7 @@ const CONNECTION_FORCED: u16 = 320;
 /// Confirms that may stay away before the channel is given up.
 const OVERDUE: usize = 256;
 
-pub(super) type Opened = (Channel, Arc<Live>);
+pub(super) type Opened = (Arc<Channel>, Arc<Live>);
 
 /// Messages on their way.
 pub(super) struct Outbox {
@@ -87,17 +87,15 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for room for a message, but not beyond `deadline`.
-    pub(super) async fn room(
-        &self,
-        deadline: Instant,
-    ) -> Result<Result<SemaphorePermit<'_>, Elapsed>> {
+    /// Room for a message; `None` if there is none by `deadline`.
+    pub(super) async fn room(&self, deadline: Instant) -> Result<Option<SemaphorePermit<'_>>> {
         if let Ok(place) = self.room.try_acquire() {
-            return Ok(Ok(place));
+            return Ok(Some(place));
         }
-        match timeout_at(deadline, self.room.acquire()).await {
-            Ok(place) => Ok(Ok(place.map_err(|_| closed())?)),
-            Err(late) => Ok(Err(late)),
+        // Boxed: few messages have to wait, and the future of each would have room for that.
+        match Box::pin(timeout_at(deadline, self.room.acquire())).await {
+            Ok(place) => Ok(Some(place.map_err(|_| closed())?)),
+            Err(_) => Ok(None),
         }
     }
 
@@ -318,6 +316,7 @@ impl State {
             }
             self.lose(&Trouble::new("nothing is confirmed"));
         }
+        self.window.follow(&opened.1);
         self.channel = Some(opened);
         self.got_on = Instant::now();
         old

@@ -139,7 +139,7 @@ impl Publisher {
         request: &Arc<Request>,
         deadline: Instant,
     ) -> Result<Verdict> {
-        let Ok(_place) = self.outbox.room(deadline).await? else {
+        let Some(_place) = self.outbox.room(deadline).await? else {
             let late = Late::before_it_was_sent(&self.blocked, &self.transport);
             return Ok(Verdict::Late(late));
         };

@@ -244,7 +244,9 @@ impl Core {
                     return outgoing.request.conclude(Verdict::Late(Late::Unconfirmed));
                 }
                 // Who may not use our exchange may be allowed the default one.
-                Verdict::Refused(_) => return self.last_resort(outgoing, verdict, deadline).await,
+                Verdict::Refused(_) => {
+                    return Box::pin(self.last_resort(outgoing, verdict, deadline)).await;
+                }
                 _ => return outgoing.request.conclude(verdict),
             }
             if let Route::Reply(_) = outgoing.route {

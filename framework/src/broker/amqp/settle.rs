@@ -31,7 +31,8 @@ pub(super) struct Session {
     pub(super) queue: Queue,
     /// Where it is as we have declared it.
     pub(super) queue_type: Option<QueueType>,
-    pub(super) channel: Channel,
+    /// Shared: a channel is two dozen references, and each acknowledgement needs it.
+    pub(super) channel: Arc<Channel>,
     pub(super) live: Arc<Live>,
     pub(super) acks: Acks,
     /// Told of each settlement.
@@ -107,13 +108,28 @@ pub(super) struct Settler {
     pub(super) settled: bool,
 }
 
+/// What is to be published before a delivery is acknowledged.
+struct Translated {
+    is_reply: bool,
+    outgoing: Result<Outgoing>,
+}
+
+impl Translated {
+    fn of(publish: Publish) -> Self {
+        Self {
+            is_reply: matches!(publish.route, Route::Reply(_)),
+            outgoing: Outgoing::new(publish),
+        }
+    }
+}
+
 impl Settler {
-    async fn finish(&mut self, first: Vec<Publish>) -> Result<(), Unstored> {
+    async fn finish(&mut self, first: Vec<Translated>) -> Result<(), Unstored> {
         for (stored, publish) in first.into_iter().enumerate() {
             let unstored = |error| Unstored { error, stored };
             self.session.check().map_err(unstored)?;
-            let is_reply = matches!(publish.route, Route::Reply(_));
-            let sent = match Outgoing::new(publish) {
+            let Translated { is_reply, outgoing } = publish;
+            let sent = match outgoing {
                 Ok(mut outgoing) => {
                     if !is_reply {
                         outgoing.wait_for_room();
@@ -275,6 +291,7 @@ impl Settler {
 
 impl Settle for Settler {
     fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>> {
+        let first = first.into_iter().map(Translated::of).collect();
         Box::pin(self.finish(first))
     }
 

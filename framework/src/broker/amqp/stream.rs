@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use async_rs::traits::Reactor;
@@ -15,6 +15,7 @@ use futures_util::{Stream, TryFutureExt};
 use lapin::tcp::AsyncTcpStream;
 use tokio::runtime::Handle;
 
+use super::handled::Handled;
 use super::sanitize;
 
 const METHOD: u8 = 1;
@@ -80,6 +81,11 @@ pub(super) struct Sanitized<S> {
     end: usize,
     /// Bytes that may be handed out, some of which may still have to come.
     clear: usize,
+    handled: Handled,
+    /// Whether something was handed out that lapin may not have handled, and whether it has asked for nothing since
+    /// it was told that there is no more: it handles all before it asks again.
+    handed_out: bool,
+    is_handling: bool,
 }
 
 impl<S> Sanitized<S> {
@@ -91,7 +97,26 @@ impl<S> Sanitized<S> {
             start: 0,
             end: 0,
             clear: 0,
+            handled: Handled::default(),
+            handed_out: false,
+            is_handling: false,
         }
+    }
+
+    /// Has it told when lapin has handled what was read.
+    pub(super) fn telling(mut self, handled: Handled) -> Self {
+        self.handled = handled;
+        self
+    }
+
+    /// There is no more for the moment. Where somebody wants to know when lapin has handled what there was, it is asked
+    /// to ask again.
+    fn pause(&mut self, cx: &Context<'_>) {
+        if self.handed_out && self.handled.is_awaited() {
+            self.is_handling = true;
+            cx.waker().wake_by_ref();
+        }
+        self.handed_out = false;
     }
 
     fn inner(&mut self) -> Result<Pin<&mut S>>
@@ -102,9 +127,22 @@ impl<S> Sanitized<S> {
         inner.ok_or(Error::from(ErrorKind::NotConnected))
     }
 
-    /// Looks at the next frame; says how many bytes of it must be there to go on.
+    /// Looks at all frames that are there; says how many bytes of the next one must be there to go on, if it is none.
     fn look(&mut self) -> Result<usize> {
-        let waiting = &self.buffer[self.start..self.end];
+        let mut wanted = self.look_at_next()?;
+        while wanted == 0 && self.start + self.clear < self.end {
+            if self.look_at_next()? > 0 {
+                break;
+            }
+            wanted = 0;
+        }
+        Ok(wanted)
+    }
+
+    /// Looks at the frame after what is clear; says how many bytes of it must be there to go on.
+    fn look_at_next(&mut self) -> Result<usize> {
+        let next = self.start + self.clear;
+        let waiting = &self.buffer[next..self.end];
         let Some((preamble, rest)) = waiting.split_at_checked(PREAMBLE) else {
             return Ok(PREAMBLE);
         };
@@ -113,7 +151,7 @@ impl<S> Sanitized<S> {
             .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
         let kind = preamble[0];
         if kind != METHOD && kind != CONTENT_HEADER {
-            self.clear = PREAMBLE + length + 1;
+            self.clear += PREAMBLE + length + 1;
             return Ok(0);
         }
         if length > FRAME_LIMIT {
@@ -124,7 +162,6 @@ impl<S> Sanitized<S> {
         let Some(payload) = rest.get(..length).filter(|_| rest.len() > length) else {
             return Ok(whole);
         };
-        self.clear = whole;
         let mended = match kind {
             METHOD => sanitize::method(payload),
             _ => sanitize::content_header(payload),
@@ -135,11 +172,13 @@ impl<S> Sanitized<S> {
                 .to_be_bytes();
             let end_mark = rest[whole - PREAMBLE - 1];
             let frame = [&preamble[..3], &length, &payload, &[end_mark]].concat();
-            self.clear = frame.len();
-            let old = self.start..self.start + whole;
+            self.clear += frame.len();
+            let old = next..next + whole;
             self.buffer.truncate(self.end);
             self.buffer.splice(old, frame);
             self.end = self.buffer.len();
+        } else {
+            self.clear += whole;
         }
         Ok(0)
     }
@@ -167,6 +206,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Sanitized<S> {
         out: &mut [u8],
     ) -> Poll<Result<usize>> {
         let this = &mut *self;
+        if std::mem::take(&mut this.is_handling) {
+            this.handled.is_done();
+        }
         loop {
             let mut wanted = 1;
             if this.clear > 0 {
@@ -175,6 +217,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Sanitized<S> {
                     out[..count].copy_from_slice(&this.buffer[this.start..this.start + count]);
                     this.start += count;
                     this.clear -= count;
+                    this.handed_out = true;
                     return Poll::Ready(Ok(count));
                 }
             } else {
@@ -191,7 +234,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Sanitized<S> {
                 return Poll::Ready(Ok(0));
             };
             let room = &mut this.buffer[this.end..];
-            let count = ready!(Pin::new(inner).poll_read(cx, room))?;
+            let Poll::Ready(read) = Pin::new(inner).poll_read(cx, room) else {
+                this.pause(cx);
+                return Poll::Pending;
+            };
+            let count = read?;
             if count == 0 {
                 // Half a frame at the end of a connection is worth nothing.
                 return Poll::Ready(Ok(0));

@@ -93,7 +93,7 @@ impl Opening {
             core: self.core,
             queue: self.queue,
             queue_type: known.queue_type,
-            channel: stream.channel,
+            channel: Arc::new(stream.channel),
             live: stream.live,
             acks: Acks::default(),
             settled: self.settled,

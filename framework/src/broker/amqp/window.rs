@@ -6,25 +6,25 @@
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
-use std::future::Future;
 use std::hash::BuildHasher;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
-use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{Channel, Confirmation};
 
+use super::flight::{Flight, Outcome, flight};
+use super::handled::Listener;
 use super::joins;
-use super::live::Trouble;
+use super::live::{Live, Trouble};
 use super::publish::Ticket;
 use super::wire;
 
 /// Publishes in flight at a time. lapin scans all of them for each confirm that covers many.
 const WINDOW: usize = 512;
-
-type InFlight = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>;
+/// How long who was woken may take to look at what became of the others' messages, too.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// What became of one publish.
 #[derive(Debug)]
@@ -48,13 +48,50 @@ struct News {
     slots: Vec<usize>,
     /// Who sends the message of each slot.
     senders: Vec<Option<Waker>>,
+    /// Whether the message of each slot is written, as far as is known.
+    written: Vec<bool>,
     /// Woken where there is no sender.
     other: Option<Waker>,
+    /// Since when somebody is to look at what was woken.
+    asked: Option<Instant>,
 }
 
 impl Woken {
     fn news(&self) -> MutexGuard<'_, News> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl News {
+    /// Who sends the message of this slot, or whoever else looks: to be woken.
+    fn waker(&mut self, slot: usize) -> Option<Waker> {
+        let sender = self.senders.get(slot).cloned().flatten();
+        let waker = sender.or_else(|| self.other.take());
+        if waker.is_some() {
+            self.asked.get_or_insert_with(Instant::now);
+        }
+        waker
+    }
+}
+
+/// It may be seen now what became of those whose senders were not woken.
+impl Listener for Woken {
+    fn handled(&self) {
+        let mut news = self.news();
+        let count = match news.asked {
+            // One of them looks at all.
+            None => news.slots.len().min(1),
+            Some(since) if since.elapsed() < PATIENCE => 0,
+            // It does not get to it.
+            Some(_) => news.slots.len(),
+        };
+        let wakers = (0..count).filter_map(|place| {
+            let slot = news.slots.get(place).copied()?;
+            news.waker(slot)
+        });
+        let wakers: Vec<_> = wakers.collect();
+        drop(news);
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -70,9 +107,17 @@ impl Wake for SlotWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         let mut news = self.woken.news();
+        let Some(written) = news.written.get_mut(self.index) else {
+            return;
+        };
+        // That it is written is no news to its sender, nor is it that it never will be: that comes with the connection's
+        // end, or the server's complaint. Where this was the confirm, since it was written at once, `handled` tells.
+        let is_confirm = std::mem::replace(written, true);
         news.slots.push(self.index);
-        let sender = news.senders.get(self.index).cloned().flatten();
-        let waker = sender.or_else(|| news.other.take());
+        let waker = match is_confirm {
+            true => news.waker(self.index),
+            false => None,
+        };
         drop(news);
         if let Some(waker) = waker {
             waker.wake();
@@ -83,11 +128,11 @@ impl Wake for SlotWaker {
 struct Slot {
     waker: Waker,
     entry: Option<Entry>,
+    /// Made when the slot is used first.
+    flight: Option<Box<dyn Flight>>,
 }
 
 struct Entry {
-    /// Gone once it has finished: it must not be polled again.
-    future: Option<InFlight>,
     ticket: Ticket,
     id: IdHash,
 }
@@ -101,7 +146,7 @@ pub(super) struct Window {
     free: Vec<usize>,
     woken: Arc<Woken>,
     scratch: Vec<usize>,
-    finished: Vec<(usize, lapin::Result<Confirmation>)>,
+    finished: Vec<(usize, Outcome)>,
     hasher: RandomState,
     ids: HashSet<IdHash>,
     returned: HashSet<IdHash>,
@@ -113,7 +158,9 @@ impl Window {
         let woken = Arc::new(Woken(Mutex::new(News {
             slots: Vec::new(),
             senders: vec![None; WINDOW],
+            written: vec![false; WINDOW],
             other: None,
+            asked: None,
         })));
         let slot = |index| Slot {
             waker: Waker::from(Arc::new(SlotWaker {
@@ -121,6 +168,7 @@ impl Window {
                 woken: woken.clone(),
             })),
             entry: None,
+            flight: None,
         };
         Self {
             slots: (0..WINDOW).map(slot).collect(),
@@ -135,6 +183,11 @@ impl Window {
         }
     }
 
+    /// Publishes go over this connection from now on.
+    pub(super) fn follow(&self, live: &Live) {
+        live.handled.tell(self.woken.clone());
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.free.is_empty()
     }
@@ -145,38 +198,23 @@ impl Window {
 
     /// Publishes on `channel`, on which nobody else may publish: lapin numbers a message and queues its
     /// frames under two locks.
-    pub(super) fn start(&mut self, channel: &Channel, mut ticket: Ticket) {
+    pub(super) fn start(&mut self, channel: &Arc<Channel>, mut ticket: Ticket) {
         let Some(index) = self.free.pop() else { return };
-        self.set_sender(index, ticket.sender.take());
+        self.begin(index, ticket.sender.take());
         let request = ticket.request.clone();
         let mut properties = joins::name_copy(request.properties.give());
         let (id, renamed) = self.unique_id(properties.message_id());
         if let Some(renamed) = renamed {
             properties = properties.with_message_id(wire::own(&renamed));
         }
-        let channel = channel.clone();
-        let mut future: InFlight = Box::pin(async move {
-            let options = BasicPublishOptions {
-                mandatory: true,
-                ..BasicPublishOptions::default()
-            };
-            let (exchange, key) = (request.exchange.clone(), request.routing_key.clone());
-            channel
-                .basic_publish(exchange, key, options, &request.body, properties)
-                .await?
-                .await
-        });
-        let slot = &mut self.slots[index];
-        // The first poll numbers the message and queues its frames, in the order of calls.
-        let polled = future.as_mut().poll(&mut Context::from_waker(&slot.waker));
         self.ids.insert(id);
-        slot.entry = Some(Entry {
-            future: polled.is_pending().then_some(future),
-            ticket,
-            id,
-        });
-        if let Poll::Ready(result) = polled {
-            self.finished.push((index, result));
+        let slot = &mut self.slots[index];
+        slot.entry = Some(Entry { ticket, id });
+        let flight = slot.flight.get_or_insert_with(flight);
+        flight.begin(channel.clone(), request, properties);
+        // The first poll numbers the message and queues its frames, in the order of calls.
+        if let Poll::Ready(outcome) = flight.poll(&mut Context::from_waker(&slot.waker)) {
+            self.finished.push((index, outcome));
         }
     }
 
@@ -196,6 +234,16 @@ impl Window {
                 return (hash, Some(another));
             }
         }
+    }
+
+    /// A message begins in this slot.
+    fn begin(&self, index: usize, sender: Option<Waker>) {
+        let mut news = self.woken.news();
+        if let Some(written) = news.written.get_mut(index) {
+            *written = false;
+        }
+        drop(news);
+        self.set_sender(index, sender);
     }
 
     fn set_sender(&self, index: usize, sender: Option<Waker>) -> Option<Waker> {
@@ -246,33 +294,27 @@ impl Window {
     /// came before a ready confirm has been taken.
     fn poll_woken(&mut self) {
         loop {
-            std::mem::swap(&mut self.woken.news().slots, &mut self.scratch);
+            let mut news = self.woken.news();
+            news.asked = None;
+            std::mem::swap(&mut news.slots, &mut self.scratch);
+            drop(news);
             if self.scratch.is_empty() {
                 return;
             }
             for index in self.scratch.drain(..) {
                 let slot = &mut self.slots[index];
-                let Some(entry) = &mut slot.entry else {
+                let Some(flight) = &mut slot.flight else {
                     continue;
                 };
-                let Some(future) = &mut entry.future else {
-                    continue;
-                };
-                let polled = future.as_mut().poll(&mut Context::from_waker(&slot.waker));
-                if let Poll::Ready(result) = polled {
-                    entry.future = None;
-                    self.finished.push((index, result));
+                if let Poll::Ready(outcome) = flight.poll(&mut Context::from_waker(&slot.waker)) {
+                    self.finished.push((index, outcome));
                 }
             }
         }
     }
 
-    fn settle(
-        &mut self,
-        index: usize,
-        result: lapin::Result<Confirmation>,
-    ) -> Option<(Ticket, Fate)> {
-        let Entry { ticket, id, .. } = self.slots[index].entry.take()?;
+    fn settle(&mut self, index: usize, result: Outcome) -> Option<(Ticket, Fate)> {
+        let Entry { ticket, id } = self.slots[index].entry.take()?;
         self.set_sender(index, None);
         self.free.push(index);
         self.ids.remove(&id);
@@ -296,7 +338,12 @@ impl Window {
         self.ids.clear();
         // lapin wakes with a lock held that it takes here, too, when it hears that nobody awaits a confirm any more:
         // the news must not be locked meanwhile.
-        let entries = self.slots.iter_mut().map(|slot| slot.entry.take());
+        let entries = self.slots.iter_mut().map(|slot| {
+            if let Some(flight) = &mut slot.flight {
+                flight.end();
+            }
+            slot.entry.take()
+        });
         let entries = entries.enumerate();
         let entries = entries.filter_map(|(index, entry)| Some((index, entry?.ticket)));
         let mut tickets: Vec<_> = entries.collect();
