@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
 use crate::error::Error;
 
@@ -31,7 +31,16 @@ impl Fault {
     /// Explains `error`, met on the file at `path`.
     pub(super) fn new(path: &Path, error: &rusqlite::Error) -> Self {
         let path = path.display();
+        let code = error.sqlite_error().map(|error| error.extended_code);
         let (kind, advice) = match error.sqlite_error_code() {
+            // Nobody can store what the tables' declared types forbid: a row has become that.
+            _ if matches!(
+                code,
+                Some(ffi::SQLITE_CONSTRAINT_DATATYPE | ffi::SQLITE_CONSTRAINT_NOTNULL)
+            ) =>
+            {
+                (Kind::Damaged, damaged(&path))
+            }
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
                 Kind::Busy,
                 format!("another program has kept `{path}` locked for {BUSY_LIMIT:?}"),
@@ -50,12 +59,7 @@ impl Fault {
                 Kind::Damaged,
                 format!("`{path}` is not a SQLite database: name another file"),
             ),
-            Some(ErrorCode::DatabaseCorrupt) => (
-                Kind::Damaged,
-                format!(
-                    "`{path}` is damaged: stop all programs that use it, keep a copy, and restore it"
-                ),
-            ),
+            Some(ErrorCode::DatabaseCorrupt) => (Kind::Damaged, damaged(&path)),
             Some(ErrorCode::SystemIoFailure) => (
                 Kind::Other,
                 format!("`{path}` cannot be read or written: look at its disk"),
@@ -116,6 +120,10 @@ impl Fault {
     }
 }
 
+fn damaged(path: &dyn std::fmt::Display) -> String {
+    format!("`{path}` is damaged: stop all programs that use it, keep a copy, and restore it")
+}
+
 /// Why one request of a batch was not carried out.
 #[derive(Debug)]
 pub(super) enum Failed {
@@ -154,6 +162,8 @@ mod tests {
             (ffi::SQLITE_FULL, true, false),
             (ffi::SQLITE_READONLY, false, true),
             (ffi::SQLITE_CORRUPT, false, true),
+            (ffi::SQLITE_CONSTRAINT_DATATYPE, false, true),
+            (ffi::SQLITE_CONSTRAINT_UNIQUE, false, false),
             (ffi::SQLITE_NOTADB, false, true),
             (ffi::SQLITE_IOERR, false, false),
         ] {

@@ -142,34 +142,48 @@ fn check_index(db: &Connection, queue: &str, limit: i64, taken: usize) -> Result
     Ok(())
 }
 
+/// Whatever another program, or a damaged disk, has put in the place of its values, it does not block the queue.
 fn read(row: &Row<'_>) -> Result<Taken> {
-    let envelope = row.get_ref(6)?.as_bytes()?;
-    // An envelope that this version cannot read is delivered without its headers: the worker then puts
-    // it to the dead letters as unreadable, where it would otherwise block the queue.
-    let message = serde_json::from_slice(envelope).unwrap_or_else(|error| {
-        let mut message = Message::default();
-        let text = format!("its envelope in the file cannot be read: {error}");
-        message.set(header::MALFORMED, text);
-        message
-    });
-    // Nor does it block the queue if another program has written numbers or texts that are none.
-    let number = |column| row.get::<_, i64>(column);
-    let text = |column| -> Result<Option<String>> {
-        let value = row.get_ref(column)?.as_bytes_or_null()?;
-        Ok(value.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    let bytes = |column| -> Result<Option<&[u8]>> {
+        Ok(match row.get_ref(column)? {
+            ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes),
+            _ => None,
+        })
     };
+    let text = |column| -> Result<Option<String>> {
+        Ok(bytes(column)?.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    };
+    let number = |column| -> Result<i64> {
+        Ok(match row.get_ref(column)? {
+            ValueRef::Integer(number) => number.max(0),
+            _ => 0,
+        })
+    };
+    // A message that cannot be read is delivered without its headers: the worker then puts it to the dead letters as
+    // unreadable.
+    let envelope = bytes(6)?.unwrap_or_default();
+    let mut message = serde_json::from_slice(envelope).unwrap_or_else(|error| {
+        malformed(format!("its envelope in the file cannot be read: {error}"))
+    });
+    match bytes(7)? {
+        Some(body) => message.body = body.to_vec(),
+        None => message = malformed("its body is not in the file any more".into()),
+    }
     Ok(Taken {
         seq: row.get(0)?,
-        priority: u8::try_from(number(1)?.max(0)).unwrap_or(u8::MAX),
-        losses: u32::try_from(number(2)?.max(0)).unwrap_or(u32::MAX),
-        redelivered: row.get(3)?,
+        priority: u8::try_from(number(1)?).unwrap_or(u8::MAX),
+        losses: u32::try_from(number(2)?).unwrap_or(u32::MAX),
+        redelivered: number(3)? != 0,
         exchange: text(4)?,
         routing_key: text(5)?,
-        message: Message {
-            body: row.get(7)?,
-            ..message
-        },
+        message,
     })
+}
+
+fn malformed(text: String) -> Message {
+    let mut message = Message::default();
+    message.set(header::MALFORMED, text);
+    message
 }
 
 /// Deletes a settled message; false if this process does not hold it any more.
