@@ -172,7 +172,11 @@ impl CallSummary {
             id: message.id.clone(),
             task: text("shadow").or_else(|| text("task")).unwrap_or_default(),
             args: text("argsrepr").unwrap_or_default(),
-            kwargs: text("kwargsrepr").unwrap_or_else(|| "{}".to_owned()),
+            kwargs: text("kwargsrepr").unwrap_or_else(|| match message.text("lang") {
+                // Ours say nothing where there are none.
+                Some("rust") => "{}".to_owned(),
+                _ => String::new(),
+            }),
             root_id: Some(message.root_id().to_owned()),
             parent_id: text("parent_id"),
             retries: message.attempt() - 1,

@@ -288,6 +288,12 @@ pub trait Settle: Send + 'static {
     /// as long as the delivery is valid. May be called again after an error.
     fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>>;
 
+    /// Resolves when what [`ack`](Self::ack) did is out of this process's hands: that the process ends undoes nothing of
+    /// it. It is when `ack` returns, unless the broker says otherwise.
+    fn left(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Gives the message back to its queue, as if it had not been delivered.
     fn release(self: Box<Self>) -> BoxFuture<'static, Result<()>>;
 }
@@ -400,18 +406,25 @@ impl Delivery {
     /// [`Stale`](crate::Error::Stale) where the message will be delivered again.
     pub async fn ack(mut self, first: impl IntoIterator<Item = Publish>) -> Result<()> {
         let settled = self.settle.ack(first.into_iter().collect()).await;
-        settled.map_err(|unstored| unstored.error)
+        settled.map_err(|unstored| unstored.error)?;
+        self.settle.left().await;
+        Ok(())
     }
 
-    /// As [`ack`](Self::ack), for who can do something else with the delivery where that fails.
+    /// As [`ack`](Self::ack), for who can do something else with the delivery where that fails; and for who need not
+    /// wait until the acknowledgement has left the process, unless that `ends` soon.
     pub(crate) async fn settle(
         mut self: Box<Self>,
         first: Vec<Publish>,
+        ends: bool,
     ) -> Result<(), (Box<Self>, Unstored)> {
-        match self.settle.ack(first).await {
-            Ok(()) => Ok(()),
-            Err(unstored) => Err((self, unstored)),
+        if let Err(unstored) = self.settle.ack(first).await {
+            return Err((self, unstored));
         }
+        if ends {
+            self.settle.left().await;
+        }
+        Ok(())
     }
 
     /// The work is to be done again: `copy` is stored, to be delivered after its delay, then this one

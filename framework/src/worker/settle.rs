@@ -316,12 +316,13 @@ impl Shared {
                 return Box::pin(self.send_unguarded(custody, publishes)).await;
             }
         };
+        let ends = *self.stopping.borrow();
         // Replies are never refused, and most calls have nothing else to send.
         let copies = match publishes.iter().all(is_reply) {
             true => None,
             false => Some(publishes.clone()),
         };
-        let Err((delivery, unstored)) = delivery.settle(publishes).await else {
+        let Err((delivery, unstored)) = delivery.settle(publishes, ends).await else {
             return Ok(());
         };
         match copies {

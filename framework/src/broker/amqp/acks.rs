@@ -49,14 +49,18 @@ struct Write {
 }
 
 struct Ready {
-    tag: u64,
-    /// Who waits for it to be written by somebody else.
+    /// `None` where only the turn is waited for: what was handed over before is written then.
+    tag: Option<u64>,
+    /// Who waits for it to be handed over by somebody else.
     waiter: Option<oneshot::Sender<Turn>>,
 }
 
 /// What those who wait are told.
 enum Turn {
-    Over { written: bool },
+    /// It was handed over, if lapin took it.
+    Over {
+        written: bool,
+    },
     Write,
 }
 
@@ -102,6 +106,20 @@ impl Acks {
         }
     }
 
+    /// Resolves when what was handed over before is written, or never will be.
+    pub(super) async fn written(session: &Arc<Session>) {
+        let turn = {
+            let mut state = session.acks.state();
+            match state.is_written {
+                true => state.wait(None),
+                false => return,
+            }
+        };
+        if let Some(Turn::Write) = (Waiting { session, turn }).turn().await {
+            Self::write(session);
+        }
+    }
+
     /// Hands over what is ready; whether lapin takes it.
     fn write(session: &Arc<Session>) -> bool {
         let baton = Arc::new(Baton {
@@ -110,29 +128,32 @@ impl Acks {
             is_passed: AtomicBool::new(false),
         });
         let Round { frames, waiters } = session.acks.state().take();
-        let mut last = None;
+        let last = frames.len().saturating_sub(1);
         let mut written = true;
-        for Frame { tag, multiple } in frames {
+        let mut under_way = None;
+        for (place, Frame { tag, multiple }) in frames.into_iter().enumerate() {
             let channel = session.channel.clone();
             let options = BasicAckOptions { multiple };
             let mut frame: Pin<Box<dyn Future<Output = _> + Send>> =
                 Box::pin(async move { channel.basic_ack(tag, options).await });
-            let waker = Waker::from(baton.clone());
-            // The first poll queues the frame. They are written in order: the last one tells of all.
+            // They are written in order. Were the baton passed before the last one is handed over, another round could
+            // cover its tag, and to name it again would end the channel.
+            let waker = match place == last {
+                true => Waker::from(baton.clone()),
+                false => Waker::noop().clone(),
+            };
+            // The first poll queues the frame.
             match frame.as_mut().poll(&mut Context::from_waker(&waker)) {
-                Poll::Pending => last = Some(frame),
+                Poll::Pending => under_way = (place == last).then_some(frame),
                 Poll::Ready(done) => written &= done.is_ok(),
             }
         }
-        match last {
-            Some(frame) if written => {
-                let write = Write {
-                    _frame: frame,
-                    baton,
-                };
-                session.acks.keep(write);
-            }
-            _ => baton.pass(),
+        match under_way {
+            Some(frame) => session.acks.keep(Write {
+                _frame: frame,
+                baton,
+            }),
+            None => baton.pass(),
         }
         session.settled.notify_one();
         for waiter in waiters {
@@ -159,14 +180,20 @@ struct Round {
 impl State {
     /// Notes an acknowledgement; `None` if it is for the caller to write it.
     fn turn(&mut self, tag: u64) -> Option<oneshot::Receiver<Turn>> {
-        let (waiter, turn) = match self.is_written {
-            true => {
-                let (waiter, turn) = oneshot::channel();
-                (Some(waiter), Some(turn))
-            }
-            false => (None, None),
-        };
+        if self.is_written {
+            return Some(self.wait(Some(tag)));
+        }
         self.is_written = true;
+        self.ready.push(Ready {
+            tag: Some(tag),
+            waiter: None,
+        });
+        None
+    }
+
+    fn wait(&mut self, tag: Option<u64>) -> oneshot::Receiver<Turn> {
+        let (waiter, turn) = oneshot::channel();
+        let waiter = Some(waiter);
         self.ready.push(Ready { tag, waiter });
         turn
     }
@@ -176,8 +203,10 @@ impl State {
         let mut tags = Vec::with_capacity(self.ready.len());
         let mut waiters = Vec::new();
         for ready in self.ready.drain(..) {
-            self.open.remove(&ready.tag);
-            tags.push(ready.tag);
+            if let Some(tag) = ready.tag {
+                self.open.remove(&tag);
+                tags.push(tag);
+            }
             waiters.extend(ready.waiter);
         }
         tags.sort_unstable();
@@ -233,6 +262,8 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        // From now on it is told nothing.
+        self.turn.close();
         // It was told to write, and is not there to do it.
         if matches!(self.turn.try_recv(), Ok(Turn::Write)) {
             pass(&self.session.acks.state, &Arc::downgrade(self.session));
@@ -252,6 +283,12 @@ impl Baton {
         if !self.is_passed.swap(true, Ordering::AcqRel) {
             pass(&self.state, &self.session);
         }
+    }
+}
+
+impl Drop for Baton {
+    fn drop(&mut self) {
+        self.pass();
     }
 }
 
@@ -335,5 +372,18 @@ mod tests {
         let _ = state.take();
         drop(state.turn(4));
         assert!(state.pass(), "who waited has given up");
+    }
+
+    #[test]
+    fn who_waits_for_the_writing_is_next_and_acknowledges_nothing() {
+        let mut state = State::default();
+        state.open.extend(1..=2);
+        assert!(state.turn(1).is_none());
+        assert_eq!(frames(&mut state), [(1, false)]);
+        let mut written = state.wait(None);
+        assert!(!state.pass());
+        assert!(matches!(written.try_recv(), Ok(Turn::Write)));
+        assert_eq!(frames(&mut state), []);
+        assert!(!state.pass() && !state.is_written);
     }
 }

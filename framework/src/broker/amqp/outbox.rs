@@ -126,6 +126,13 @@ impl Outbox {
         }
     }
 
+    /// Nobody sends the message of this number any more.
+    pub(super) fn forsake(&self, number: u64) {
+        let mut state = self.state();
+        state.forsake(number);
+        state.get_on();
+    }
+
     /// Resolves when something is to be done that no sender can do.
     pub(super) async fn attention(&self) {
         self.attention.notified().await;
@@ -192,6 +199,14 @@ impl State {
         match waiting.find(|ticket| ticket.number == number) {
             Some(ticket) => ticket.sender = Some(waker.clone()),
             None => self.window.wake_instead(number, waker),
+        }
+    }
+
+    fn forsake(&mut self, number: u64) {
+        let mut waiting = self.waiting.iter_mut();
+        match waiting.find(|ticket| ticket.number == number) {
+            Some(ticket) => ticket.sender = None,
+            None => self.window.forsake(number),
         }
     }
 

@@ -190,10 +190,11 @@ impl Future for Sending<'_> {
             let Some(number) = this.outbox.put(ticket) else {
                 return Poll::Ready(Err(closed()));
             };
-            let (_, _, verdict) = this.under_way.insert((number, waker, verdict));
-            return Pin::new(verdict).poll(cx).map_err(|_| closed());
+            this.under_way = Some((number, waker, verdict));
+            return this.verdict(cx);
         };
-        if let Poll::Ready(told) = Pin::new(&mut *verdict).poll(cx) {
+        if let Poll::Ready(told) = Pin::new(verdict).poll(cx) {
+            this.under_way = None;
             return Poll::Ready(told.map_err(|_| closed()));
         }
         let is_another = !waker.will_wake(cx.waker());
@@ -202,7 +203,29 @@ impl Future for Sending<'_> {
         }
         this.outbox.get_on(*number, is_another.then_some(&*waker));
         // It may just have told itself.
-        Pin::new(verdict).poll(cx).map_err(|_| closed())
+        this.verdict(cx)
+    }
+}
+
+impl Sending<'_> {
+    fn verdict(&mut self, cx: &mut Context<'_>) -> Poll<Result<Verdict>> {
+        let Some((_, _, verdict)) = &mut self.under_way else {
+            return Poll::Pending;
+        };
+        let told = Pin::new(verdict).poll(cx).map_err(|_| closed());
+        if told.is_ready() {
+            self.under_way = None;
+        }
+        told
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        // It may have been woken to look at what became of others' messages.
+        if let Some((number, ..)) = self.under_way.take() {
+            self.outbox.forsake(number);
+        }
     }
 }
 

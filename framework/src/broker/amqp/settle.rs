@@ -295,6 +295,10 @@ impl Settle for Settler {
         Box::pin(self.finish(first))
     }
 
+    fn left(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Acks::written(&self.session))
+    }
+
     fn release(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
         Box::pin(self.put_back())
     }

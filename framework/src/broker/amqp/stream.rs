@@ -68,7 +68,7 @@ impl Reactor for SanitizedSockets {
     }
 }
 
-/// A stream of AMQP frames, read frame by frame.
+/// A stream of AMQP frames, of which none is handed out that was not looked at.
 pub(super) struct Sanitized<S> {
     /// There until it is dropped.
     inner: Option<S>,
@@ -129,13 +129,12 @@ impl<S> Sanitized<S> {
 
     /// Looks at all frames that are there; says how many bytes of the next one must be there to go on, if it is none.
     fn look(&mut self) -> Result<usize> {
-        let mut wanted = self.look_at_next()?;
-        while wanted == 0 && self.start + self.clear < self.end {
-            if self.look_at_next()? > 0 {
-                break;
-            }
-            wanted = 0;
-        }
+        let wanted = self.look_at_next()?;
+        // What is wrong with a later one is said when it is its turn.
+        while wanted == 0
+            && self.start + self.clear < self.end
+            && matches!(self.look_at_next(), Ok(0))
+        {}
         Ok(wanted)
     }
 
@@ -276,6 +275,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Sanitized<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::super::handled::Listener;
     use super::*;
 
     struct Socket(std::sync::mpsc::Sender<bool>);
@@ -284,6 +288,62 @@ mod tests {
         fn drop(&mut self) {
             let _ = self.0.send(Handle::try_current().is_ok());
         }
+    }
+
+    /// Has a frame at times.
+    struct Frames(bool);
+
+    impl AsyncRead for Frames {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            out: &mut [u8],
+        ) -> Poll<Result<usize>> {
+            const HEARTBEAT: [u8; 8] = [8, 0, 0, 0, 0, 0, 0, 0xce];
+            if !std::mem::take(&mut self.0) {
+                return Poll::Pending;
+            }
+            out[..8].copy_from_slice(&HEARTBEAT);
+            Poll::Ready(Ok(8))
+        }
+    }
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Listener for Count {
+        fn handled(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.handled();
+        }
+    }
+
+    #[test]
+    fn what_was_read_is_handled_when_more_is_asked_for() {
+        let (told, woken) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        let handled = Handled::default();
+        handled.tell(told.clone());
+        let mut stream = Sanitized::new(Frames(false)).telling(handled);
+        let waker = woken.clone().into();
+        let mut read = |has_frame: bool| {
+            stream.inner.as_mut().expect("open").0 = has_frame;
+            let read =
+                Pin::new(&mut stream).poll_read(&mut Context::from_waker(&waker), &mut [0; 64]);
+            let counts = [&told, &woken].map(|count| count.0.load(Ordering::Relaxed));
+            (read.is_ready(), counts)
+        };
+        assert_eq!(read(false), (false, [0, 0]), "nothing has come");
+        assert_eq!(read(true), (true, [0, 0]));
+        assert_eq!(read(false), (false, [0, 1]), "there is no more: ask again");
+        assert_eq!(read(true), (true, [1, 1]), "asked again, with more there");
+        assert_eq!(read(false), (false, [1, 2]));
+        assert_eq!(read(false), (false, [2, 2]));
+        assert_eq!(read(false), (false, [2, 2]));
     }
 
     #[tokio::test]

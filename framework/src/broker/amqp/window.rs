@@ -111,7 +111,7 @@ impl Wake for SlotWaker {
             return;
         };
         // That it is written is no news to its sender, nor is it that it never will be: that comes with the connection's
-        // end, or the server's complaint. Where this was the confirm, since it was written at once, `handled` tells.
+        // end, or the server's complaint, or the actor looks. Where this was the confirm, since it was written at once, `handled` tells.
         let is_confirm = std::mem::replace(written, true);
         news.slots.push(self.index);
         let waker = match is_confirm {
@@ -254,13 +254,24 @@ impl Window {
 
     /// Has `waker` woken instead of another when there is news of this publish.
     pub(super) fn wake_instead(&self, number: u64, waker: &Waker) {
+        if let Some(index) = self.slot_of(number) {
+            self.set_sender(index, Some(waker.clone()));
+        }
+    }
+
+    /// Has nobody woken for it who sends it.
+    pub(super) fn forsake(&self, number: u64) {
+        if let Some(index) = self.slot_of(number) {
+            self.set_sender(index, None);
+        }
+    }
+
+    fn slot_of(&self, number: u64) -> Option<usize> {
         let is_meant = |slot: &Slot| {
             let entry = slot.entry.as_ref();
             entry.is_some_and(|entry| entry.ticket.number == number)
         };
-        if let Some(index) = self.slots.iter().position(is_meant) {
-            self.set_sender(index, Some(waker.clone()));
-        }
+        self.slots.iter().position(is_meant)
     }
 
     /// Has `waker` woken when there is news of a publish that has no sender.
