@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use garenne::message::header;
-use garenne::{FailureKind, Queue};
+use garenne::{Ack, FailureKind, Queue};
 
 use super::child::{MAX_DELIVERIES, Spawn};
 use super::place::{Place, figure, on};
@@ -19,6 +19,7 @@ const SLOTS: usize = 4;
 
 on!(poison_is_put_aside: sqlite quorum classic);
 on!(neighbours_of_poison_are_not_blamed: sqlite quorum classic);
+on!(poison_that_is_acknowledged_early_works_once: sqlite quorum classic);
 on!(a_thousand_panics_change_nothing: memory sqlite quorum);
 on!(the_next_good_task_runs_at_once_after_a_thousand_panics: sqlite quorum);
 
@@ -70,6 +71,25 @@ async fn poison_is_put_aside(place: Place) {
         figure!(place, "{how:?} ended {ends} processes");
         assert_eq!(lines.len(), round * MAX_DELIVERIES as usize, "{lines:?}");
         assert_eq!(reason(&place, &app).await.as_deref(), Some("poison"));
+    }
+    place.leave(app).await;
+}
+
+/// Acknowledged before it ran, a call is out of the worker's hands when it ends the process.
+async fn poison_that_is_acknowledged_early_works_once(place: Place) {
+    const ROUNDS: usize = 5;
+    let app = place.app().await;
+    for round in 1..=ROUNDS {
+        let poison = dies::call(Death::Abort)
+            .queue(&place.queue)
+            .ack(Ack::Early);
+        drop(poison.send(&app).await.expect("sent"));
+        let after = echo::call(7).queue(&place.queue);
+        let after = after.send(&app).await.expect("sent");
+        let after = async { within("the call behind it", after).await };
+        let spawn = || Spawn::at(&place).heeds_signals();
+        assert_eq!(supervised(spawn, after).await, (Ok(7), 1));
+        assert_eq!(place.lines().len(), round);
     }
     place.leave(app).await;
 }
