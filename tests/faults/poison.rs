@@ -80,9 +80,7 @@ async fn poison_that_is_acknowledged_early_works_once(place: Place) {
     const ROUNDS: usize = 5;
     let app = place.app().await;
     for round in 1..=ROUNDS {
-        let poison = dies::call(Death::Abort)
-            .queue(&place.queue)
-            .ack(Ack::Early);
+        let poison = dies::call(Death::Abort).queue(&place.queue).ack(Ack::Early);
         drop(poison.send(&app).await.expect("sent"));
         let after = echo::call(7).queue(&place.queue);
         let after = after.send(&app).await.expect("sent");

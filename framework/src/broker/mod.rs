@@ -411,17 +411,17 @@ impl Delivery {
         Ok(())
     }
 
-    /// As [`ack`](Self::ack), for who can do something else with the delivery where that fails; and for who need not
-    /// wait until the acknowledgement has left the process, unless that `ends` soon.
+    /// As [`ack`](Self::ack), for who can do something else with the delivery where that fails; and waits until the
+    /// acknowledgement has left the process only where that is to be `surely` so.
     pub(crate) async fn settle(
         mut self: Box<Self>,
         first: Vec<Publish>,
-        ends: bool,
+        surely: bool,
     ) -> Result<(), (Box<Self>, Unstored)> {
         if let Err(unstored) = self.settle.ack(first).await {
             return Err((self, unstored));
         }
-        if ends {
+        if surely {
             self.settle.left().await;
         }
         Ok(())

@@ -13,8 +13,6 @@ use crate::broker::{BoxFuture, MOST_AHEAD, Stale, Subscription};
 
 /// Work that is taken ahead at most.
 const MOST_WORK: Duration = Duration::from_millis(5);
-/// The way to a broker and back takes as long, at least.
-const LEAST_ROUND_TRIP: Duration = Duration::from_micros(100);
 /// How long what was taken ahead waits for a slot before it goes back to its queue.
 const PATIENCE: Duration = Duration::from_millis(10);
 /// Runs that must be seen before anything is taken ahead.
@@ -85,9 +83,7 @@ impl Pace {
         if self.samples < SAMPLES || self.run >= most {
             return 0;
         }
-        // A settlement may be no more than handing it over.
-        let round_trip = self.round_trip.max(LEAST_ROUND_TRIP.as_secs_f64());
-        let work = (2.0 * round_trip).min(most);
+        let work = (2.0 * self.round_trip).min(most);
         let calls = slots as f64 * work / self.run.max(1e-9);
         let calls = (calls.round() as usize).min(MOST_AHEAD);
         match calls {

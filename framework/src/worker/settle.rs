@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::Shared;
+use super::ahead::Prefetch;
 use super::continuation::Continuation;
 use super::serve::Lane;
 use super::verdict::{Verdict, failure};
@@ -316,13 +317,15 @@ impl Shared {
                 return Box::pin(self.send_unguarded(custody, publishes)).await;
             }
         };
-        let ends = *self.stopping.borrow();
+        // Handed over is enough, but for a process that ends soon; and where calls are taken ahead, the time that it takes
+        // says how many.
+        let surely = *self.stopping.borrow() || self.prefetch == Prefetch::Adaptive;
         // Replies are never refused, and most calls have nothing else to send.
         let copies = match publishes.iter().all(is_reply) {
             true => None,
             false => Some(publishes.clone()),
         };
-        let Err((delivery, unstored)) = delivery.settle(publishes, ends).await else {
+        let Err((delivery, unstored)) = delivery.settle(publishes, surely).await else {
             return Ok(());
         };
         match copies {
