@@ -243,8 +243,7 @@ impl Shared {
         }
     }
 
-    /// Sends all of `publishes`, of which the first ones, so many as are our own, are dead letters; and takes the
-    /// message off its queue.
+    /// Sends all of `publishes`, the first `own` of which are dead letters, and takes the message off its queue.
     async fn send(
         &self,
         custody: Custody,

@@ -58,9 +58,8 @@ struct Ready {
 /// What those who wait are told.
 enum Turn {
     /// It was handed over, if lapin took it.
-    Over {
-        written: bool,
-    },
+    Over { taken: bool },
+    /// It is its turn to hand over: what was handed over before is written.
     Write,
 }
 
@@ -99,7 +98,7 @@ impl Acks {
             None => Self::write(session),
             // Boxed: most have nobody before them.
             Some(turn) => match Box::pin((Waiting { session, turn }).turn()).await {
-                Some(Turn::Over { written }) => written,
+                Some(Turn::Over { taken }) => taken,
                 Some(Turn::Write) => Self::write(session),
                 None => false,
             },
@@ -129,7 +128,7 @@ impl Acks {
         });
         let Round { frames, waiters } = session.acks.state().take();
         let last = frames.len().saturating_sub(1);
-        let mut written = true;
+        let mut taken = true;
         let mut under_way = None;
         for (place, Frame { tag, multiple }) in frames.into_iter().enumerate() {
             let channel = session.channel.clone();
@@ -145,7 +144,7 @@ impl Acks {
             // The first poll queues the frame.
             match frame.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Pending => under_way = (place == last).then_some(frame),
-                Poll::Ready(done) => written &= done.is_ok(),
+                Poll::Ready(done) => taken &= done.is_ok(),
             }
         }
         match under_way {
@@ -158,9 +157,9 @@ impl Acks {
         session.settled.notify_one();
         for waiter in waiters {
             // An error means that it does not wait any more.
-            let _ = waiter.send(Turn::Over { written });
+            let _ = waiter.send(Turn::Over { taken });
         }
-        written
+        taken
     }
 
     /// Keeps a frame until it is written, and those before it no longer.

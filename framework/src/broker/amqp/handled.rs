@@ -18,7 +18,7 @@ impl Handled {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells this one from now on.
+    /// This one is told from now on.
     pub(super) fn tell(&self, listener: Arc<dyn Listener>) {
         *self.listener() = Some(listener);
     }
@@ -28,8 +28,8 @@ impl Handled {
         self.listener().is_some()
     }
 
-    /// It is.
-    pub(super) fn is_done(&self) {
+    /// Tells that it is.
+    pub(super) fn announce(&self) {
         if let Some(told) = &*self.listener() {
             told.handled();
         }

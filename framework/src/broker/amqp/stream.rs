@@ -82,9 +82,9 @@ pub(super) struct Sanitized<S> {
     /// Bytes that may be handed out, some of which may still have to come.
     clear: usize,
     handled: Handled,
-    /// Whether something was handed out that lapin may not have handled, and whether it has asked for nothing since
-    /// it was told that there is no more: it handles all before it asks again.
+    /// Whether something was handed out since it was last said that there is no more.
     handed_out: bool,
+    /// Whether lapin handles that now: it does before it asks again.
     is_handling: bool,
 }
 
@@ -206,7 +206,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Sanitized<S> {
     ) -> Poll<Result<usize>> {
         let this = &mut *self;
         if std::mem::take(&mut this.is_handling) {
-            this.handled.is_done();
+            this.handled.announce();
         }
         loop {
             let mut wanted = 1;
