@@ -444,7 +444,7 @@ mod tests {
 
     fn sent_after(kind: FailureKind, body: &str) -> Vec<String> {
         let message = Message {
-            body: body.into(),
+            body: body.as_bytes().to_vec().into(),
             ..Message::default()
         };
         let failure = Failure::new("task", "id", kind, "no");

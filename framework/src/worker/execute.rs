@@ -1,32 +1,24 @@
-//! One delivery through a slot: check it, run its task under its time limit, settle it.
+//! One delivery through a slot: check it, run its task, settle it.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::Shared;
 use super::activity::Taken;
 use super::ahead::{Admission, Place, Slot};
-use super::body::Ended;
 use super::check::Checked;
 use super::memory::{Key, Registered};
+use super::run::chance;
 use super::serve::Lane;
 use super::settle::{Custody, PAUSE};
 use super::suspect::{Turn, is_suspect, put_off};
-use super::verdict::{Problem, Verdict, failure, judge};
-use crate::broker::{Delivery, Stale};
-use crate::context::{Attempt, Context};
-use crate::error::{Error, TaskError, Then};
+use super::verdict::{Verdict, failure};
+use crate::broker::Delivery;
+use crate::error::Error;
 use crate::failure::FailureKind;
 use crate::message::{Message, header};
-use crate::task::{Definition, Invocation, Run, RunError, TaskOptions};
-
-/// How long a slot keeps a plain task that found all threads taken by runaways, before it hands it back.
-const RUNAWAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes one delivery to its end.
 pub(super) async fn process(
@@ -274,168 +266,6 @@ impl Shared {
             _ = hand_back.wait_for(|hand_back| *hand_back) => {}
         }
     }
-
-    /// Runs the task once, under its time limit, until it ends or nobody wants it to go on.
-    async fn run(
-        &self,
-        task: Checked,
-        message: &Arc<Message>,
-        key: &Key,
-        stale: watch::Receiver<Stale>,
-    ) -> Verdict {
-        let options = &task.definition.options;
-        let left = message
-            .deadline()
-            .map(|deadline| deadline.duration_since(self.app.now()).unwrap_or_default());
-        let said = self.limits.timeout(task.name).or(options.timeout);
-        let timeout = message.timeout().or(said);
-        let is_last = left.is_some_and(|left| timeout.is_none_or(|timeout| left <= timeout));
-        let timeout = if is_last { left } else { timeout };
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut cancelled = self.cancelled.watch(&message.id);
-        let (progress, mut reporter) = self.reporter(message, stale.clone());
-        let context = Context::new(Attempt {
-            app: self.app.clone(),
-            inside: OnceLock::new(),
-            message: message.clone(),
-            task: task.name,
-            queue: key
-                .queue
-                .strip_prefix(self.app.prefix())
-                .unwrap_or(&key.queue)
-                .to_owned(),
-            number: key.attempt,
-            deadline,
-            progress,
-            cancelled: AtomicBool::new(false),
-            stale,
-        });
-        let invocation = Invocation::new(task.arguments, self.state.clone(), context.clone());
-        let mut hand_back = self.hand_back.subscribe();
-        let timed_out = || {
-            let text = match is_last {
-                true => "the call's deadline passed while it ran".into(),
-                false => format!(
-                    "it took longer than its time limit of {:?}",
-                    timeout.unwrap_or_default()
-                ),
-            };
-            let mut error = TaskError::from(text);
-            if !is_last && message.soft_timeout() == timeout {
-                error.type_name = "billiard.exceptions.SoftTimeLimitExceeded";
-            }
-            let problem = Problem {
-                kind: FailureKind::TimedOut,
-                error,
-            };
-            judge(message, options, problem, self.app.now(), chance())
-        };
-        let on_thread = matches!(task.definition.run, Run::Blocking(_));
-        let verdict = tokio::select! {
-            biased;
-            ended = self.body_or_pause(task.definition, invocation) => match ended {
-                // A plain task that asks `is_cancelled` returns when its time is up: without a result.
-                Some(_) if on_thread && deadline.is_some_and(|deadline| Instant::now() >= deadline) => timed_out(),
-                Some(ended) => self.judge(message, options, ended),
-                None => Verdict::HandBack,
-            },
-            () = until(timeout) => timed_out(),
-            _ = cancelled.wait_for(|cancelled| *cancelled) => {
-                Verdict::Dropped(failure(message, FailureKind::Cancelled, "cancelled while it ran"))
-            }
-            _ = hand_back.wait_for(|hand_back| *hand_back) => Verdict::HandBack,
-            never = reporter.follow() => match never {},
-        };
-        context.cancel();
-        drop(cancelled);
-        self.cancelled.forget(&message.id);
-        reporter.finish().await;
-        verdict
-    }
-
-    /// The body of the task; where there is no thread for it, a pause.
-    async fn body_or_pause(
-        &self,
-        definition: &'static Definition,
-        invocation: Invocation,
-    ) -> Option<Ended> {
-        let ended = self.body(definition, invocation).await;
-        if ended.is_none() {
-            Box::pin(tokio::time::sleep(RUNAWAY_PAUSE)).await;
-        }
-        ended
-    }
-
-    fn judge(&self, message: &Message, options: &TaskOptions, ended: Ended) -> Verdict {
-        let dead = |reason, kind, text: String| Verdict::Dead {
-            reason,
-            failure: failure(message, kind, text),
-        };
-        match ended {
-            Ok(Ok(value)) => {
-                let (size, limit) = (value.get().len(), self.app.max_message_size());
-                if size <= limit {
-                    return Verdict::Done(value);
-                }
-                let text =
-                    format!("the result has {size} bytes, more than the limit of {limit} bytes");
-                dead("result", FailureKind::Failed, text)
-            }
-            Ok(Err(RunError::Arguments(text))) => {
-                let mut failure = failure(message, FailureKind::Rejected, text);
-                // What it is in Python, whose callers get it raised.
-                failure.error_type = "builtins.TypeError".into();
-                Verdict::Dead {
-                    reason: "arguments",
-                    failure,
-                }
-            }
-            Ok(Err(RunError::Result(error))) => dead(
-                "result",
-                FailureKind::Failed,
-                format!("the result cannot be encoded: {error}"),
-            ),
-            Ok(Err(RunError::Task(error))) => judge(
-                message,
-                options,
-                Problem {
-                    kind: FailureKind::Failed,
-                    error,
-                },
-                self.app.now(),
-                chance(),
-            ),
-            Err(panic) => {
-                let error = TaskError {
-                    then: Then::RetryWithBackoff,
-                    message: panic,
-                    type_name: "",
-                };
-                judge(
-                    message,
-                    options,
-                    Problem {
-                        kind: FailureKind::Panicked,
-                        error,
-                    },
-                    self.app.now(),
-                    chance(),
-                )
-            }
-        }
-    }
-}
-
-async fn until(timeout: Option<Duration>) {
-    match timeout {
-        Some(timeout) => tokio::time::sleep(timeout).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Evenly distributed over all of `u64`.
-fn chance() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().1 << 2
 }
 
 /// Says what became of a delivery, once.

@@ -19,6 +19,7 @@ mod memory;
 mod node;
 mod observe;
 mod progress;
+mod run;
 mod serve;
 mod settle;
 mod signal;
