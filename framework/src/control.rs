@@ -473,7 +473,8 @@ mod tests {
     fn a_nodes_refusal_is_told_from_its_answer() {
         let message = Message {
             body: br#"{"a@h": {"ok": "done"}, "b@h": {"error": "unknown task"}, "c@h": 5}"#
-                .to_vec(),
+                .to_vec()
+                .into(),
             ..Message::default()
         };
         let answers: Answers<Said> = read(&message);

@@ -271,7 +271,7 @@ pub(crate) fn encode(node: &str, events: &[Event]) -> (String, Message) {
     let mut message = Message {
         content_type: "application/json".into(),
         content_encoding: "utf-8".into(),
-        body: body.unwrap_or_default(),
+        body: body.unwrap_or_default().into(),
         ..Message::default()
     };
     message.set("hostname", node);

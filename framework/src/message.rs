@@ -2,6 +2,7 @@
 //! protocol 2 (headers for metadata, a JSON body `[args, kwargs, embed]`), with our own headers prefixed
 //! `garenne-`. Knows nothing of brokers or of registered tasks, and reads no clock.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -101,9 +102,9 @@ pub struct Message {
     pub reply_to: Option<String>,
     /// 0 (lowest) to 255, on queues that have priorities.
     pub priority: Option<u8>,
-    /// The body.
+    /// The body, shared: it may be large, and copies of a message have the same.
     #[serde(skip)]
-    pub body: Vec<u8>,
+    pub body: Arc<Vec<u8>>,
 }
 
 /// Why a message cannot be run: said to the caller and kept with the dead letter.
@@ -143,7 +144,7 @@ impl Message {
             content_encoding: "utf-8".into(),
             reply_to: None,
             priority: None,
-            body: arguments.encode(),
+            body: arguments.encode().into(),
         }
     }
 

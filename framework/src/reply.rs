@@ -142,7 +142,9 @@ impl Reply {
             correlation_id: Some(correlation_id.unwrap_or(id).to_owned()),
             reply_to: None,
             priority: None,
-            body: serde_json::to_vec(body).expect("a reply always serialises"),
+            body: serde_json::to_vec(body)
+                .expect("a reply always serialises")
+                .into(),
         }
     }
 

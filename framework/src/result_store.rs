@@ -359,7 +359,7 @@ fn hear(waiters: &Waiters, push: &PushInfo) {
 fn tell(waiters: &Waiters, id: &str, body: Vec<u8>) {
     let message = Message {
         headers: Headers::new(),
-        body,
+        body: body.into(),
         ..Message::default()
     };
     match Reply::decode(&message) {

@@ -44,7 +44,7 @@ async fn a_cancellation_is_told_again_through_the_ladder() {
         route: Route::Queue("garenne.cancelled".into()),
         message: Message {
             id: id.clone(),
-            body: id.clone().into_bytes(),
+            body: id.clone().into_bytes().into(),
             ..Message::default()
         },
         delay,

@@ -116,7 +116,7 @@ async fn a_rejected_message_is_a_dead_letter(options: &str) {
             .expect("a consumer");
         let again = next(&mut consumer).await;
         assert_eq!(
-            (again.message.id.as_str(), &*again.message.body),
+            (again.message.id.as_str(), &again.message.body[..]),
             ("foreign", &b"\xff?"[..])
         );
         assert_eq!((again.deliveries, again.message.errors().len()), (1, 1));

@@ -36,7 +36,7 @@ pub(crate) fn message(id: &str) -> Message {
         id: id.to_owned(),
         content_type: "application/json".into(),
         content_encoding: "utf-8".into(),
-        body: b"[[], {}, null]".to_vec(),
+        body: b"[[], {}, null]".to_vec().into(),
         ..Message::default()
     };
     message.set("id", id);

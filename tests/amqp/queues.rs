@@ -172,7 +172,8 @@ async fn the_queue_of_a_foreign_follower_is_left_to_its_workers() {
             {{"task": "notify", "args": [], "kwargs": {{}}, "subtask_type": null, "immutable": false,
               "options": {{"task_id": "next", "queue": "{foreign}"}}}}]}}]"#
     )
-    .into_bytes();
+    .into_bytes()
+    .into();
     let broker = connect(&url).await;
     let publish = Publish {
         message: call,

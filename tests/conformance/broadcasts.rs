@@ -15,7 +15,7 @@ fn announcement(channel: &Channel, key: &str, text: &str) -> Announcement {
     let mut message = Message {
         content_type: "application/json".into(),
         content_encoding: "utf-8".into(),
-        body: text.as_bytes().to_vec(),
+        body: text.as_bytes().to_vec().into(),
         ..Message::default()
     };
     message.set("hostname", "w@h");
@@ -162,7 +162,7 @@ pub(crate) async fn a_slow_listener_holds_up_nobody(f: &Fixture) {
     }
     announce(&*f.publisher, &channel, "task.multi", "last").await;
     let mut late = 0;
-    while within(slow.next()).await.expect("an open broker").body == b"many" {
+    while within(slow.next()).await.expect("an open broker").body[..] == *b"many" {
         late += 1;
     }
     assert!(BACKLOG + late < 64 * rounds, "some were missed: {late}");

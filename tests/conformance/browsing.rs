@@ -44,7 +44,7 @@ async fn letters(f: &Fixture, sent: &[&str]) -> Queue {
 pub(crate) async fn a_look_shows_what_is_ready_in_its_order(f: &Fixture) {
     let queue = f.declared("q").await;
     let mut other = message("a");
-    other.body = b"\xff any bytes".to_vec();
+    other.body = b"\xff any bytes".to_vec().into();
     f.publish(to_queue(&queue, other.clone())).await;
     f.send(&queue, &["b", "c", "d", "e"]).await;
     let mut look = look(f, &queue).await;

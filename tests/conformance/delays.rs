@@ -130,7 +130,7 @@ pub(crate) async fn a_delayed_message_arrives_as_it_was_sent(f: &Fixture) {
     sent.priority = Some(3);
     sent.reply_to = Some("garenne.reply.nowhere".into());
     sent.set("tenant", "größe");
-    sent.body = vec![0, 255, 7];
+    sent.body = vec![0, 255, 7].into();
     let delay = Duration::from_millis(60);
     f.publish(delayed(delay, to_queue(&queue, sent.clone())))
         .await;

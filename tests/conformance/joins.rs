@@ -104,7 +104,7 @@ pub(crate) async fn the_same_part_counts_once(f: &Fixture) {
     let join = open(f, "j", 2, &queue).await;
     for body in ["first", "second", "third"] {
         let mut again = part(&join, "a", 2);
-        again.message.body = body.into();
+        again.message.body = Arc::new(body.into());
         f.publish(again).await;
     }
     nothing(&mut consumer).await;
@@ -113,7 +113,7 @@ pub(crate) async fn the_same_part_counts_once(f: &Fixture) {
         .expect("parts");
     let kept = kept.expect("an open join");
     assert_eq!(kept.len(), 1);
-    assert_eq!(kept[0].body, b"first");
+    assert_eq!(**kept[0].body, *b"first");
     bring(f, &join, &["b"], 2).await;
     assert_fired(&mut consumer).await;
 }
@@ -142,7 +142,7 @@ pub(crate) async fn parts_arrive_as_they_were_sent(f: &Fixture) {
             .as_object()
             .cloned()
             .expect("an object"),
-        body: (0..=255).collect(),
+        body: Arc::new((0..=255).collect()),
         ..Message::default()
     };
     let mut publish = part(&join, "", 2);
@@ -251,7 +251,7 @@ pub(crate) async fn no_more_parts_are_read_than_wanted(f: &Fixture) {
     let join = open(f, "j", 10, &queue).await;
     for id in 0..10 {
         let mut large = part(&join, &id.to_string(), 10);
-        large.message.body = vec![b'x'; SIZE];
+        large.message.body = vec![b'x'; SIZE].into();
         f.publish(large).await;
     }
     assert_fired(&mut consumer).await;
@@ -344,7 +344,7 @@ pub(crate) async fn a_body_arrives_as_it_was_parked(f: &Fixture) {
         parked.set("garenne-retries", 3);
         parked.priority = Some(priority);
         parked.reply_to = Some("garenne.reply.nobody".into());
-        parked.body = (0..=255).collect();
+        parked.body = Arc::new((0..=255).collect());
         let body = delayed(
             Duration::from_millis(delay),
             to_queue(&queue, parked.clone()),

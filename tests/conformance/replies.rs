@@ -16,7 +16,9 @@ pub(crate) async fn a_reply_reaches_its_address_unchanged(f: &Fixture) {
     let mut replies = within(f.publisher.replies()).await.expect("replies");
     let mut sent = reply(&replies.address, "call-1");
     sent.message.correlation_id = Some("call-1".into());
-    sent.message.body = br#"{"status": "SUCCESS", "result": 5, "task_id": "call-1"}"#.to_vec();
+    sent.message.body = br#"{"status": "SUCCESS", "result": 5, "task_id": "call-1"}"#
+        .to_vec()
+        .into();
     within(f.consumer.publish(sent.clone()))
         .await
         .expect("a publish");

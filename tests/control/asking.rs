@@ -15,7 +15,7 @@ use crate::tasks::{Crew, Gate, add, hold, pass};
 async fn say(app: &App, body: &[u8], expires: f64) {
     let mut message = Message {
         content_type: "application/json".into(),
-        body: body.to_vec(),
+        body: body.to_vec().into(),
         ..Message::default()
     };
     message.set("expires", expires);

@@ -254,7 +254,7 @@ fn formats() -> Vec<Case> {
             |message| {
                 message.content_type = content_type.into();
                 message.content_encoding = encoding.into();
-                message.body = body.to_vec();
+                message.body = body.to_vec().into();
             },
             expected,
         )
@@ -339,7 +339,7 @@ fn formats() -> Vec<Case> {
             "a decompression bomb, as Celery marks it",
             |message| {
                 message.set("compression", "application/x-gzip");
-                message.body = gzip.to_vec();
+                message.body = gzip.to_vec().into();
             },
             Dead("unsupported", "compressed with `application/x-gzip`"),
         ),

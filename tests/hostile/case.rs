@@ -1,5 +1,7 @@
 //! One hostile message, and what must become of it.
 
+use std::sync::Arc;
+
 use garenne::message::{Arguments, Message};
 use serde_json::Value;
 
@@ -39,7 +41,7 @@ pub(crate) fn body(
     expected: Expected,
 ) -> Case {
     let mut message = Message::new(format!("id of {name}"), task, &Arguments::default());
-    message.body = body.into();
+    message.body = Arc::new(body.into());
     Case {
         name,
         message,

@@ -77,7 +77,7 @@ fn messages() -> impl Strategy<Value = Message> {
                 // A reply to a server's own name is not chance's to send.
                 let reply_to = reply_to.filter(|address: &String| !address.starts_with("amq."));
                 Message {
-                    body,
+                    body: body.into(),
                     correlation_id,
                     reply_to,
                     priority,

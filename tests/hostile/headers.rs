@@ -109,7 +109,8 @@ fn identity() -> Vec<Case> {
                 bare(message);
                 message.body =
                     br#"{"task": "add", "id": "1", "args": [2, 3], "kwargs": {}, "retries": 0}"#
-                        .to_vec();
+                        .to_vec()
+                        .into();
             },
             unreadable("message protocol 2"),
         ),

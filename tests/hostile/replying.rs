@@ -1,5 +1,6 @@
 //! Hostile replies to a waiting client: its handle is told, or not disturbed, and the client goes on.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use garenne::broker::{Publish, Route};
@@ -46,7 +47,7 @@ async fn reply(app: &App, address: &str, id: &str, body: impl Into<Vec<u8>>) {
         message: Message {
             id: id.to_owned(),
             correlation_id: Some(id.to_owned()),
-            body: body.into(),
+            body: Arc::new(body.into()),
             ..Message::default()
         },
         delay: Duration::ZERO,

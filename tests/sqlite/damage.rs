@@ -55,7 +55,7 @@ async fn file_of_messages(place: &Place) -> Vec<u8> {
     broker.declare(&Queue::new("q")).await.unwrap();
     for n in 0..MESSAGES {
         let mut publish = to("q", &n.to_string());
-        publish.message.body = vec![b'x'; 1000];
+        publish.message.body = vec![b'x'; 1000].into();
         broker.publish(publish).await.unwrap();
     }
     close(&[&broker]).await;

@@ -53,7 +53,7 @@ fn on_a_small_disk(name: &str) {
 
 fn large(id: &str) -> Publish {
     let mut publish = to("q", id);
-    publish.message.body = vec![b'x'; 20_000];
+    publish.message.body = vec![b'x'; 20_000].into();
     publish
 }
 

@@ -31,7 +31,7 @@ async fn dies<T: serde::de::DeserializeOwned + 'static>(
 /// A message in the dead letters of `default` as if a worker had put it there.
 async fn dead(app: &App, id: &str, change: impl FnOnce(&mut Message)) {
     let mut message = Message::new(id.into(), "tells", &Arguments::default());
-    message.body = br#"[["again"], {}, {}]"#.to_vec();
+    message.body = br#"[["again"], {}, {}]"#.to_vec().into();
     change(&mut message);
     let message = message.dead("default", "failed", "no luck", SystemTime::now());
     app.declare("default").await.expect("declared");
@@ -209,11 +209,11 @@ on_every_broker! {
         for (id, body) in garbage {
             let mut message = Message::new(id.into(), "add", &Arguments::default());
             message.content_type = "application/x-python-serialize".into();
-            message.body = body.to_vec();
+            message.body = body.to_vec().into();
             store(&app, "default", message).await;
         }
         // And what somebody else has put there.
-        store(&app, "default.dead", Message { body: b"\xfe".to_vec(), ..Message::default() }).await;
+        store(&app, "default.dead", Message { body: b"\xfe".to_vec().into(), ..Message::default() }).await;
         let (worker, _) = worker(&app, "default", 1);
         let worker = worker.spawn();
         let letters = app.dead_letters("default");

@@ -30,7 +30,7 @@ async fn send(app: &App, task: &str, args: Value, address: &str, ack: Ack, embed
     if matches!(ack, Ack::Early) {
         message.set("garenne-ack", "early");
     }
-    message.body = json!([args, {}, embed]).to_string().into_bytes();
+    message.body = json!([args, {}, embed]).to_string().into_bytes().into();
     let route = Route::Queue(format!("{}default", app.prefix()));
     let publish = Publish {
         route,

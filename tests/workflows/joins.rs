@@ -20,7 +20,7 @@ async fn body(app: &App, id: &str, address: &str) -> Publish {
     let joined = json!({"join": join, "members": ["a"]});
     let errback = json!({"task": "says", "args": ["an errback"], "immutable": true});
     let embed = json!({"garenne_join": joined, "errbacks": [errback]});
-    message.body = json!([[], {}, embed]).to_string().into_bytes();
+    message.body = json!([[], {}, embed]).to_string().into_bytes().into();
     app.declare("default").await.expect("a queue");
     Publish {
         route: Route::Queue(format!("{}default", app.prefix())),

@@ -173,7 +173,7 @@ fn json_message(body: &Value) -> Message {
     Message {
         content_type: "application/json".into(),
         content_encoding: "utf-8".into(),
-        body: body.to_string().into_bytes(),
+        body: body.to_string().into_bytes().into(),
         ..Message::default()
     }
 }
@@ -218,7 +218,7 @@ mod tests {
             br#"{"method": "ping", "arguments": 5}"#,
         ] {
             let message = Message {
-                body: body.to_vec(),
+                body: body.to_vec().into(),
                 ..Message::default()
             };
             assert!(Request::decode(&message).is_err());

@@ -40,7 +40,7 @@ fn pythons_events_are_read_alone_and_in_company() {
         "result":"5","runtime":0.5,"type":"task-succeeded"},
         {"hostname":"h","timestamp":1,"type":"task-custom","uuid":"y"}, {"no": "event"}, 7]"#.to_vec();
     let message = Message {
-        body,
+        body: body.into(),
         ..Message::default()
     };
     let events: Vec<Event> = decode(&message).into_iter().collect();

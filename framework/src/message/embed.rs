@@ -87,7 +87,9 @@ mod tests {
             for inside in ["1", "NaN"] {
                 let next = format!(r#"{{"task": "next", "args": [{inside}], "kwargs": {{}}}}"#);
                 let message = Message {
-                    body: format!("[{arguments}, {{\"chain\": [{next}]}}]").into_bytes(),
+                    body: format!("[{arguments}, {{\"chain\": [{next}]}}]")
+                        .into_bytes()
+                        .into(),
                     ..Message::default()
                 };
                 assert!(Embed::of(&message).is_err(), "{arguments}");
@@ -96,7 +98,7 @@ mod tests {
             }
         }
         let nothing = Message {
-            body: b"\x80\x04}".to_vec(),
+            body: b"\x80\x04}".to_vec().into(),
             ..Message::default()
         };
         assert!(Embed::readable_of(&nothing).is_empty());

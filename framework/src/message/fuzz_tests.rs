@@ -68,7 +68,7 @@ fn decode_all(arguments: &Arguments) {
 
 fn of_body(body: Vec<u8>) -> Message {
     let mut message = Message::new("id".into(), "t", &Arguments::default());
-    message.body = body;
+    message.body = body.into();
     message
 }
 

@@ -268,7 +268,7 @@ impl Signature {
             .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let mut message = Message::new(id, &task, &arguments);
         if !embed.is_empty() {
-            message.body = arguments.encode_with(&embed);
+            message.body = arguments.encode_with(&embed).into();
         }
         let headers = options.headers.unwrap_or_default();
         message.headers.extend(headers);

@@ -1,5 +1,6 @@
 //! Messages as Celery writes them, as a hostile or broken sender writes them, and there and back again.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
@@ -22,7 +23,7 @@ pub(crate) fn with_body(body: impl Into<Vec<u8>>) -> Message {
         id: "id-1".into(),
         content_type: "application/json".into(),
         content_encoding: "utf-8".into(),
-        body: body.into(),
+        body: Arc::new(body.into()),
         ..Message::default()
     }
 }

@@ -11,12 +11,12 @@ impl Message {
     pub(crate) fn unpack(&mut self, limit: usize, msgpack: bool) -> Result<(), Unreadable> {
         #[cfg(feature = "compression")]
         if let Some(plain) = compression::decompress(self, limit)? {
-            self.body = plain;
+            self.body = plain.into();
             self.headers.remove("compression");
         }
         #[cfg(feature = "msgpack")]
         if msgpack && self.content_type.trim() == "application/x-msgpack" {
-            self.body = msgpack::to_json(&self.body, limit)?;
+            self.body = msgpack::to_json(&self.body, limit)?.into();
             self.content_type = "application/json".into();
             self.content_encoding = "utf-8".into();
         }
@@ -143,7 +143,7 @@ mod tests {
 
     fn packed(compression: &str, body: Vec<u8>) -> Message {
         let mut message = Message {
-            body,
+            body: body.into(),
             content_type: "application/json".into(),
             ..Message::default()
         };
@@ -170,7 +170,7 @@ mod tests {
         ] {
             let mut message = packed(kind, body);
             message.unpack(100, false).expect("it unpacks");
-            assert_eq!(message.body, b"[[2, 3], {}, {}]");
+            assert_eq!(**message.body, *b"[[2, 3], {}, {}]");
             assert_eq!(message.unsupported(), None);
         }
     }
@@ -206,7 +206,7 @@ mod tests {
         ]);
         rmpv::encode::write_value(&mut body, &value).expect("memory");
         let mut message = Message {
-            body,
+            body: body.into(),
             content_type: "application/x-msgpack".into(),
             content_encoding: "binary".into(),
             ..Message::default()
@@ -227,7 +227,7 @@ mod tests {
         let not_utf8 = vec![0xa1, 0xff];
         for body in [nested, huge, extension, not_utf8, Vec::new()] {
             let mut message = Message {
-                body,
+                body: body.into(),
                 content_type: "application/x-msgpack".into(),
                 ..Message::default()
             };

@@ -316,7 +316,7 @@ fn a_reply_that_is_none_is_refused_with_a_reason() {
 fn a_final_reply_that_cannot_be_read_is_a_failure() {
     let read = |body: &str| {
         Reply::decode(&Message {
-            body: body.into(),
+            body: body.as_bytes().to_vec().into(),
             ..Message::default()
         })
     };
@@ -345,7 +345,7 @@ fn a_final_reply_that_cannot_be_read_is_a_failure() {
         content_type: "application/x-python-serialize".into(),
         content_encoding: "binary".into(),
         correlation_id: Some("id".into()),
-        body: b"\x80\x04}".to_vec(),
+        body: b"\x80\x04}".to_vec().into(),
         ..Message::default()
     };
     let reply = Reply::decode(&pickled)

@@ -50,7 +50,7 @@ const AHEAD: Duration = Duration::from_secs(3600);
 /// the call through the ladder of delays, to be added again shortly before.
 pub(super) async fn cancel(core: &Core, id: &str, due_in: Duration) -> Result<()> {
     let message = Message {
-        body: id.as_bytes().to_vec(),
+        body: id.as_bytes().to_vec().into(),
         ..Message::default()
     };
     store(core, message.clone()).await?;

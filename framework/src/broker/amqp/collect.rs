@@ -105,7 +105,7 @@ struct Held<'a> {
     /// With their tags, but for those that are marks.
     parts: HashMap<String, (Message, Option<u64>)>,
     /// The smallest part, where the body may go.
-    small: Option<(BasicProperties, Vec<u8>)>,
+    small: Option<(BasicProperties, Arc<Vec<u8>>)>,
     /// What came again.
     doubles: Vec<u64>,
 }
@@ -185,7 +185,7 @@ impl<'a> Held<'a> {
         if let Wish::Fire { .. } = self.wish {
             let body = std::mem::take(&mut part.body);
             let can_be_mark = !key.is_empty() && wire::fits(&properties);
-            let smaller = |(_, small): &(_, Vec<u8>)| body.len() < small.len();
+            let smaller = |(_, small): &(_, Arc<Vec<u8>>)| body.len() < small.len();
             if can_be_mark && self.small.as_ref().is_none_or(smaller) {
                 self.small = Some((properties, body));
             }
@@ -291,14 +291,15 @@ impl<'a> Held<'a> {
     async fn store_copy(&self, body: &Raw, publisher: &Publisher) -> Result<(), Trouble> {
         let headers = headers_of_copy(&body.properties);
         let properties = body.properties.clone().with_headers(headers);
-        self.store(properties, body.data.clone(), publisher).await
+        self.store(properties, body.data.clone().into(), publisher)
+            .await
     }
 
     /// Puts a message into the queue.
     async fn store(
         &self,
         properties: BasicProperties,
-        body: Vec<u8>,
+        body: Arc<Vec<u8>>,
         publisher: &Publisher,
     ) -> Result<(), Trouble> {
         let request = Arc::new(Request {

@@ -63,7 +63,7 @@ impl Token {
             tag: raw.delivery_tag,
             id: message.id,
             version,
-            value: (version > 0).then_some(message.body),
+            value: (version > 0).then(|| Arc::unwrap_or_clone(message.body)),
         }
     }
 }
@@ -113,7 +113,7 @@ impl Seat {
     async fn publish(&self, id: String, version: u64, value: Vec<u8>) -> Result<()> {
         let mut message = Message {
             id,
-            body: value,
+            body: value.into(),
             ..Message::default()
         };
         message.set(VERSION, version);

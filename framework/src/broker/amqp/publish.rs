@@ -27,7 +27,7 @@ pub(super) struct Request {
     pub(super) exchange: ShortString,
     pub(super) routing_key: ShortString,
     pub(super) properties: Properties,
-    pub(super) body: Vec<u8>,
+    pub(super) body: Arc<Vec<u8>>,
     /// How long to try.
     pub(super) limit: Duration,
 }

@@ -13,7 +13,7 @@ use crate::broker::{Delivery, QueueType, Stale};
 use crate::message::{Message, header};
 
 /// A message as a worker gets it; `None` if it is put back with a count first.
-pub(super) fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
+pub(super) fn receive(session: &Arc<Session>, mut raw: Raw) -> Option<Delivery> {
     session.acks.delivered(raw.delivery_tag);
     let queue = session.queue.name().to_owned();
     // A sender may have written it, too: on a first delivery, or to a queue that counts nothing.
@@ -31,7 +31,8 @@ pub(super) fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
     let past = wire::count(&raw.properties, header::DELIVERIES)
         .unwrap_or(0)
         .saturating_add(broker_counted.unwrap_or(0));
-    let mut message = wire::message(&raw.properties, raw.data.clone());
+    let body = Arc::new(std::mem::take(&mut raw.data));
+    let mut message = wire::message(&raw.properties, body.clone());
     let (exchange, routing_key) = origin(&message, &queue, &raw);
     let is_returned = message.headers.remove(header::RETURNED).is_some();
     message.headers.retain(|name, _| {
@@ -42,7 +43,7 @@ pub(super) fn receive(session: &Arc<Session>, raw: Raw) -> Option<Delivery> {
         session: session.clone(),
         tag: raw.delivery_tag,
         properties: raw.properties,
-        body: raw.data,
+        body,
         past,
         exchange: exchange.clone(),
         routing_key: routing_key.clone(),

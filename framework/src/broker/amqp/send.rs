@@ -70,7 +70,7 @@ impl Outgoing {
     pub(super) fn raw(
         route: Route,
         properties: BasicProperties,
-        body: Vec<u8>,
+        body: Arc<Vec<u8>>,
         delay: Duration,
         deadline: Duration,
     ) -> Result<Self> {

@@ -100,7 +100,7 @@ pub(super) struct Settler {
     pub(super) tag: u64,
     /// The message as it came, for putting a copy back.
     pub(super) properties: BasicProperties,
-    pub(super) body: Vec<u8>,
+    pub(super) body: Arc<Vec<u8>>,
     /// How often it came back before this delivery.
     pub(super) past: u32,
     pub(super) exchange: String,

@@ -25,6 +25,8 @@ const PREAMBLE: usize = 7;
 /// The largest frame of the kinds that we look into. Servers negotiate 128 KiB, unless told otherwise.
 const FRAME_LIMIT: usize = 16 << 20;
 const CHUNK: usize = 64 * 1024;
+/// So much of a body that still has to come is not read by way of the buffer.
+const LARGE: usize = CHUNK / 2;
 
 type Inner = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 
@@ -228,16 +230,28 @@ impl<S: AsyncRead + Unpin> AsyncRead for Sanitized<S> {
             if out.is_empty() {
                 return Poll::Ready(Ok(0));
             }
-            this.make_room(wanted);
+            let straight = this.clear.min(out.len());
+            let straight = Some(straight).filter(|count| *count >= LARGE);
+            if straight.is_none() {
+                this.make_room(wanted);
+            }
             let Some(inner) = &mut this.inner else {
                 return Poll::Ready(Ok(0));
             };
-            let room = &mut this.buffer[this.end..];
+            let room = match straight {
+                Some(count) => &mut out[..count],
+                None => &mut this.buffer[this.end..],
+            };
             let Poll::Ready(read) = Pin::new(inner).poll_read(cx, room) else {
                 this.pause(cx);
                 return Poll::Pending;
             };
             let count = read?;
+            if straight.is_some() {
+                this.clear -= count;
+                this.handed_out |= count > 0;
+                return Poll::Ready(Ok(count));
+            }
             if count == 0 {
                 // Half a frame at the end of a connection is worth nothing.
                 return Poll::Ready(Ok(0));

@@ -1,6 +1,8 @@
 //! Translates messages to AMQP's properties and header tables, and back. Nothing that arrives makes it
 //! fail: what JSON cannot hold is represented lossily.
 
+use std::sync::Arc;
+
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
 use serde_json::{Number, Value};
@@ -51,7 +53,7 @@ pub(super) fn table<const N: usize>(entries: [(&str, AMQPValue); N]) -> FieldTab
 }
 
 /// The message as AMQP's properties and its body.
-pub(super) fn properties_and_body(mut message: Message) -> Result<(BasicProperties, Vec<u8>)> {
+pub(super) fn properties_and_body(mut message: Message) -> Result<(BasicProperties, Arc<Vec<u8>>)> {
     let id = message_id(&mut message)?;
     let mut properties = BasicProperties::default()
         .with_delivery_mode(2)
@@ -163,7 +165,7 @@ fn value_size(value: &AMQPValue) -> usize {
 }
 
 /// The message that arrived as `properties` and `body`.
-pub(super) fn message(properties: &BasicProperties, body: Vec<u8>) -> Message {
+pub(super) fn message(properties: &BasicProperties, body: impl Into<Arc<Vec<u8>>>) -> Message {
     let text = |field: &Option<ShortString>| field.as_ref().map(|s| s.as_str().to_owned());
     let headers = properties
         .headers()
@@ -187,7 +189,7 @@ pub(super) fn message(properties: &BasicProperties, body: Vec<u8>) -> Message {
         correlation_id: text(properties.correlation_id()),
         reply_to: text(properties.reply_to()),
         priority: properties.priority().filter(|priority| *priority > 0),
-        body,
+        body: body.into(),
     }
 }
 
@@ -272,7 +274,7 @@ mod tests {
             correlation_id: Some("c".into()),
             reply_to: Some("r".into()),
             priority: Some(7),
-            body: b"[]".to_vec(),
+            body: b"[]".to_vec().into(),
         };
         let (properties, body) = properties_and_body(sent.clone()).expect("valid");
         assert_eq!(properties.delivery_mode(), &Some(2));

@@ -172,7 +172,7 @@ fn after(db: &Connection, seen: i64) -> Result<Vec<(i64, String, String, Message
     .query_map([seen, READ_AT_ONCE], |row| {
         let envelope: String = row.get(3)?;
         let mut message: Message = serde_json::from_str(&envelope).unwrap_or_default();
-        message.body = row.get(4)?;
+        message.body = row.get::<_, Vec<u8>>(4)?.into();
         Ok((row.get(0)?, row.get(1)?, row.get(2)?, message))
     })?
     .collect()

@@ -118,7 +118,7 @@ impl<'a> Batch<'a> {
                 envelope,
                 body,
             } => {
-                let (on, message) = ((&**channel, &**key), (&**envelope, &**body));
+                let (on, message) = ((&**channel, &**key), (&**envelope, body.as_slice()));
                 let ports = audience::announce(self.db, self.me.id, self.now, on, message)?;
                 self.listening.extend(ports);
             }

@@ -29,7 +29,7 @@ pub(super) struct Outgoing {
     pub(super) part: String,
     /// The message without its body, in JSON.
     pub(super) envelope: String,
-    pub(super) body: Vec<u8>,
+    pub(super) body: Arc<Vec<u8>>,
     /// For exchanges that route by them; empty on other routes.
     pub(super) headers: Headers,
     pub(super) priority: u8,
@@ -193,7 +193,7 @@ pub(super) enum Request {
         key: String,
         /// The message without its body, in JSON.
         envelope: String,
-        body: Vec<u8>,
+        body: Arc<Vec<u8>>,
     },
     /// Takes a lease; `granted` is answered if it was free.
     TakeLease {

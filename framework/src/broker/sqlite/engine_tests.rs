@@ -10,7 +10,7 @@ use crate::error::Error;
 
 fn outgoing(size: usize) -> Outgoing {
     let message = Message {
-        body: vec![b'x'; size],
+        body: vec![b'x'; size].into(),
         ..Message::default()
     };
     let publish = Publish {

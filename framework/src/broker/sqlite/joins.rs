@@ -99,7 +99,7 @@ pub(super) fn take_body(
                 // `now` has been rounded down.
                 due: (delay > 0).then(|| now.saturating_add(delay).saturating_add(1)),
                 envelope: row.get(3)?,
-                body: row.get(4)?,
+                body: row.get::<_, Vec<u8>>(4)?.into(),
             };
             Ok((queue, body))
         })
@@ -139,7 +139,10 @@ fn read(envelope: &str, body: Vec<u8>) -> Message {
         message.set(header::MALFORMED, text);
         message
     });
-    Message { body, ..message }
+    Message {
+        body: body.into(),
+        ..message
+    }
 }
 
 /// Forgets a join with all that is in it.

@@ -166,7 +166,7 @@ fn read(row: &Row<'_>) -> Result<Taken> {
         malformed(format!("its envelope in the file cannot be read: {error}"))
     });
     match bytes(7)? {
-        Some(body) => message.body = body.to_vec(),
+        Some(body) => message.body = body.to_vec().into(),
         None => message = malformed("its body is not in the file any more".into()),
     }
     Ok(Taken {

@@ -12,7 +12,7 @@ fn outgoing(queue: &str, priority: u8, due: Option<i64>) -> Outgoing {
         route: Route::Queue(queue.to_owned()),
         part: String::new(),
         envelope: serde_json::to_string(&Message::default()).expect("JSON"),
-        body: vec![priority],
+        body: vec![priority].into(),
         headers: Default::default(),
         priority,
         due,
