@@ -145,11 +145,13 @@ async fn on_rabbitmq(url: &str, queue_type: QueueType, plan: Plan) -> Result<()>
     };
     let raw = Beside::Lapin(Box::new(raw));
     let measured = rounds(title, plan, &ours, &raw).await;
+    let mut closed = Ok(());
     if let Beside::Lapin(raw) = raw {
-        within("disconnecting", raw.close()).await?;
+        closed = within("disconnecting", raw.close()).await;
     }
     within("disconnecting", ours.close()).await?;
-    measured
+    // What went wrong first says why.
+    measured.and(closed)
 }
 
 async fn on_sqlite(plan: Plan) -> Result<()> {
