@@ -138,7 +138,7 @@ async fn on_rabbitmq(url: &str, queue_type: QueueType, plan: Plan) -> Result<()>
     let queue = Queue::new("bench").queue_type(queue_type);
     let ours = within("connecting", Ours::connect(url, queue)).await?;
     let plain = url.split("?prefix=").next().unwrap_or(url);
-    let raw = within("connecting", Raw::connect(plain, &ours.physical())).await?;
+    let raw = within("connecting", Raw::open(plain, &ours.physical())).await?;
     let title = match queue_type {
         QueueType::Quorum => "RabbitMQ, quorum queue",
         _ => "RabbitMQ, classic queue",

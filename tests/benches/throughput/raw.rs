@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt;
@@ -18,6 +18,7 @@ use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 use serde::de::IgnoredAny;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 use crate::meter::{Drain, Sample, Stopwatch, latency};
 use crate::post::{Letter, Post};
@@ -26,21 +27,21 @@ use crate::row::{AHEAD, IN_FLIGHT, Row, SENDERS, SLOTS, WINDOW};
 /// Replies acknowledged together.
 const GROUP: usize = 64;
 const REPLY_PREFETCH: u16 = 512;
+/// How long the server's answer to a goodbye is awaited.
+const GOODBYE: Duration = Duration::from_secs(2);
 
-/// A client and a worker, each with a connection of its own.
+/// A queue that is used by hand, and another for replies.
 pub(crate) struct Raw {
-    client: Connection,
-    worker: Connection,
+    url: String,
     queue: ShortString,
     reply_queue: ShortString,
 }
 
 impl Raw {
-    pub(crate) async fn connect(url: &str, queue: &str) -> Result<Self> {
-        let connect = || Connection::connect(url, ConnectionProperties::default());
+    /// Declares its reply queue.
+    pub(crate) async fn open(url: &str, queue: &str) -> Result<Self> {
         let this = Self {
-            client: connect().await?,
-            worker: connect().await?,
+            url: url.to_owned(),
             queue: queue.into(),
             reply_queue: format!("{queue}.reply").into(),
         };
@@ -49,20 +50,57 @@ impl Raw {
             "x-queue-type".into(),
             AMQPValue::LongString("classic".into()),
         );
-        let channel = this.client.create_channel().await?;
+        let connected = this.connect().await?;
+        let channel = connected.client.create_channel().await?;
         let (name, options) = (this.reply_queue.clone(), QueueDeclareOptions::durable());
         channel.queue_declare(name, options, arguments).await?;
+        connected.close().await;
         Ok(this)
     }
 
-    /// Deletes its reply queue and disconnects.
+    /// Connections of a row's own: where a channel is left with something on its way, lapin ends the connection at times.
+    pub(crate) async fn connect(&self) -> Result<Connected> {
+        let connect = || Connection::connect(&self.url, ConnectionProperties::default());
+        Ok(Connected {
+            client: connect().await?,
+            worker: connect().await?,
+            queue: self.queue.clone(),
+            reply_queue: self.reply_queue.clone(),
+        })
+    }
+
+    pub(crate) async fn measure(&self, row: Row, count: usize) -> Result<Sample> {
+        let connected = self.connect().await?;
+        let sample = connected.measure(row, count).await;
+        connected.close().await;
+        sample
+    }
+
+    /// Deletes its reply queue.
     pub(crate) async fn close(&self) -> Result<()> {
-        let channel = self.client.create_channel().await?;
+        let connected = self.connect().await?;
+        let channel = connected.client.create_channel().await?;
         let (name, options) = (self.reply_queue.clone(), QueueDeleteOptions::default());
         channel.queue_delete(name, options).await?;
-        self.worker.close(200, "bye".into()).await?;
-        self.client.close(200, "bye".into()).await?;
+        connected.close().await;
         Ok(())
+    }
+}
+
+/// A client and a worker, each with a connection of its own.
+pub(crate) struct Connected {
+    client: Connection,
+    worker: Connection,
+    queue: ShortString,
+    reply_queue: ShortString,
+}
+
+impl Connected {
+    /// Disconnects; one that has ended already is as good.
+    pub(crate) async fn close(&self) {
+        for connection in [&self.worker, &self.client] {
+            let _ = timeout(GOODBYE, connection.close(200, "bye".into())).await;
+        }
     }
 
     pub(crate) async fn measure(&self, row: Row, count: usize) -> Result<Sample> {
