@@ -89,13 +89,12 @@ impl Drain {
 
     /// A task runs.
     pub(crate) fn hit(&self) {
+        // Of few tasks the last may run before the first has looked at the clock.
+        let first = self.first.get_or_init(Stopwatch::start);
         let seen = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
-        if seen == 1 {
-            let _ = self.first.set(Stopwatch::start());
-        }
         if seen == self.expected {
-            let sample = self.first.get().map(|first| first.stop(self.expected - 1));
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = sample;
+            let sample = first.stop(self.expected - 1);
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(sample);
             self.done.notify_one();
         }
     }
