@@ -62,7 +62,12 @@ enum Beside {
 impl Beside {
     async fn measure(&self, row: Row, count: usize) -> Result<Sample> {
         match self {
-            Self::Lapin(raw) => raw.measure(row, count).await,
+            Self::Lapin(raw) => {
+                let connected = raw.connect().await?;
+                let sample = connected.measure(row, count).await;
+                connected.close().await;
+                sample
+            }
             Self::Statements(bare) => tokio::task::block_in_place(|| bare.measure(row, count)),
         }
     }

@@ -58,7 +58,8 @@ impl Raw {
         Ok(this)
     }
 
-    /// Connections of a row's own: where a channel is left with something on its way, lapin ends the connection at times.
+    /// Connects. Where a channel is left with something on its way, lapin ends the connection at times, so that a row has
+    /// connections of its own.
     pub(crate) async fn connect(&self) -> Result<Connected> {
         let connect = || Connection::connect(&self.url, ConnectionProperties::default());
         Ok(Connected {
@@ -67,13 +68,6 @@ impl Raw {
             queue: self.queue.clone(),
             reply_queue: self.reply_queue.clone(),
         })
-    }
-
-    pub(crate) async fn measure(&self, row: Row, count: usize) -> Result<Sample> {
-        let connected = self.connect().await?;
-        let sample = connected.measure(row, count).await;
-        connected.close().await;
-        sample
     }
 
     /// Deletes its reply queue.
