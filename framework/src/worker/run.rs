@@ -27,19 +27,19 @@ struct TimeLimit {
     timeout: Option<Duration>,
     /// When that is over.
     deadline: Option<Instant>,
-    /// Whether it is the call's deadline that comes first.
-    is_last: bool,
+    /// Whether the deadline is the call's own, which ends all its attempts.
+    is_calls_own: bool,
 }
 
 impl TimeLimit {
     /// `left` until the call's deadline; `timeout` for each attempt.
     fn new(left: Option<Duration>, timeout: Option<Duration>) -> Self {
-        let is_last = left.is_some_and(|left| timeout.is_none_or(|timeout| left <= timeout));
-        let timeout = if is_last { left } else { timeout };
+        let is_calls_own = left.is_some_and(|left| timeout.is_none_or(|timeout| left <= timeout));
+        let timeout = if is_calls_own { left } else { timeout };
         Self {
             timeout,
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
-            is_last,
+            is_calls_own,
         }
     }
 
@@ -58,7 +58,7 @@ impl TimeLimit {
 
     /// What is wrong with an attempt that went beyond it.
     fn exceeded(&self, message: &Message) -> Problem {
-        let text = match self.is_last {
+        let text = match self.is_calls_own {
             true => "the call's deadline passed while it ran".into(),
             false => format!(
                 "it took longer than its time limit of {:?}",
@@ -66,7 +66,7 @@ impl TimeLimit {
             ),
         };
         let mut error = TaskError::from(text);
-        if !self.is_last && message.soft_timeout() == self.timeout {
+        if !self.is_calls_own && message.soft_timeout() == self.timeout {
             error.type_name = "billiard.exceptions.SoftTimeLimitExceeded";
         }
         Problem {

@@ -111,7 +111,8 @@ impl Wake for SlotWaker {
             return;
         };
         // That it is written is no news to its sender, nor is it that it never will be: that comes with the connection's
-        // end, or the server's complaint, or the actor looks. Where this was the confirm, since it was written at once, `handled` tells.
+        // end, or the server's complaint, or the actor looks. Where this was the confirm, since it was written at once,
+        // `handled` tells.
         let is_confirm = std::mem::replace(written, true);
         news.slots.push(self.index);
         let waker = match is_confirm {
