@@ -1,6 +1,7 @@
 //! Taking short calls ahead of the slots, so that no slot waits for the broker between two of them: how many, and when
 //! to stop.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,9 +16,11 @@ use crate::broker::{BoxFuture, MOST_AHEAD, Stale, Subscription};
 const MOST_WORK: Duration = Duration::from_millis(5);
 /// How long what was taken ahead waits for a slot before it goes back to its queue.
 const PATIENCE: Duration = Duration::from_millis(10);
-/// Runs that must be seen before anything is taken ahead.
+/// Runs that must be seen before anything is taken ahead, all of them short.
 const SAMPLES: u32 = 16;
-/// How long nothing more is taken ahead after a change.
+/// Runs that the mean is of.
+const WINDOW: u32 = 256;
+/// How long nothing more is taken ahead after a change, which costs the broker a subscription.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long deliveries may still come that were on their way when fewer were asked for.
 const ON_THE_WAY: Duration = Duration::from_secs(1);
@@ -30,12 +33,13 @@ pub enum Prefetch {
     #[default]
     Strict,
     /// While calls are short, more of them, so that slots do not wait for the broker between two calls: as many as
-    /// take the time of a round trip to the broker, 5 ms at most, and never more than 256. At most as many run at
+    /// take the time of two round trips to the broker, 5 ms at most, and never more than 256. At most as many run at
     /// once as there are slots, as ever.
     ///
-    /// They begin in the order in which they came. Where a call turns out to be long, those that were taken ahead go back to their queue within some 10 ms, at
-    /// no cost to their attempts, and further back in it before RabbitMQ 4.3. A worker that dies has more calls
-    /// [in its hands](crate::Worker::max_deliveries) than it has slots.
+    /// They begin in the order in which they came. Where a call turns out to be long, those that were taken ahead go
+    /// back to their queue within some 10 ms, at no cost to their attempts, and further back in it before RabbitMQ 4.3.
+    /// A worker that dies has more calls [in its hands](crate::Worker::max_deliveries) than it has slots; on RabbitMQ
+    /// those among them that were done in the last millisecond, which are acknowledged together, run again.
     Adaptive,
 }
 
@@ -54,9 +58,10 @@ struct State {
     /// Until when more may come than are allowed.
     flush: Option<Instant>,
     pace: Pace,
+    gaps: Gaps,
 }
 
-/// How long calls take, and their settlement.
+/// How long calls take, and how long the next one takes to come.
 #[derive(Debug, Clone, Copy, Default)]
 struct Pace {
     samples: u32,
@@ -65,31 +70,75 @@ struct Pace {
 }
 
 impl Pace {
-    /// A run took so long. Longer ones count at once, shorter ones bit by bit.
+    /// A run took so long. That the system gave the thread to somebody else for a moment, or one call in hundreds is
+    /// somewhat longer, changes little; one that is longer than all that may be taken ahead counts at once.
     fn ran(&mut self, took: Duration) {
-        self.samples = self.samples.saturating_add(1);
-        let took = took.as_secs_f64();
-        let weight = if took > self.run { 4.0 } else { 32.0 };
-        self.run += (took - self.run) / weight;
+        if took >= MOST_WORK {
+            self.samples = 0;
+        }
+        self.samples = self.samples.saturating_add(1).min(WINDOW);
+        self.run += (took.as_secs_f64() - self.run) / f64::from(self.samples);
     }
 
-    fn settled(&mut self, took: Duration) {
-        self.round_trip += (took.as_secs_f64() - self.round_trip) / 16.0;
+    /// The next delivery came so long after a run: for the settlement, the broker and the way, or because the queue was
+    /// empty.
+    fn waited(&mut self, took: Duration) {
+        self.round_trip += (took.min(MOST_WORK).as_secs_f64() - self.round_trip) / 16.0;
     }
 
     /// How many to take ahead of so many slots: a power of two, so that small changes change nothing.
     fn wanted(&self, slots: usize) -> usize {
-        let most = MOST_WORK.as_secs_f64();
-        if self.samples < SAMPLES || self.run >= most {
-            return 0;
-        }
-        let work = (2.0 * self.round_trip).min(most);
-        let calls = slots as f64 * work / self.run.max(1e-9);
-        let calls = (calls.round() as usize).min(MOST_AHEAD);
-        match calls {
+        let calls = self.calls(slots, (2.0 * self.round_trip).min(MOST_WORK.as_secs_f64()));
+        match calls.min(MOST_AHEAD) {
             0 => 0,
             calls => 1 << calls.ilog2(),
         }
+    }
+
+    /// How many calls so many slots run in a time.
+    fn calls(&self, slots: usize, seconds: f64) -> usize {
+        if self.samples < SAMPLES || self.run >= MOST_WORK.as_secs_f64() {
+            return 0;
+        }
+        (slots as f64 * seconds / self.run.max(1e-9)).round() as usize
+    }
+}
+
+/// How long the broker takes to fill the place of a call that has run: it gives one for one, in order.
+#[derive(Default)]
+struct Gaps {
+    places: usize,
+    /// When calls had run whose places are empty.
+    empty: VecDeque<Instant>,
+    /// Deliveries that come for no call that has run, as more are allowed; below zero, calls that are followed by none.
+    unmatched: isize,
+}
+
+impl Gaps {
+    fn allow(&mut self, more: isize) {
+        self.places = self.places.saturating_add_signed(more);
+        self.unmatched += more;
+    }
+
+    fn ran(&mut self, now: Instant) {
+        if self.unmatched < 0 {
+            self.unmatched += 1;
+        } else {
+            // More after a lost connection, whose deliveries come again.
+            if self.empty.len() >= self.places {
+                self.empty.pop_front();
+            }
+            self.empty.push_back(now);
+        }
+    }
+
+    fn came(&mut self, now: Instant) -> Option<Duration> {
+        if self.unmatched > 0 {
+            self.unmatched -= 1;
+            return None;
+        }
+        let ran = self.empty.pop_front()?;
+        Some(now.duration_since(ran))
     }
 }
 
@@ -102,6 +151,7 @@ impl Ahead {
             changed: None,
             flush: None,
             pace: Pace::default(),
+            gaps: Gaps::default(),
         };
         Self {
             prefetch,
@@ -122,21 +172,27 @@ impl Ahead {
             state.subscription = Some(subscription);
             state.slots = slots;
             state.ahead = 0;
+            state.gaps = Gaps::default();
+            state.gaps.allow(slots as isize);
+        }
+    }
+
+    /// A delivery has come.
+    pub(super) fn came(&self) {
+        if let Some(mut state) = self.state()
+            && let Some(gap) = state.gaps.came(Instant::now())
+        {
+            state.pace.waited(gap);
         }
     }
 
     /// A body ran for so long.
     pub(super) fn ran(&self, took: Duration) {
         if let Some(mut state) = self.state() {
+            let now = Instant::now();
+            state.gaps.ran(now);
             state.pace.ran(took);
-            state.adapt(Instant::now());
-        }
-    }
-
-    /// Its settlement took so long.
-    pub(super) fn settled(&self, took: Duration) {
-        if let Some(mut state) = self.state() {
-            state.pace.settled(took);
+            state.adapt(now);
         }
     }
 
@@ -150,7 +206,7 @@ impl Ahead {
         }
         sleep(PATIENCE).await;
         if let Some(mut state) = self.state() {
-            state.pace = Pace::default();
+            state.pace.samples = 0;
             state.allow(0, Instant::now());
         }
     }
@@ -165,7 +221,8 @@ impl State {
         let wanted = self.pace.wanted(self.slots);
         let changed = self.changed.map(|changed| now.duration_since(changed));
         let is_due = changed.is_none_or(|since| since >= PAUSE);
-        if wanted <= self.ahead / 4 && self.ahead > 0 || wanted >= 2 * self.ahead.max(1) && is_due {
+        let most = self.pace.calls(self.slots, MOST_WORK.as_secs_f64());
+        if self.ahead > 2 * most || wanted >= 2 * self.ahead.max(1) && is_due {
             self.allow(wanted, now);
         }
     }
@@ -178,6 +235,7 @@ impl State {
             self.flush = Some(now + ON_THE_WAY);
         }
         tracing::debug!(slots = self.slots, ahead, pace = ?self.pace, "takes calls ahead");
+        self.gaps.allow(ahead as isize - self.ahead as isize);
         (self.ahead, self.changed) = (ahead, Some(now));
         if let Some(subscription) = &self.subscription {
             subscription.allow(self.slots + ahead);
@@ -278,7 +336,7 @@ mod tests {
         let mut pace = Pace::default();
         for _ in 0..1000 {
             pace.ran(run);
-            pace.settled(round_trip);
+            pace.waited(round_trip);
         }
         pace
     }
@@ -294,6 +352,7 @@ mod tests {
             (milli(1), milli(1), 1, 2),
             (milli(1), milli(1), 8, 16),
             (milli(1), milli(100), 1, 4),
+            (milli(1), milli(2), 1, 4),
             (milli(6), milli(100), 1, 0),
             (milli(4), milli(1), 1, 0),
             (milli(1000), milli(1), 1000, 0),
@@ -319,6 +378,37 @@ mod tests {
         assert_eq!(Pace::default().wanted(9), 0, "nothing is known yet");
     }
 
+    #[test]
+    fn a_call_that_was_held_up_for_a_moment_counts_little() {
+        let milli = Duration::from_millis(1);
+        let mut pace = pace(Duration::from_micros(2), milli);
+        assert_eq!(pace.wanted(1), MOST_AHEAD);
+        pace.ran(2 * milli);
+        assert!(pace.wanted(1) >= MOST_AHEAD / 4);
+    }
+
+    #[test]
+    fn a_place_is_empty_until_a_delivery_comes_for_it() {
+        let milli = Duration::from_millis(1);
+        let start = Instant::now();
+        let mut gaps = Gaps::default();
+        gaps.allow(2);
+        assert_eq!(gaps.came(start), None, "a place that nobody had");
+        gaps.ran(start);
+        assert_eq!(gaps.came(start + milli), None, "the other one");
+        gaps.ran(start + 2 * milli);
+        assert_eq!(gaps.came(start + 3 * milli), Some(3 * milli));
+        assert_eq!(gaps.came(start + 3 * milli), Some(milli));
+        assert_eq!(gaps.came(start + 3 * milli), None);
+        // One place goes: nothing comes for the call that is next to run.
+        gaps.allow(-1);
+        gaps.ran(start);
+        gaps.ran(start + milli);
+        assert_eq!(gaps.came(start + 2 * milli), Some(milli));
+        (0..9).for_each(|_| gaps.ran(start));
+        assert_eq!(gaps.empty.len(), 1, "no more than there are places");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn more_is_asked_for_slowly_and_less_at_once() {
         let (asked, mut asks) = tokio::sync::mpsc::unbounded_channel();
@@ -327,17 +417,20 @@ mod tests {
             let _ = asked.send(unsettled);
         });
         ahead.subscribed(subscription, 2);
-        let short = || {
-            ahead.settled(Duration::from_millis(1));
-            ahead.ran(Duration::from_micros(1));
+        let short = async |times| {
+            for _ in 0..times {
+                ahead.ran(Duration::from_micros(1));
+                tokio::time::advance(Duration::from_millis(1)).await;
+                ahead.came();
+            }
         };
-        (0..15).for_each(|_| short());
+        short(15).await;
         assert!(asks.try_recv().is_err(), "too little is known");
-        short();
+        short(1).await;
         assert_eq!(asks.try_recv(), Ok(2 + MOST_AHEAD));
         ahead.impatience().await;
         assert_eq!(asks.try_recv(), Ok(2));
-        (0..100).for_each(|_| short());
+        short(100).await;
         assert!(asks.try_recv().is_err(), "too soon");
         assert!(
             tokio::time::timeout(PATIENCE, ahead.impatience())

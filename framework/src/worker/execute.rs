@@ -209,9 +209,7 @@ impl Shared {
         }
         self.outcomes.remember(key.clone(), &verdict);
         let is_held = matches!(custody, Custody::Held(_));
-        let began = Instant::now();
         let mut settled = self.settle(custody, message, &mut verdict, lane).await;
-        lane.ahead.settled(began.elapsed());
         // Where no other delivery has come, this attempt has no say any more: who gets the call next
         // answers for it, from memory if that is this worker.
         while matches!(settled, Err(Error::Stale { .. }))

@@ -146,6 +146,7 @@ impl Feed {
                 next = self.consumer.next() => match next {
                     Some(Ok(delivery)) => {
                         self.lane.taken.fetch_add(1, Ordering::Relaxed);
+                        self.lane.ahead.came();
                         let (worker, lane) = (self.worker.clone(), self.lane.clone());
                         let place = Place::of(&lane);
                         let process = execute::process(worker, lane, place, Box::new(delivery));

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use super::Shared;
-use super::ahead::Prefetch;
 use super::continuation::Continuation;
 use super::serve::Lane;
 use super::verdict::{Verdict, failure};
@@ -316,9 +315,8 @@ impl Shared {
                 return Box::pin(self.send_unguarded(custody, publishes)).await;
             }
         };
-        // Handed over is enough, but for a process that ends soon; and where calls are taken ahead, the time that it takes
-        // says how many.
-        let surely = *self.stopping.borrow() || self.prefetch == Prefetch::Adaptive;
+        // Handed over is enough, but for a process that ends soon.
+        let surely = *self.stopping.borrow();
         // Replies are never refused, and most calls have nothing else to send.
         let copies = match publishes.iter().all(is_reply) {
             true => None,

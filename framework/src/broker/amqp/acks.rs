@@ -1,5 +1,5 @@
 //! The acknowledgements of one channel: those that come while others are written go out together, as one where nothing
-//! unsettled lies between them.
+//! unsettled lies between them. Where calls are taken ahead, they wait for each other, too.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -7,24 +7,28 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use lapin::options::BasicAckOptions;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
 use super::live::RPC_TIMEOUT;
 use super::settle::Session;
 
+/// How long an acknowledgement waits for others to go out with.
+const PATIENCE: Duration = Duration::from_millis(1);
+
 /// Which deliveries of a channel are unsettled, and which acknowledgements are to be written.
 ///
-/// One of those who acknowledge hands frames to lapin, for the others, too, and does not wait until they are written:
-/// an acknowledgement that is lost on its way is no other than one that is lost before. When they are written, one of
-/// those who have come meanwhile is next.
-#[derive(Default)]
+/// Who acknowledges does not wait until that is written, nor until lapin has it: an acknowledgement that is lost on its
+/// way is no other than one that is lost before. Whoever holds a session lets it live until nothing is ready any more.
 pub(super) struct Acks {
     state: Arc<Mutex<State>>,
     /// What was handed over.
     writes: Mutex<Vec<Write>>,
+    /// Told when something was written.
+    written: Arc<Notify>,
 }
 
 /// Nothing of lapin's is in it: it is looked at while lapin holds locks.
@@ -32,9 +36,29 @@ pub(super) struct Acks {
 struct State {
     /// Neither acknowledged nor given back.
     open: BTreeSet<u64>,
-    ready: Vec<Ready>,
+    /// Acknowledged, and not handed to lapin.
+    ready: Vec<u64>,
+    /// How many are handed over together, if they come soon enough.
+    group: usize,
     /// Whether somebody hands frames over, or what was handed over is not written yet.
     is_written: bool,
+    /// Whether what is ready is handed over when its time has come.
+    is_timed: bool,
+    /// How many were acknowledged, of these handed over, and of these written.
+    acknowledged: u64,
+    handed_over: u64,
+    written: u64,
+}
+
+/// Who hands over an acknowledgement.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    /// Its caller, with all that are ready.
+    Now,
+    /// Somebody, when its time has come: the caller is to see to that.
+    Timed,
+    /// Somebody who is there.
+    Others,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -48,21 +72,6 @@ struct Write {
     baton: Arc<Baton>,
 }
 
-struct Ready {
-    /// `None` where only the turn is waited for: what was handed over before is written then.
-    tag: Option<u64>,
-    /// Who waits for it to be handed over by somebody else.
-    waiter: Option<oneshot::Sender<Turn>>,
-}
-
-/// What those who wait are told.
-enum Turn {
-    /// It was handed over, if lapin took it.
-    Over { taken: bool },
-    /// It is its turn to hand over: what was handed over before is written.
-    Write,
-}
-
 /// One acknowledgement on the wire.
 #[derive(Debug, PartialEq, Eq)]
 struct Frame {
@@ -72,6 +81,19 @@ struct Frame {
 }
 
 impl Acks {
+    /// Acknowledgements that wait until so many are `group`ed, but not long.
+    pub(super) fn new(group: usize) -> Self {
+        let state = State {
+            group,
+            ..State::default()
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            writes: Mutex::default(),
+            written: Arc::default(),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -91,42 +113,72 @@ impl Acks {
         self.state().open.len()
     }
 
-    /// Acknowledges; whether lapin has it when this returns.
-    pub(super) async fn ack(session: &Arc<Session>, tag: u64) -> bool {
+    /// Whether all that was acknowledged was handed to lapin.
+    pub(super) fn are_handed_over(&self) -> bool {
+        self.state().ready.is_empty()
+    }
+
+    /// Acknowledges; false where lapin refuses it at once.
+    pub(super) fn ack(session: &Arc<Session>, tag: u64) -> bool {
         let turn = session.acks.state().turn(tag);
         match turn {
-            None => Self::write(session),
-            // Boxed: most have nobody before them.
-            Some(turn) => match Box::pin((Waiting { session, turn }).turn()).await {
-                Some(Turn::Over { taken }) => taken,
-                Some(Turn::Write) => Self::write(session),
-                None => false,
-            },
+            Turn::Now => Self::write(session),
+            Turn::Others => true,
+            turn => {
+                Self::hand_over(session.clone(), turn);
+                true
+            }
         }
     }
 
-    /// Resolves when what was handed over before is written, or never will be.
+    /// Resolves when what was acknowledged before is written, or never will be. From now on none waits for others.
     pub(super) async fn written(session: &Arc<Session>) {
-        let turn = {
-            let mut state = session.acks.state();
-            match state.is_written {
-                true => state.wait(None),
-                false => return,
-            }
-        };
-        if let Some(Turn::Write) = (Waiting { session, turn }).turn().await {
+        let (wanted, is_due) = session.acks.state().hurry();
+        if is_due {
             Self::write(session);
         }
+        let written = async {
+            loop {
+                let told = session.acks.written.notified();
+                tokio::pin!(told);
+                // From here on nothing is missed.
+                told.as_mut().enable();
+                if session.acks.state().written >= wanted {
+                    return;
+                }
+                told.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = timeout(RPC_TIMEOUT, written) => {}
+            () = session.live.ended() => {}
+        }
+    }
+
+    /// Sees to it that what is ready is handed over when it is its turn.
+    fn hand_over(session: Arc<Session>, turn: Turn) {
+        let transport = session.core.transport.clone();
+        transport.detach(async move {
+            if turn == Turn::Timed {
+                sleep(PATIENCE).await;
+                if !session.acks.state().time_is_up() {
+                    return;
+                }
+            }
+            Self::write(&session);
+        });
     }
 
     /// Hands over what is ready; whether lapin takes it.
     fn write(session: &Arc<Session>) -> bool {
         let baton = Arc::new(Baton {
             state: session.acks.state.clone(),
+            written: session.acks.written.clone(),
             session: Arc::downgrade(session),
             is_passed: AtomicBool::new(false),
         });
-        let Round { frames, waiters } = session.acks.state().take();
+        let frames = session.acks.state().take();
         let last = frames.len().saturating_sub(1);
         let mut taken = true;
         let mut under_way = None;
@@ -155,10 +207,6 @@ impl Acks {
             None => baton.pass(),
         }
         session.settled.notify_one();
-        for waiter in waiters {
-            // An error means that it does not wait any more.
-            let _ = waiter.send(Turn::Over { taken });
-        }
         taken
     }
 
@@ -170,44 +218,54 @@ impl Acks {
     }
 }
 
-/// What is written together.
-struct Round {
-    frames: Vec<Frame>,
-    waiters: Vec<oneshot::Sender<Turn>>,
-}
-
 impl State {
-    /// Notes an acknowledgement; `None` if it is for the caller to write it.
-    fn turn(&mut self, tag: u64) -> Option<oneshot::Receiver<Turn>> {
-        if self.is_written {
-            return Some(self.wait(Some(tag)));
+    /// Notes an acknowledgement.
+    fn turn(&mut self, tag: u64) -> Turn {
+        self.ready.push(tag);
+        self.acknowledged += 1;
+        match self.is_written {
+            true => Turn::Others,
+            false => self.next(),
         }
-        self.is_written = true;
-        self.ready.push(Ready {
-            tag: Some(tag),
-            waiter: None,
-        });
-        None
     }
 
-    fn wait(&mut self, tag: Option<u64>) -> oneshot::Receiver<Turn> {
-        let (waiter, turn) = oneshot::channel();
-        let waiter = Some(waiter);
-        self.ready.push(Ready { tag, waiter });
-        turn
+    /// Who is to hand over what is ready.
+    fn next(&mut self) -> Turn {
+        if self.ready.len() >= self.group {
+            self.is_written = true;
+            return Turn::Now;
+        }
+        match std::mem::replace(&mut self.is_timed, true) {
+            true => Turn::Others,
+            false => Turn::Timed,
+        }
+    }
+
+    /// Whether what is ready is to be handed over by the caller, after its time.
+    fn time_is_up(&mut self) -> bool {
+        self.is_timed = false;
+        self.claim()
+    }
+
+    fn claim(&mut self) -> bool {
+        let is_due = !self.is_written && !self.ready.is_empty();
+        self.is_written |= is_due;
+        is_due
+    }
+
+    /// Groups no more; how many are to be written until all of now are, and whether the caller is to hand them over.
+    fn hurry(&mut self) -> (u64, bool) {
+        self.group = 1;
+        (self.acknowledged, self.claim())
     }
 
     /// What is to be written now.
-    fn take(&mut self) -> Round {
-        let mut tags = Vec::with_capacity(self.ready.len());
-        let mut waiters = Vec::new();
-        for ready in self.ready.drain(..) {
-            if let Some(tag) = ready.tag {
-                self.open.remove(&tag);
-                tags.push(tag);
-            }
-            waiters.extend(ready.waiter);
+    fn take(&mut self) -> Vec<Frame> {
+        let mut tags = std::mem::take(&mut self.ready);
+        for tag in &tags {
+            self.open.remove(tag);
         }
+        self.handed_over = self.acknowledged;
         tags.sort_unstable();
         // What comes later has a higher tag: nothing below the lowest open one is unsettled but these.
         let lowest = self.open.first().copied().unwrap_or(u64::MAX);
@@ -224,48 +282,16 @@ impl State {
             multiple: false,
         });
         frames.extend(others);
-        Round { frames, waiters }
+        frames
     }
 
-    /// Lets one who waits write; whether somebody has to be found to do it.
-    fn pass(&mut self) -> bool {
-        for ready in &mut self.ready {
-            if let Some(waiter) = ready.waiter.take()
-                && waiter.send(Turn::Write).is_ok()
-            {
-                return false;
-            }
-        }
-        self.is_written = !self.ready.is_empty();
-        self.is_written
-    }
-}
-
-/// One who waits for its turn.
-struct Waiting<'a> {
-    session: &'a Arc<Session>,
-    turn: oneshot::Receiver<Turn>,
-}
-
-impl Waiting<'_> {
-    /// `None` if there is none: lapin forgets some of what it is given while a connection breaks.
-    async fn turn(mut self) -> Option<Turn> {
-        let session = self.session;
-        tokio::select! {
-            biased;
-            turn = timeout(RPC_TIMEOUT, &mut self.turn) => turn.ok()?.ok(),
-            () = session.live.ended() => None,
-        }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        // From now on it is told nothing.
-        self.turn.close();
-        // It was told to write, and is not there to do it.
-        if matches!(self.turn.try_recv(), Ok(Turn::Write)) {
-            pass(&self.session.acks.state, &Arc::downgrade(self.session));
+    /// What was handed over is written; who is to hand over what is ready.
+    fn pass(&mut self) -> Turn {
+        self.written = self.handed_over;
+        self.is_written = false;
+        match self.ready.is_empty() {
+            true => Turn::Others,
+            false => self.next(),
         }
     }
 }
@@ -273,14 +299,22 @@ impl Drop for Waiting<'_> {
 /// The right to write, passed on once: when what was handed over is written.
 struct Baton {
     state: Arc<Mutex<State>>,
+    written: Arc<Notify>,
     session: Weak<Session>,
     is_passed: AtomicBool,
 }
 
 impl Baton {
     fn pass(&self) {
-        if !self.is_passed.swap(true, Ordering::AcqRel) {
-            pass(&self.state, &self.session);
+        if self.is_passed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let turn = lock(&self.state).pass();
+        self.written.notify_waiters();
+        if turn != Turn::Others
+            && let Some(session) = self.session.upgrade()
+        {
+            Acks::hand_over(session, turn);
         }
     }
 }
@@ -302,37 +336,33 @@ impl Wake for Baton {
     }
 }
 
-fn pass(state: &Mutex<State>, session: &Weak<Session>) {
-    let has_nobody = lock(state).pass();
-    if has_nobody && let Some(session) = session.upgrade() {
-        // All who waited have given up; their work is done nonetheless.
-        let transport = session.core.transport.clone();
-        transport.spawn(async move {
-            Acks::write(&session);
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn acks(group: usize, open: impl IntoIterator<Item = u64>) -> State {
+        State {
+            group,
+            open: open.into_iter().collect(),
+            ..State::default()
+        }
+    }
+
     fn frames(state: &mut State) -> Vec<(u64, bool)> {
-        let round = state.take();
-        let frames = round.frames.iter();
+        let frames = state.take();
+        let frames = frames.iter();
         frames.map(|frame| (frame.tag, frame.multiple)).collect()
     }
 
     fn ready(state: &mut State, tags: impl IntoIterator<Item = u64>) {
         for tag in tags {
-            let _ = state.turn(tag);
+            state.turn(tag);
         }
     }
 
     #[test]
     fn neighbours_are_acknowledged_together() {
-        let mut state = State::default();
-        state.open.extend(1..=9);
+        let mut state = acks(1, 1..=9);
         ready(&mut state, [1]);
         assert_eq!(frames(&mut state), [(1, false)]);
         ready(&mut state, [4, 2, 3]);
@@ -341,8 +371,7 @@ mod tests {
 
     #[test]
     fn nothing_unsettled_is_acknowledged_with_others() {
-        let mut state = State::default();
-        state.open.extend(1..=9);
+        let mut state = acks(1, 1..=9);
         ready(&mut state, [2, 3, 5]);
         assert_eq!(frames(&mut state), [(2, false), (3, false), (5, false)]);
         // 2, 3 and 5 are settled: naming one of them again would end the channel.
@@ -355,34 +384,47 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_writes_and_then_another() {
-        let mut state = State::default();
-        state.open.extend(1..=4);
-        assert!(state.turn(1).is_none());
-        let _ = state.take();
-        let (gone, mut next) = (state.turn(2), state.turn(3));
-        drop(gone);
-        assert!(!state.pass(), "the one who still waits writes");
-        let told = next.as_mut().and_then(|turn| turn.try_recv().ok());
-        assert!(matches!(told, Some(Turn::Write)));
+    fn one_at_a_time_hands_over() {
+        let mut state = acks(1, 1..=3);
+        assert_eq!(state.turn(1), Turn::Now);
+        assert_eq!(frames(&mut state), [(1, false)]);
+        assert_eq!(state.turn(2), Turn::Others);
+        assert_eq!(state.turn(3), Turn::Others);
+        assert_eq!(state.pass(), Turn::Now, "two have come meanwhile");
         assert_eq!(frames(&mut state), [(3, true)]);
-        assert!(!state.pass(), "nobody is left");
-        drop(state.turn(4));
-        let _ = state.take();
-        drop(state.turn(4));
-        assert!(state.pass(), "who waited has given up");
+        assert_eq!(state.pass(), Turn::Others, "none is left");
+        assert!(!state.is_written);
     }
 
     #[test]
-    fn who_waits_for_the_writing_is_next_and_acknowledges_nothing() {
-        let mut state = State::default();
-        state.open.extend(1..=2);
-        assert!(state.turn(1).is_none());
+    fn a_group_is_handed_over_when_it_is_full_or_its_time_is_up() {
+        let mut state = acks(3, 1..=9);
+        assert_eq!(state.turn(1), Turn::Timed);
+        assert_eq!(state.turn(2), Turn::Others);
+        assert_eq!(state.turn(3), Turn::Now, "it is full");
+        assert_eq!(frames(&mut state), [(3, true)]);
+        assert!(!state.time_is_up(), "nothing is left to hand over");
+        ready(&mut state, [4]);
+        assert_eq!(state.pass(), Turn::Timed);
+        assert!(state.time_is_up());
+        assert_eq!(frames(&mut state), [(4, false)]);
+        ready(&mut state, [5, 6, 7]);
+        assert_eq!(state.pass(), Turn::Now);
+    }
+
+    #[test]
+    fn who_waits_for_the_writing_waits_for_what_came_before() {
+        let mut state = acks(3, 1..=4);
+        assert_eq!(state.turn(1), Turn::Timed);
+        assert_eq!(state.hurry(), (1, true));
         assert_eq!(frames(&mut state), [(1, false)]);
-        let mut written = state.wait(None);
-        assert!(!state.pass());
-        assert!(matches!(written.try_recv(), Ok(Turn::Write)));
-        assert_eq!(frames(&mut state), []);
-        assert!(!state.pass() && !state.is_written);
+        assert_eq!(state.turn(2), Turn::Others);
+        assert_eq!(state.hurry(), (2, false), "it is handed over afterwards");
+        assert_eq!(state.pass(), Turn::Now);
+        assert_eq!(state.written, 1);
+        assert_eq!(frames(&mut state), [(2, false)]);
+        assert_eq!(state.pass(), Turn::Others);
+        assert_eq!(state.hurry(), (2, false), "it is written");
+        assert_eq!(state.written, 2);
     }
 }

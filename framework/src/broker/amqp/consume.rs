@@ -30,6 +30,8 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// A session that ended sooner was none, so the next attempt waits.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// How many groups what is taken ahead is acknowledged in.
+const GROUPS: usize = 4;
 const OUTLIVE_TICK: Duration = Duration::from_millis(100);
 
 /// Starts a consumer; the queue is declared and consumed from when this returns.
@@ -280,10 +282,13 @@ impl Forwarder {
 
     /// What the next session is made of.
     fn session(&self) -> Opening {
+        let prefetch = usize::from(self.prefetch);
         Opening {
             core: self.core.clone(),
             queue: self.queue.clone(),
             prefetch: self.prefetch,
+            // Most of what is taken ahead is there while a group waits.
+            group: (prefetch.saturating_sub(self.slots) / GROUPS).max(1),
             settled: self.settled.clone(),
             sender: self.sender.downgrade(),
         }
@@ -367,7 +372,9 @@ async fn abandon(session: Arc<Session>) {
 
 /// Tells those who still work on deliveries of a stopped consumer when their channel ends.
 async fn outlive(session: Arc<Session>) {
-    while Arc::strong_count(&session) > 1 && session.channel.status().connected() {
+    while session.channel.status().connected()
+        && (Arc::strong_count(&session) > 1 || !session.acks.are_handed_over())
+    {
         sleep(OUTLIVE_TICK).await;
     }
     session

@@ -57,9 +57,9 @@ impl Session {
         }
     }
 
-    async fn ack(self: &Arc<Self>, tag: u64) -> Result<()> {
+    fn ack(self: &Arc<Self>, tag: u64) -> Result<()> {
         self.check()?;
-        match Acks::ack(self, tag).await {
+        match Acks::ack(self, tag) {
             true => Ok(()),
             false => Err(self.error()),
         }
@@ -155,7 +155,7 @@ impl Settler {
             }
         }
         self.settled = true;
-        Ok(self.session.ack(self.tag).await?)
+        Ok(self.session.ack(self.tag)?)
     }
 
     /// Publishes until it is confirmed, as long as the delivery is valid.
@@ -216,14 +216,14 @@ impl Settler {
         }
         self.settled = true;
         // Without the acknowledgement it comes again, beside its copy.
-        let _ = self.session.ack(self.tag).await;
+        let _ = self.session.ack(self.tag);
         Ok(())
     }
 
     /// Stores a copy of the message that came back `past` times, then takes this one off the queue.
     async fn replace(&mut self, past: u32) -> Result<()> {
         match self.store_copy(past).await {
-            Ok(()) => self.session.ack(self.tag).await,
+            Ok(()) => self.session.ack(self.tag),
             Err(error) => {
                 let queue = self.session.queue.name();
                 tracing::debug!(queue, %error, "no copy can be stored: the broker takes the message back");

@@ -70,6 +70,8 @@ pub(super) struct Opening {
     pub(super) core: Arc<Core>,
     pub(super) queue: Queue,
     pub(super) prefetch: u16,
+    /// How many acknowledgements are to go out together.
+    pub(super) group: usize,
     pub(super) settled: Arc<Notify>,
     pub(super) sender: mpsc::WeakSender<Result<Delivery>>,
 }
@@ -95,7 +97,7 @@ impl Opening {
             queue_type: known.queue_type,
             channel: Arc::new(stream.channel),
             live: stream.live,
-            acks: Acks::default(),
+            acks: Acks::new(self.group),
             settled: self.settled,
             deliveries: self.sender,
             stale: watch::channel(false).0,
