@@ -151,7 +151,9 @@ impl Signatures {
 impl<'de> Deserialize<'de> for Signatures {
     /// Reads a list, or a single one as Python sometimes writes it, or nothing.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        let Some(raw) = Option::<Box<RawValue>>::deserialize(deserializer)? else {
+            return Ok(Self::default());
+        };
         match raw.get().as_bytes().first() {
             Some(b'[') => serde_json::from_str(raw.get())
                 .map(Self)

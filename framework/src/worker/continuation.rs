@@ -127,6 +127,9 @@ impl<'a> Continuation<'a> {
         home: &dyn Fn(&str) -> Route,
     ) -> Consequences {
         let mut next = Consequences::default();
+        if self.embed.callbacks.is_empty() && self.embed.chain.is_empty() {
+            return next;
+        }
         let origin = self.message.origin();
         let mut send = |raw: &RawValue, rest: &[Box<RawValue>]| {
             if let Some(signature) = readable(raw) {

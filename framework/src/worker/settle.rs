@@ -44,6 +44,11 @@ impl Custody {
         }
     }
 
+    /// Where a copy goes that takes the message's place.
+    fn route_back(&self) -> Route {
+        Route::Queue(self.queue().to_owned())
+    }
+
     /// Whether the message may have been delivered before.
     pub(super) fn came_back(&self) -> bool {
         matches!(self, Self::Held(delivery) if delivery.came_back())
@@ -143,31 +148,33 @@ impl Shared {
         then: Vec<Publish>,
         lane: &Lane,
     ) -> Result<(), Unsent> {
-        let queue = custody.queue().to_owned();
-        let to_queue = |copy, delay| Some(self.publish(Route::Queue(queue.clone()), copy, delay));
         let copy = match verdict {
             Verdict::Done(_) | Verdict::Over => return self.send(custody, then, 0).await,
             Verdict::Dropped(_) => {
                 return Box::pin(self.send_what_can_be(custody, None, then)).await;
             }
             Verdict::Dead { reason, failure } => {
+                let queue = custody.queue();
                 let dead = lane.queue.dead_letters.then(|| {
-                    let name = queue.strip_prefix(self.app.prefix()).unwrap_or(&queue);
+                    let name = queue.strip_prefix(self.app.prefix()).unwrap_or(queue);
                     let mut dead = message.dead(name, reason, &failure.message, self.app.now());
                     dead.set(header::ATTEMPTS, failure.attempts);
-                    let route = Route::Queue(dead_letter_name(&queue));
+                    let route = Route::Queue(dead_letter_name(queue));
                     self.publish(route, dead, Duration::ZERO)
                 });
                 return Box::pin(self.send_what_can_be(custody, dead, then)).await;
             }
             Verdict::Retry { error, delay } => {
-                to_queue(message.next_attempt(error, self.app.now()), *delay)
+                let copy = message.next_attempt(error, self.app.now());
+                Some(self.publish(custody.route_back(), copy, *delay))
             }
-            Verdict::Postponed { delay } => to_queue(message.postponed(), *delay),
+            Verdict::Postponed { delay } => {
+                Some(self.publish(custody.route_back(), message.postponed(), *delay))
+            }
             Verdict::PutOff { deaths, delay } => {
                 let mut again = message.again();
                 again.set(header::DELIVERIES, *deaths);
-                to_queue(again, *delay)
+                Some(self.publish(custody.route_back(), again, *delay))
             }
             Verdict::HandBack => None,
         };
