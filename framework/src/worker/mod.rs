@@ -18,6 +18,7 @@ mod limits;
 mod memory;
 mod node;
 mod observe;
+mod pace;
 mod progress;
 mod run;
 mod serve;

@@ -131,9 +131,9 @@ impl Acks {
         }
     }
 
-    /// Resolves when what was acknowledged before is written, or never will be. From now on none waits for others.
+    /// Resolves when what was acknowledged before is written, or never will be.
     pub(super) async fn written(session: &Arc<Session>) {
-        let (wanted, is_due) = session.acks.state().hurry();
+        let (wanted, is_due) = session.acks.state().flush();
         if is_due {
             Self::write(session);
         }
@@ -253,9 +253,8 @@ impl State {
         is_due
     }
 
-    /// Groups no more; how many are to be written until all of now are, and whether the caller is to hand them over.
-    fn hurry(&mut self) -> (u64, bool) {
-        self.group = 1;
+    /// How many are to be written until all of now are, and whether the caller is to hand over what is ready.
+    fn flush(&mut self) -> (u64, bool) {
         (self.acknowledged, self.claim())
     }
 
@@ -416,15 +415,16 @@ mod tests {
     fn who_waits_for_the_writing_waits_for_what_came_before() {
         let mut state = acks(3, 1..=4);
         assert_eq!(state.turn(1), Turn::Timed);
-        assert_eq!(state.hurry(), (1, true));
+        assert_eq!(state.flush(), (1, true));
         assert_eq!(frames(&mut state), [(1, false)]);
         assert_eq!(state.turn(2), Turn::Others);
-        assert_eq!(state.hurry(), (2, false), "it is handed over afterwards");
-        assert_eq!(state.pass(), Turn::Now);
+        assert_eq!(state.flush(), (2, false), "it is handed over afterwards");
+        assert_eq!(state.pass(), Turn::Others, "the first one's time comes");
         assert_eq!(state.written, 1);
+        assert!(state.time_is_up());
         assert_eq!(frames(&mut state), [(2, false)]);
         assert_eq!(state.pass(), Turn::Others);
-        assert_eq!(state.hurry(), (2, false), "it is written");
+        assert_eq!(state.flush(), (2, false), "it is written");
         assert_eq!(state.written, 2);
     }
 }
