@@ -176,6 +176,12 @@ pub trait Broker: Send + Sync + 'static {
         Box::pin(tokio::time::sleep(Duration::from_secs(1)))
     }
 
+    /// Resolves when all that was acknowledged is out of this process's hands: that the process ends undoes nothing of
+    /// it. At once where it is when [`Settle::ack`] returns.
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Settles what is under way and disconnects. Unsettled deliveries go back to their queues.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
@@ -411,20 +417,14 @@ impl Delivery {
         Ok(())
     }
 
-    /// As [`ack`](Self::ack), for who can do something else with the delivery where that fails; and waits until the
-    /// acknowledgement has left the process only where that is to be `surely` so.
+    /// As [`ack`](Self::ack), for who can do something else with the delivery where that fails, and does not wait until
+    /// the acknowledgement has left the process: see [`Broker::flush`].
     pub(crate) async fn settle(
         mut self: Box<Self>,
         first: Vec<Publish>,
-        surely: bool,
     ) -> Result<(), (Box<Self>, Unstored)> {
-        if let Err(unstored) = self.settle.ack(first).await {
-            return Err((self, unstored));
-        }
-        if surely {
-            self.settle.left().await;
-        }
-        Ok(())
+        let settled = self.settle.ack(first).await;
+        settled.map_err(|unstored| (self, unstored))
     }
 
     /// The work is to be done again: `copy` is stored, to be delivered after its delay, then this one

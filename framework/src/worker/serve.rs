@@ -82,6 +82,9 @@ impl Started {
                     })
             }
         };
+        // The process may end now, and what it has done is not to be done again.
+        let flush = self.shared.app.broker().flush();
+        let _ = tokio::time::timeout(HAND_BACK_LIMIT, flush).await;
         self.attendant.leave().await;
         drop(self.follow);
         tracing::info!("worker stopped");

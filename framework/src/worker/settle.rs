@@ -322,14 +322,12 @@ impl Shared {
                 return Box::pin(self.send_unguarded(custody, publishes)).await;
             }
         };
-        // Handed over is enough, but for a process that ends soon.
-        let surely = *self.stopping.borrow();
         // Replies are never refused, and most calls have nothing else to send.
         let copies = match publishes.iter().all(is_reply) {
             true => None,
             false => Some(publishes.clone()),
         };
-        let Err((delivery, unstored)) = delivery.settle(publishes, surely).await else {
+        let Err((delivery, unstored)) = delivery.settle(publishes).await else {
             return Ok(());
         };
         match copies {

@@ -252,11 +252,16 @@ impl Broker for AmqpBroker {
         Box::pin(lease::read(&self.core, name))
     }
 
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.core.flush())
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             // What consumers hold is put back through the publisher, so it goes last.
             let finish = async {
                 self.core.transport.stop(CLOSE_LIMIT).await;
+                self.core.flush().await;
                 self.core.publisher.flush(CLOSE_LIMIT).await;
             };
             // A broker that takes nothing any more must not hold up the end of a process for long.

@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::types::FieldTable;
 use tokio::time::{Instant, timeout_at};
 
+use super::acks::Acks;
 use super::backoff::Backoff;
 use super::delay;
 use super::joins::{self, Joins};
@@ -185,10 +187,20 @@ impl Core {
         self.leases().remove(queue);
     }
 
+    /// Those that are there.
+    fn sessions(&self) -> Vec<Arc<Session>> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Resolves when all acknowledgements are written.
+    pub(super) async fn flush(&self) {
+        join_all(self.sessions().iter().map(Acks::written)).await;
+    }
+
     /// Makes all deliveries void.
     pub(super) fn void(&self) {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        for session in sessions.iter().filter_map(Weak::upgrade) {
+        for session in self.sessions() {
             session.stale.send_replace(true);
         }
     }
