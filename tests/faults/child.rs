@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use garenne::App;
+use garenne::{App, Prefetch};
 
 use super::place::Place;
 use super::tasks::worker;
@@ -16,6 +16,7 @@ const SLOTS: &str = "GARENNE_CHILD_SLOTS";
 const GRACE: &str = "GARENNE_CHILD_GRACE";
 const SIGNALS: &str = "GARENNE_CHILD_SIGNALS";
 const JOURNAL: &str = "GARENNE_CHILD_JOURNAL";
+const AHEAD: &str = "GARENNE_CHILD_AHEAD";
 const DELIVERIES: &str = "GARENNE_CHILD_DELIVERIES";
 const READY: &str = "the worker is ready";
 
@@ -32,6 +33,7 @@ pub(crate) struct Spawn {
     slots: usize,
     grace: Duration,
     signals: bool,
+    ahead: bool,
     limit: Option<&'static str>,
     deliveries: u32,
 }
@@ -46,6 +48,7 @@ impl Spawn {
             slots: 1,
             grace: Duration::from_secs(30),
             signals: false,
+            ahead: false,
             limit: None,
             deliveries: MANY_DELIVERIES,
         }
@@ -81,6 +84,12 @@ impl Spawn {
         Self { signals, ..self }
     }
 
+    /// It takes calls ahead, and its process ends the moment its worker has stopped.
+    pub(crate) fn ahead(self) -> Self {
+        let ahead = true;
+        Self { ahead, ..self }
+    }
+
     /// A limit of the shell's `ulimit` for the process: `-v 2000000`.
     pub(crate) fn limit(self, limit: &'static str) -> Self {
         let limit = Some(limit);
@@ -107,6 +116,7 @@ impl Spawn {
             .env(SLOTS, self.slots.to_string())
             .env(GRACE, self.grace.as_millis().to_string())
             .env(SIGNALS, u8::from(self.signals).to_string())
+            .env(AHEAD, u8::from(self.ahead).to_string())
             .env(DELIVERIES, self.deliveries.to_string())
             .env(JOURNAL, self.journal)
             .stdout(Stdio::piped())
@@ -217,7 +227,13 @@ fn child_worker() {
         let app = App::connect(url).await.expect("the test's broker");
         let slots = number(SLOTS) as usize;
         let journal = variable(JOURNAL);
+        let is_ahead = number(AHEAD) == 1;
+        let prefetch = match is_ahead {
+            true => Prefetch::Adaptive,
+            false => Prefetch::Strict,
+        };
         let worker = worker(&app, variable(QUEUE), slots, Path::new(&journal))
+            .prefetch(prefetch)
             .grace(Duration::from_millis(number(GRACE)))
             .max_deliveries(number(DELIVERIES) as u32);
         let signal = garenne::shutdown_signal();
@@ -233,6 +249,9 @@ fn child_worker() {
             worker.run(shutdown).await
         };
         ended.expect("a good end");
+        if is_ahead {
+            std::process::exit(0);
+        }
         app.close().await;
     });
 }

@@ -1,6 +1,7 @@
 //! A worker is told to stop when that is hard: its broker is away, silent or full, or its task does not
 //! listen.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use garenne::{App, Handle};
@@ -8,7 +9,7 @@ use garenne::{App, Handle};
 use super::child::{MAX_DELIVERIES, Spawn, WorkerProcess};
 use super::node::Node;
 use super::place::{Place, alone, figure, on};
-use super::tasks::{marks, spins};
+use super::tasks::{arrives, marks, spins};
 use crate::support::within;
 
 const GRACE: Duration = Duration::from_secs(1);
@@ -27,6 +28,7 @@ fn a_stop_ends_in_time_whatever_the_broker_does() {
 
 on!(a_stop_does_not_wait_for_a_task_that_does_not_listen: sqlite quorum);
 on!(a_second_signal_hands_back_at_once: sqlite quorum);
+on!(what_was_done_ahead_is_done_once: sqlite quorum classic);
 on!(what_outlasts_the_grace_period_runs_elsewhere: sqlite quorum classic);
 
 /// A worker process that is busy for an hour.
@@ -120,6 +122,28 @@ async fn a_second_signal_hands_back_at_once(place: Place) {
     );
     assert!(told.elapsed() < Duration::from_secs(2), "{took:?}");
     drop((second, handle));
+    place.leave(app).await;
+}
+
+async fn what_was_done_ahead_is_done_once(place: Place) {
+    const CALLS: usize = 5_000;
+    let app = place.app().await;
+    let queue = place.queue.clone();
+    let calls = (0..CALLS as u64).map(move |n| arrives::call(n).queue(&queue).ignore_result());
+    for sent in app.send_all(calls).await {
+        let _ = sent.expect("sent");
+    }
+    for done in [500, 1_000, 1_500] {
+        let mut worker = Spawn::at(&place).ahead().start();
+        place.line(done).await;
+        stop(&mut worker).await;
+    }
+    let mut last = Spawn::at(&place).slots(8).start();
+    place.line(CALLS).await;
+    stop(&mut last).await;
+    let lines = place.lines();
+    let distinct: HashSet<_> = lines.iter().map(|line| line.split(' ').next()).collect();
+    assert_eq!((lines.len(), distinct.len()), (CALLS, CALLS));
     place.leave(app).await;
 }
 

@@ -17,6 +17,9 @@ use crate::error::{Error, Result};
 /// How long a stop may take once the grace period is over and everything was told to end.
 const HAND_BACK_LIMIT: Duration = Duration::from_secs(6);
 
+/// How long a stop waits until what was acknowledged is written, which takes a moment where the broker reads at all.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+
 pub(super) struct AbortOnDrop(pub(super) JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
@@ -84,7 +87,7 @@ impl Started {
         };
         // The process may end now, and what it has done is not to be done again.
         let flush = self.shared.app.broker().flush();
-        let _ = tokio::time::timeout(HAND_BACK_LIMIT, flush).await;
+        let _ = tokio::time::timeout(FLUSH_LIMIT, flush).await;
         self.attendant.leave().await;
         drop(self.follow);
         tracing::info!("worker stopped");
