@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use lapin::options::BasicAckOptions;
+use lapin::options::{BasicAckOptions, BasicQosOptions};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::live::RPC_TIMEOUT;
+use super::live::{RPC_TIMEOUT, rpc};
 use super::settle::Session;
 
 /// How long an acknowledgement waits for others to go out with.
@@ -154,6 +154,16 @@ impl Acks {
             _ = timeout(RPC_TIMEOUT, written) => {}
             () = session.live.ended() => {}
         }
+    }
+
+    /// Resolves when the server has what was acknowledged before, or never will.
+    pub(super) async fn flush(session: &Arc<Session>) {
+        Self::written(session).await;
+        // Written is not enough: a process that ends with deliveries unread resets its connection, and what the server
+        // has not read by then is lost. It answers in order; and no consumer follows on this channel that this is for.
+        let options = BasicQosOptions { global: false };
+        let answered = rpc(session.channel.basic_qos(1, options));
+        let _ = session.live.guard(answered).await;
     }
 
     /// Sees to it that what is ready is handed over when it is its turn.

@@ -193,9 +193,9 @@ impl Core {
         sessions.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Resolves when all acknowledgements are written.
+    /// Resolves when the server has all acknowledgements.
     pub(super) async fn flush(&self) {
-        join_all(self.sessions().iter().map(Acks::written)).await;
+        join_all(self.sessions().iter().map(Acks::flush)).await;
     }
 
     /// Makes all deliveries void.
