@@ -15,9 +15,13 @@ use tokio::time::{sleep, timeout};
 
 use super::live::{RPC_TIMEOUT, rpc};
 use super::settle::Session;
+use crate::broker::QueueType;
 
 /// How long an acknowledgement waits for others to go out with.
 const PATIENCE: Duration = Duration::from_millis(1);
+
+/// How long a quorum queue has to carry out what it was told last. Nothing says when it has.
+const OVERTAKING: Duration = Duration::from_millis(50);
 
 /// Which deliveries of a channel are unsettled, and which acknowledgements are to be written.
 ///
@@ -163,7 +167,11 @@ impl Acks {
         // has not read by then is lost. It answers in order; and no consumer follows on this channel that this is for.
         let options = BasicQosOptions { global: false };
         let answered = rpc(session.channel.basic_qos(1, options));
-        let _ = session.live.guard(answered).await;
+        let answered = session.live.guard(answered).await;
+        // A quorum queue has them then, as commands of low priority: that its consumer is gone would overtake them.
+        if answered.is_ok() && session.queue_type != Some(QueueType::Classic) {
+            sleep(OVERTAKING).await;
+        }
     }
 
     /// Sees to it that what is ready is handed over when it is its turn.
