@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use lapin::options::{BasicAckOptions, BasicQosOptions};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 use super::live::{RPC_TIMEOUT, rpc};
@@ -48,6 +48,8 @@ struct State {
     is_written: bool,
     /// Whether what is ready is handed over when its time has come.
     is_timed: bool,
+    /// Whether nothing more comes.
+    has_ended: bool,
     /// How many were acknowledged, of these handed over, and of these written.
     acknowledged: u64,
     handed_over: u64,
@@ -110,6 +112,7 @@ impl Acks {
     /// It was given back, and that is written.
     pub(super) fn given_back(&self, tag: u64) {
         self.state().open.remove(&tag);
+        self.written.notify_waiters();
     }
 
     /// How many deliveries are neither acknowledged nor given back.
@@ -160,8 +163,13 @@ impl Acks {
         }
     }
 
-    /// Resolves when the server has what was acknowledged before, or never will.
+    /// Resolves when the server has what was acknowledged before, and what a consumer that has ended did not start, or
+    /// never will.
     pub(super) async fn flush(session: &Arc<Session>) {
+        tokio::select! {
+            () = Self::given_up(session) => {}
+            () = session.live.ended() => return,
+        }
         Self::written(session).await;
         // Written is not enough: a process that ends with deliveries unread resets its connection, and what the server
         // has not read by then is lost. It answers in order; and no consumer follows on this channel that this is for.
@@ -172,6 +180,31 @@ impl Acks {
         if answered.is_ok() && session.queue_type != Some(QueueType::Classic) {
             sleep(OVERTAKING).await;
         }
+    }
+
+    /// Resolves when nothing is unsettled, if the consumer has ended: on a classic queue what it had not started goes back
+    /// as a copy, and without its acknowledgement would be there twice.
+    async fn given_up(session: &Arc<Session>) {
+        let has_ended = |deliveries: mpsc::Sender<_>| deliveries.is_closed();
+        if !session.deliveries.upgrade().is_none_or(has_ended) {
+            return;
+        }
+        loop {
+            let told = session.acks.written.notified();
+            tokio::pin!(told);
+            // From here on nothing is missed.
+            told.as_mut().enable();
+            if session.acks.state().is_over() {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// Nothing more comes.
+    pub(super) fn end(&self) {
+        self.state().has_ended = true;
+        self.written.notify_waiters();
     }
 
     /// Sees to it that what is ready is handed over when it is its turn.
@@ -245,6 +278,11 @@ impl State {
             true => Turn::Others,
             false => self.next(),
         }
+    }
+
+    /// Whether nothing is unsettled any more, and nothing will be.
+    fn is_over(&self) -> bool {
+        self.has_ended && self.open.is_empty()
     }
 
     /// Who is to hand over what is ready.

@@ -357,6 +357,7 @@ impl Forwarder {
             }
         };
         let _ = timeout(DRAIN_TIMEOUT, drain).await;
+        session.acks.end();
         self.core.transport.detach(outlive(session.clone()));
     }
 }
