@@ -70,6 +70,7 @@ impl Started {
             () = tokio::time::sleep(self.grace) => None,
             () = again => None,
         };
+        let mut is_drained = true;
         let outcome = match in_time {
             Some(outcome) => outcome,
             None => {
@@ -78,6 +79,7 @@ impl Started {
                 tokio::time::timeout(HAND_BACK_LIMIT, drain)
                     .await
                     .unwrap_or_else(|_| {
+                        is_drained = false;
                         tracing::error!(
                             "some deliveries could not be settled; the broker gives them to others"
                         );
@@ -86,8 +88,10 @@ impl Started {
             }
         };
         // The process may end now, and what it has done is not to be done again.
-        let flush = self.shared.app.broker().flush();
-        let _ = tokio::time::timeout(FLUSH_LIMIT, flush).await;
+        if is_drained {
+            let flush = self.shared.app.broker().flush();
+            let _ = tokio::time::timeout(FLUSH_LIMIT, flush).await;
+        }
         self.attendant.leave().await;
         drop(self.follow);
         tracing::info!("worker stopped");
