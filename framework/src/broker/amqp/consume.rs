@@ -179,7 +179,7 @@ impl Forwarder {
             };
             let unsettled = match *session.stale.borrow() {
                 true => 0,
-                false => session.acks.unsettled(),
+                false => session.acks.count_unsettled(),
             };
             held += unsettled;
             unsettled > 0

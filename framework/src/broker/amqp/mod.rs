@@ -51,6 +51,7 @@ mod stream;
 mod subscribe;
 mod topology;
 mod transport;
+mod unsettled;
 mod window;
 mod wire;
 
