@@ -15,7 +15,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::{Instant, timeout};
 
 use super::fixture::{SOON, clean, connect, next, raw_channel, to_queue, unique, url};
-use super::peers::{refusing_and_dying, through};
+use super::peers::{refusing_and_dying, through, without_confirms};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_publish_gets_its_own_verdict() {
@@ -210,5 +210,35 @@ async fn a_refusal_by_a_dying_node_is_no_proof_that_nothing_is_stored() {
     next(&mut consumer).await.ack(None).await.expect("stored");
     broker.close().await;
     drop(consumer);
+    clean(&direct, &queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_tells_those_whose_confirms_do_not_come() {
+    let Some(url) = url() else { return };
+    let direct = connect(&url).await;
+    let queue = Queue::new(unique("closed"));
+    let address = without_confirms(&url, usize::MAX).await;
+    let broker = Arc::new(connect(&through(&url, address)).await);
+    broker.declare(&queue).await.expect("declared");
+    // More than are in flight at a time.
+    let waiting: Vec<_> = (0..700)
+        .map(|number| begun(&broker, queue.name(), &number.to_string()))
+        .collect();
+    let closed = timeout(SOON, broker.close()).await;
+    closed.expect("a close has its limit");
+    let (mut unconfirmed, mut unsent) = (0, 0);
+    for waiting in waiting {
+        let told = timeout(SOON, waiting).await.expect("all are told");
+        match told.expect_err("nothing was confirmed") {
+            Error::Unconfirmed { .. } => unconfirmed += 1,
+            Error::Closed { .. } => unsent += 1,
+            error => panic!("{error}"),
+        }
+    }
+    assert!(unconfirmed >= 500 && unsent > 0, "{unconfirmed} {unsent}");
+    let late = timeout(SOON, broker.publish(to_queue(queue.name(), "late"))).await;
+    let late = late.expect("all are told").expect_err("it is closed");
+    assert!(matches!(late, Error::Closed { .. }), "{late}");
     clean(&direct, &queue).await;
 }

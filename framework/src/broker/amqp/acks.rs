@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::live::{RPC_TIMEOUT, rpc};
 use super::settle::Session;
 use super::unsettled::{Frame, Turn, Unsettled};
-use crate::broker::QueueType;
+use crate::broker::{QueueType, Stale};
 
 /// How long an acknowledgement waits for others to go out with.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -31,8 +31,18 @@ pub(super) struct Acks {
     unsettled: Arc<Mutex<Unsettled>>,
     /// What was handed over.
     writes: Mutex<Vec<Write>>,
-    /// Told when something was written.
+    /// Told when something was written, has returned or has ended.
     written: Arc<Notify>,
+}
+
+/// That a delivery which nobody holds is on its way back to its queue.
+pub(super) struct Returning(Arc<Session>);
+
+impl Drop for Returning {
+    fn drop(&mut self) {
+        self.0.acks.unsettled().returned();
+        self.0.acks.written.notify_waiters();
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -68,7 +78,12 @@ impl Acks {
     /// It was given back, and that is written.
     pub(super) fn given_back(&self, tag: u64) {
         self.unsettled().given_back(tag);
-        self.written.notify_waiters();
+    }
+
+    /// A delivery is on its way back for as long as the answer lives.
+    pub(super) fn returning(session: &Arc<Session>) -> Returning {
+        session.acks.unsettled().returns();
+        Returning(session.clone())
     }
 
     /// How many deliveries are neither acknowledged nor given back.
@@ -100,33 +115,23 @@ impl Acks {
         if is_due {
             Self::write(session);
         }
-        let written = async {
-            loop {
-                let told = session.acks.written.notified();
-                tokio::pin!(told);
-                // From here on nothing is missed.
-                told.as_mut().enable();
-                if session.acks.unsettled().written >= wanted {
-                    return;
-                }
-                told.await;
-            }
-        };
-        tokio::select! {
-            biased;
-            _ = timeout(RPC_TIMEOUT, written) => {}
-            () = session.live.ended() => {}
-        }
+        let written = Self::until(session, |unsettled| unsettled.written >= wanted);
+        // Where lapin loses a frame.
+        let _ = timeout(RPC_TIMEOUT, written).await;
     }
 
     /// Resolves when the server has what was acknowledged before, and what a consumer that has ended did not start, or
     /// never will.
     pub(super) async fn flush(session: &Arc<Session>) {
-        tokio::select! {
-            () = Self::given_up(session) => {}
-            () = session.live.ended() => return,
+        let has_ended = |deliveries: mpsc::Sender<_>| deliveries.is_closed();
+        if session.deliveries.upgrade().is_none_or(has_ended) {
+            // On a classic queue they go back as copies, and without their acknowledgements would be there twice.
+            Self::until(session, Unsettled::is_over).await;
         }
         Self::written(session).await;
+        if session.check().is_err() {
+            return;
+        }
         // Written is not enough: a process that ends with deliveries unread resets its connection, and what the server
         // has not read by then is lost. It answers in order; and no consumer follows on this channel that this is for.
         let options = BasicQosOptions { global: false };
@@ -138,22 +143,26 @@ impl Acks {
         }
     }
 
-    /// Resolves when nothing is unsettled, if the consumer has ended: on a classic queue what it had not started goes back
-    /// as a copy, and without its acknowledgement would be there twice.
-    async fn given_up(session: &Arc<Session>) {
-        let has_ended = |deliveries: mpsc::Sender<_>| deliveries.is_closed();
-        if !session.deliveries.upgrade().is_none_or(has_ended) {
-            return;
-        }
-        loop {
-            let told = session.acks.written.notified();
-            tokio::pin!(told);
-            // From here on nothing is missed.
-            told.as_mut().enable();
-            if session.acks.unsettled().is_over() {
-                return;
+    /// Resolves when it is so, or nothing can be settled any more.
+    async fn until(session: &Arc<Session>, is_so: impl Fn(&Unsettled) -> bool) {
+        let wait = async {
+            loop {
+                let told = session.acks.written.notified();
+                tokio::pin!(told);
+                // From here on nothing is missed.
+                told.as_mut().enable();
+                if is_so(&session.acks.unsettled()) {
+                    return;
+                }
+                told.await;
             }
-            told.await;
+        };
+        let stale = Stale::new(session.stale.subscribe());
+        tokio::select! {
+            biased;
+            () = wait => {}
+            () = stale.stale() => {}
+            () = session.live.ended() => {}
         }
     }
 

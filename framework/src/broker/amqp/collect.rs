@@ -311,9 +311,10 @@ impl<'a> Held<'a> {
             limit: PATIENCE,
         });
         let trouble = |error: Error| Trouble::new(error.to_string());
-        let sent = publisher.submit(&request, Instant::now() + PATIENCE);
+        let deadline = Instant::now() + PATIENCE;
+        let sent = publisher.submit(&request, deadline);
         let verdict = sent.await.map_err(trouble)?;
-        request.conclude(verdict).map_err(trouble)
+        request.conclude(verdict, deadline).map_err(trouble)
     }
 
     /// Takes off what came again, so that the queue's count tells how many parts there are.

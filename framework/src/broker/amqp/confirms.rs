@@ -138,6 +138,13 @@ impl Actor {
     }
 }
 
+/// It may end with its thread, before all is confirmed.
+impl Drop for Actor {
+    fn drop(&mut self) {
+        self.outbox.give_up();
+    }
+}
+
 /// Opens another channel beside one that stalls, and looks whether what stalls there is stored here.
 async fn beside(transport: Arc<Transport>, stall: Stall) -> Result<(Opened, Option<u64>)> {
     let until = stall.since + STALL;

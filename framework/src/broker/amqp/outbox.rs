@@ -147,8 +147,13 @@ impl Outbox {
     /// Tells all who wait that it is over, too.
     pub(super) fn give_up(&self) {
         self.close();
-        let waiting = std::mem::take(&mut self.state().waiting);
-        drop(waiting);
+        let left = self.state().give_up();
+        for mut ticket in left {
+            // What was never sent is dropped, and so its caller told that it is over.
+            if ticket.written.is_some() {
+                ticket.tell(Verdict::Late(Late::Unconfirmed));
+            }
+        }
     }
 }
 
@@ -375,6 +380,13 @@ impl State {
         self.channel = None;
         let lost = self.window.abandon();
         self.requeue(lost, reason);
+    }
+
+    /// All that wait for a verdict.
+    fn give_up(&mut self) -> Vec<Ticket> {
+        let mut left = self.window.abandon();
+        left.extend(self.waiting.drain(..));
+        left
     }
 
     /// Publishes again what a channel took with it, except what ended the channel.

@@ -231,8 +231,12 @@ impl Drop for Sending<'_> {
 
 impl Request {
     /// What a verdict means to the caller.
-    pub(super) fn conclude(&self, verdict: Verdict) -> Result<()> {
-        let (route, waited) = (|| self.route.to_string(), self.limit);
+    pub(super) fn conclude(&self, verdict: Verdict, deadline: Instant) -> Result<()> {
+        let route = || self.route.to_string();
+        let waited = || {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.limit.saturating_sub(left)
+        };
         Err(match verdict {
             Verdict::Stored => return Ok(()),
             Verdict::Unroutable => Error::Unroutable { route: route() },
@@ -248,16 +252,16 @@ impl Request {
             },
             Verdict::Late(Late::Unconfirmed) => Error::Unconfirmed {
                 route: route(),
-                waited,
+                waited: waited(),
             },
             Verdict::Late(Late::Blocked(reason)) => Error::Blocked {
                 route: route(),
                 reason,
-                waited,
+                waited: waited(),
             },
             Verdict::Late(Late::Unsent(reason)) => Error::Unavailable {
                 what: format!("the message to {}", self.route),
-                waited,
+                waited: waited(),
                 reason,
             },
         })

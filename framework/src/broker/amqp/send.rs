@@ -232,7 +232,7 @@ impl Core {
             if outgoing.delay.is_zero() {
                 self.aim_straight(outgoing)?;
             } else if !Box::pin(self.find_way(outgoing, deadline)).await? {
-                return outgoing.request.conclude(Verdict::Unroutable);
+                return outgoing.request.conclude(Verdict::Unroutable, deadline);
             }
             let verdict = self.publisher.submit(&outgoing.request, deadline).await?;
             match verdict {
@@ -253,13 +253,14 @@ impl Core {
                 }
                 // A queue whose node goes down refuses what it has in its log, and may store it on its return.
                 Verdict::Late(_) if nacked => {
-                    return outgoing.request.conclude(Verdict::Late(Late::Unconfirmed));
+                    let late = Verdict::Late(Late::Unconfirmed);
+                    return outgoing.request.conclude(late, deadline);
                 }
                 // Who may not use our exchange may be allowed the default one.
                 Verdict::Refused(_) => {
                     return Box::pin(self.last_resort(outgoing, verdict, deadline)).await;
                 }
-                _ => return outgoing.request.conclude(verdict),
+                _ => return outgoing.request.conclude(verdict, deadline),
             }
             if let Route::Reply(_) = outgoing.route {
                 // Nobody waits any more.
@@ -281,7 +282,7 @@ impl Core {
                 Route::Exchange { exchange, .. } => {
                     let known = self.topology.known_exchange(exchange);
                     if matches!(verdict, Verdict::Unroutable) && outgoing.delay.is_zero() {
-                        return outgoing.request.conclude(verdict);
+                        return outgoing.request.conclude(verdict, deadline);
                     }
                     let topology = self.topology.clone();
                     let work = async move {
@@ -293,7 +294,7 @@ impl Core {
                     };
                     Box::pin(self.within(deadline, outgoing, work)).await?;
                 }
-                Route::Join { .. } => return outgoing.request.conclude(verdict),
+                Route::Join { .. } => return outgoing.request.conclude(verdict, deadline),
                 Route::Reply(_) => {}
             }
         }
@@ -334,11 +335,11 @@ impl Core {
         deadline: Instant,
     ) -> Result<()> {
         let Route::Queue(name) = &outgoing.route else {
-            return outgoing.request.conclude(verdict);
+            return outgoing.request.conclude(verdict, deadline);
         };
         let name = name.clone();
         if !outgoing.delay.is_zero() || outgoing.request.exchange.as_str() != EXCHANGE {
-            return outgoing.request.conclude(verdict);
+            return outgoing.request.conclude(verdict, deadline);
         }
         outgoing.aim("", None)?;
         let direct = self.publisher.submit(&outgoing.request, deadline).await?;
@@ -346,10 +347,11 @@ impl Core {
             self.topology.reach_directly(&name);
         }
         // Without permission for that way, the answer of the usual one counts.
-        outgoing.request.conclude(match direct {
+        let told = match direct {
             Verdict::Refused(_) => verdict,
             direct => direct,
-        })
+        };
+        outgoing.request.conclude(told, deadline)
     }
 
     /// Decides where a message without a delay is published.

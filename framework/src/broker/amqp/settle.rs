@@ -50,7 +50,7 @@ impl Session {
     }
 
     /// A channel that has ended, or whose consumer the server has cancelled, settles nothing any more.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         match *self.stale.borrow() || !self.channel.status().connected() {
             true => Err(self.error()),
             false => Ok(()),
@@ -311,7 +311,9 @@ impl Drop for Settler {
         }
         let left = self.take();
         let transport = self.session.core.transport.clone();
+        let returning = Acks::returning(&self.session);
         transport.spawn(async move {
+            let _returning = returning;
             if let Err(error) = left.put_back().await {
                 tracing::debug!(%error, "a delivery was dropped with its channel");
             }

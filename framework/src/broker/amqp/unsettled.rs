@@ -16,6 +16,8 @@ pub(super) struct Unsettled {
     is_written: bool,
     /// Whether what is ready is handed over when its time has come.
     is_timed: bool,
+    /// How many are on their way back to the queue.
+    returning: usize,
     /// Whether nothing more comes.
     has_ended: bool,
     /// How many were acknowledged, of these handed over, and of these written.
@@ -72,9 +74,24 @@ impl Unsettled {
         self.ready.is_empty()
     }
 
+    /// Another one is on its way back to the queue.
+    pub(super) fn returns(&mut self) {
+        self.returning += 1;
+    }
+
+    /// It is there, or never will be.
+    pub(super) fn returned(&mut self) {
+        self.returning -= 1;
+    }
+
     /// No delivery comes any more.
     pub(super) fn end(&mut self) {
         self.has_ended = true;
+    }
+
+    /// Whether none comes any more and none is on its way back: what is unsettled is in somebody's hands.
+    pub(super) fn is_over(&self) -> bool {
+        self.has_ended && self.returning == 0
     }
 
     /// Notes an acknowledgement.
@@ -85,11 +102,6 @@ impl Unsettled {
             true => Turn::Others,
             false => self.next(),
         }
-    }
-
-    /// Whether nothing is unsettled any more, and nothing will be.
-    pub(super) fn is_over(&self) -> bool {
-        self.has_ended && self.open.is_empty()
     }
 
     /// Who is to hand over what is ready.
@@ -239,7 +251,11 @@ mod tests {
         assert_eq!(unsettled.flush(), (1, true));
         assert_eq!(frames(&mut unsettled), [(1, false)]);
         assert_eq!(unsettled.turn(2), Turn::Others);
-        assert_eq!(unsettled.flush(), (2, false), "it is handed over afterwards");
+        assert_eq!(
+            unsettled.flush(),
+            (2, false),
+            "it is handed over afterwards"
+        );
         assert_eq!(unsettled.pass(), Turn::Others, "the first one's time comes");
         assert_eq!(unsettled.written, 1);
         assert!(unsettled.time_is_up());
