@@ -176,8 +176,8 @@ pub trait Broker: Send + Sync + 'static {
         Box::pin(tokio::time::sleep(Duration::from_secs(1)))
     }
 
-    /// Resolves when all that was acknowledged is out of this process's hands: that the process ends undoes nothing of
-    /// it. At once where it is when [`Settle::ack`] returns.
+    /// Resolves when the broker has carried out all that was acknowledged, and has back what consumers that are gone did
+    /// not start: that the process ends undoes nothing of it. At once where that is so when [`Settle::ack`] returns.
     fn flush(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -294,8 +294,8 @@ pub trait Settle: Send + 'static {
     /// as long as the delivery is valid. May be called again after an error.
     fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>>;
 
-    /// Resolves when what [`ack`](Self::ack) did is out of this process's hands: that the process ends undoes nothing of
-    /// it. It is when `ack` returns, unless the broker says otherwise.
+    /// Resolves when the broker has what [`ack`](Self::ack) told it: that the process ends undoes nothing of it. It has
+    /// when `ack` returns, unless it says otherwise.
     fn left(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -418,7 +418,7 @@ impl Delivery {
     }
 
     /// As [`ack`](Self::ack), for who can do something else with the delivery where that fails, and does not wait until
-    /// the acknowledgement has left the process: see [`Broker::flush`].
+    /// the broker has the acknowledgement: see [`Broker::flush`].
     pub(crate) async fn settle(
         mut self: Box<Self>,
         first: Vec<Publish>,

@@ -109,8 +109,11 @@ impl Acks {
         }
     }
 
-    /// Resolves when what was acknowledged before is written, or never will be.
-    pub(super) async fn written(session: &Arc<Session>) {
+    /// Resolves when the server has what was acknowledged before, or never will; whether it has.
+    ///
+    /// That it is written is not enough: a process that ends with deliveries unread resets its connection, and what the
+    /// server has not read by then is lost. Of what it has read it answers the last.
+    pub(super) async fn arrived(session: &Arc<Session>) -> bool {
         let (wanted, is_due) = session.acks.unsettled().flush();
         if is_due {
             Self::write(session);
@@ -118,27 +121,25 @@ impl Acks {
         let written = Self::until(session, |unsettled| unsettled.written >= wanted);
         // Where lapin loses a frame.
         let _ = timeout(RPC_TIMEOUT, written).await;
+        if session.check().is_err() {
+            return false;
+        }
+        // For consumers that follow on this channel, of which there are none.
+        let options = BasicQosOptions { global: false };
+        let answered = rpc(session.channel.basic_qos(1, options));
+        session.live.guard(answered).await.is_ok()
     }
 
-    /// Resolves when the server has what was acknowledged before, and what a consumer that has ended did not start, or
-    /// never will.
+    /// Resolves when the server has carried out what was acknowledged before, and what a consumer that has ended did not
+    /// start is back, or neither will ever be.
     pub(super) async fn flush(session: &Arc<Session>) {
         let has_ended = |deliveries: mpsc::Sender<_>| deliveries.is_closed();
         if session.deliveries.upgrade().is_none_or(has_ended) {
             // On a classic queue they go back as copies, and without their acknowledgements would be there twice.
             Self::until(session, Unsettled::is_over).await;
         }
-        Self::written(session).await;
-        if session.check().is_err() {
-            return;
-        }
-        // Written is not enough: a process that ends with deliveries unread resets its connection, and what the server
-        // has not read by then is lost. It answers in order; and no consumer follows on this channel that this is for.
-        let options = BasicQosOptions { global: false };
-        let answered = rpc(session.channel.basic_qos(1, options));
-        let answered = session.live.guard(answered).await;
-        // A quorum queue has them then, as commands of low priority: that its consumer is gone would overtake them.
-        if answered.is_ok() && session.queue_type != Some(QueueType::Classic) {
+        // A quorum queue gets them as commands of low priority: that its consumer is gone would overtake them.
+        if Self::arrived(session).await && session.queue_type != Some(QueueType::Classic) {
             sleep(OVERTAKING).await;
         }
     }

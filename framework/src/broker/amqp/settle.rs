@@ -296,7 +296,9 @@ impl Settle for Settler {
     }
 
     fn left(&self) -> BoxFuture<'_, ()> {
-        Box::pin(Acks::written(&self.session))
+        Box::pin(async {
+            Acks::arrived(&self.session).await;
+        })
     }
 
     fn release(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
