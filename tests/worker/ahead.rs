@@ -35,17 +35,19 @@ impl Said {
         (begun, most)
     }
 
-    async fn reaches(&mut self, what: &str) {
+    /// Waits for it; how many have begun meanwhile.
+    async fn reaches(&mut self, what: &str) -> usize {
         let found = within(what, async {
+            let mut begun = 0;
             loop {
                 match self.0.recv().await {
-                    Some(said) if said == what => return true,
-                    Some(_) => {}
-                    None => return false,
+                    Some(said) if said == what => return Some(begun),
+                    Some(said) => begun += usize::from(said == "begun"),
+                    None => return None,
                 }
             }
         });
-        assert!(found.await, "the worker has ended");
+        found.await.expect("the worker has not ended")
     }
 }
 
@@ -81,11 +83,12 @@ on_every_broker! {
         for sent in app.send_all((500..600).map(short::call)).await {
             handles.push(sent.expect("sent").into_future());
         }
-        said.reaches("started").await;
+        let before = said.reaches("started").await;
         let (other, mut others) = worker(&app, 1);
         let results = within("the other worker", try_join_all(handles)).await.expect("results");
         assert_eq!(results, (500..600).collect::<Vec<_>>());
-        assert_eq!(others.count().0, 100);
+        // Some of those before the long call may have gone back behind it, on a machine that is busy.
+        assert_eq!(before + others.count().0, 600, "each runs once");
         other.stop().await.expect("stopped");
         // It takes calls again when the long one has ended.
         long.cancel().await.expect("cancelled");
