@@ -30,7 +30,8 @@ pub enum Prefetch {
     /// take the time of two round trips to the broker, 5 ms at most, and never more than 256. At most as many run at
     /// once as there are slots, as ever.
     ///
-    /// They begin in the order in which they came. Where a call turns out to be long, those that were taken ahead go
+    /// They begin in the order in which they came, and where they take 20 µs in the mean, one after the other where they
+    /// come: an `async fn` that blocks its thread holds up those behind it, too. Where a call turns out to be long, those that were taken ahead go
     /// back to their queue within some 10 ms, at no cost to their attempts, and further back in it before RabbitMQ 4.3.
     /// A worker that dies has more calls [in its hands](crate::Worker::max_deliveries) than it has slots; on RabbitMQ
     /// those among them that were done in the last millisecond, which are acknowledged together, run again.
@@ -90,13 +91,15 @@ impl Ahead {
         }
     }
 
-    /// A delivery has come.
-    pub(super) fn came(&self) {
-        if let Some(mut state) = self.state()
-            && let Some(gap) = state.gaps.came(Instant::now())
-        {
+    /// A delivery has come; whether its run is likely to be brief.
+    pub(super) fn came(&self) -> bool {
+        let Some(mut state) = self.state() else {
+            return false;
+        };
+        if let Some(gap) = state.gaps.came(Instant::now()) {
             state.pace.waited(gap);
         }
+        state.pace.is_brief()
     }
 
     /// A body ran for so long.

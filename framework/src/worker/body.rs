@@ -136,7 +136,7 @@ impl Drop for Runaway<'_> {
     clippy::needless_pass_by_value,
     reason = "the shape that `map_err` wants"
 )]
-fn panic_text(panic: Box<dyn Any + Send>) -> String {
+pub(super) fn panic_text(panic: Box<dyn Any + Send>) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without words".into())

@@ -10,6 +10,7 @@ mod control;
 mod deaf;
 mod execute;
 mod health;
+mod inline;
 mod joined;
 #[cfg(feature = "redis")]
 mod kept;

@@ -13,6 +13,8 @@ const MOST_WORK: Duration = Duration::from_millis(5);
 const SAMPLES: u32 = 16;
 /// Runs that the mean is of.
 const WINDOW: u32 = 256;
+/// Runs that take no longer are brief: to give each a task of the runtime's own costs as much.
+const BRIEF: Duration = Duration::from_micros(20);
 
 /// How long calls take, and how long the next one takes to come.
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,6 +38,11 @@ impl Pace {
     /// What was seen so far says little of what comes.
     pub(super) fn distrust(&mut self) {
         self.samples = 0;
+    }
+
+    /// Whether runs are so brief that they had better be done where they come.
+    pub(super) fn is_brief(&self) -> bool {
+        self.samples >= SAMPLES && self.run <= BRIEF.as_secs_f64()
     }
 
     /// The next delivery came so long after a run: for the settlement, the broker and the way, or because the queue was
@@ -153,6 +160,18 @@ mod tests {
         }
         assert!((20..200).contains(&short), "{short}");
         assert_eq!(Pace::default().wanted(9), 0, "nothing is known yet");
+    }
+
+    #[test]
+    fn runs_are_brief_where_no_long_one_is_among_them() {
+        let micro = Duration::from_micros(1);
+        assert!(!Pace::default().is_brief(), "nothing is known yet");
+        assert!(pace(5 * micro, micro).is_brief());
+        assert!(!pace(50 * micro, micro).is_brief());
+        let mut pace = pace(10 * micro, micro);
+        // As much in the mean as 250 others of 20 µs.
+        pace.ran(Duration::from_millis(4));
+        assert!(!pace.is_brief());
     }
 
     #[test]

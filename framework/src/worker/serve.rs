@@ -9,6 +9,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::ahead::{Ahead, Place, Prefetch};
 use super::control::Attendant;
+use super::inline::Inline;
 use super::lanes::{Lanes, Wish};
 use super::{Shared, execute, shutdown_signal};
 use crate::broker::{Consumer, Queue};
@@ -135,7 +136,7 @@ impl Feed {
         mut stopping: watch::Receiver<bool>,
         mut stopped: watch::Receiver<bool>,
     ) -> Result<()> {
-        let mut slots = JoinSet::new();
+        let (mut slots, mut inline) = (JoinSet::new(), Inline::default());
         // Asked once, not for each delivery.
         let stop = async {
             tokio::select! {
@@ -156,12 +157,14 @@ impl Feed {
                 next = self.consumer.next() => match next {
                     Some(Ok(delivery)) => {
                         self.lane.taken.fetch_add(1, Ordering::Relaxed);
-                        self.lane.ahead.came();
+                        let is_brief = self.lane.ahead.came();
                         let (worker, lane) = (self.worker.clone(), self.lane.clone());
                         let place = Place::of(&lane);
                         let process = execute::process(worker, lane, place, Box::new(delivery));
                         // Boxed: tokio copies a task's future, here of some kilobytes, again and again.
-                        slots.spawn(Box::pin(process));
+                        if let Some(process) = inline.run(is_brief, Box::pin(process)) {
+                            slots.spawn(process);
+                        }
                     }
                     Some(Err(error)) => break Err(error),
                     None => break Err(Error::Closed { what: "the broker" }),
