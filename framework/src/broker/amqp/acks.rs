@@ -32,7 +32,7 @@ pub(super) struct Acks {
     /// What was handed over.
     writes: Mutex<Vec<Write>>,
     /// Told when something was written, has returned or has ended.
-    written: Arc<Notify>,
+    news: Arc<Notify>,
 }
 
 /// That a delivery which nobody holds is on its way back to its queue.
@@ -41,7 +41,7 @@ pub(super) struct Returning(Arc<Session>);
 impl Drop for Returning {
     fn drop(&mut self) {
         self.0.acks.unsettled().returned();
-        self.0.acks.written.notify_waiters();
+        self.0.acks.news.notify_waiters();
     }
 }
 
@@ -62,7 +62,7 @@ impl Acks {
         Self {
             unsettled: Arc::new(Mutex::new(Unsettled::new(group))),
             writes: Mutex::default(),
-            written: Arc::default(),
+            news: Arc::default(),
         }
     }
 
@@ -148,7 +148,7 @@ impl Acks {
     async fn until(session: &Arc<Session>, is_so: impl Fn(&Unsettled) -> bool) {
         let wait = async {
             loop {
-                let told = session.acks.written.notified();
+                let told = session.acks.news.notified();
                 tokio::pin!(told);
                 // From here on nothing is missed.
                 told.as_mut().enable();
@@ -170,7 +170,7 @@ impl Acks {
     /// Nothing more comes.
     pub(super) fn end(&self) {
         self.unsettled().end();
-        self.written.notify_waiters();
+        self.news.notify_waiters();
     }
 
     /// Sees to it that what is ready is handed over when it is its turn.
@@ -191,7 +191,7 @@ impl Acks {
     fn write(session: &Arc<Session>) -> bool {
         let baton = Arc::new(Baton {
             unsettled: session.acks.unsettled.clone(),
-            written: session.acks.written.clone(),
+            news: session.acks.news.clone(),
             session: Arc::downgrade(session),
             is_passed: AtomicBool::new(false),
         });
@@ -238,7 +238,7 @@ impl Acks {
 /// The right to write, passed on once: when what was handed over is written.
 struct Baton {
     unsettled: Arc<Mutex<Unsettled>>,
-    written: Arc<Notify>,
+    news: Arc<Notify>,
     session: Weak<Session>,
     is_passed: AtomicBool,
 }
@@ -249,7 +249,7 @@ impl Baton {
             return;
         }
         let turn = lock(&self.unsettled).pass();
-        self.written.notify_waiters();
+        self.news.notify_waiters();
         if turn != Turn::Others
             && let Some(session) = self.session.upgrade()
         {
