@@ -2,6 +2,8 @@
 //! that is not UTF-8 would end the connection, and tables nested deeply would overflow the stack of lapin's
 //! thread and end the process, again and again with each redelivery. Pure.
 
+use std::borrow::Cow;
+
 use crate::message::{DEPTH_LIMIT, cut, header};
 
 /// A mended payload grows by our note; up to this size it fits every server's frames.
@@ -173,7 +175,7 @@ pub(super) fn content_header(payload: &[u8]) -> Option<Vec<u8>> {
     }
     let entries = match properties[HEADERS] {
         Some(raw) => good_entries(&raw[4..], &mut flaws),
-        None => Vec::new(),
+        None => Cow::default(),
     };
     if flaws.is_empty() {
         return None;
@@ -224,8 +226,22 @@ fn lossy(bytes: &[u8]) -> Vec<u8> {
     [&[length], text].concat()
 }
 
-/// The entries of the headers that can be handed on.
-fn good_entries(headers: &[u8], flaws: &mut Vec<String>) -> Vec<u8> {
+/// Whether all entries of the headers can be handed on.
+fn are_good(headers: &[u8]) -> bool {
+    let mut rest = Reader(headers);
+    while !rest.0.is_empty() {
+        if rest.name().and_then(|_| rest.value(1)).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// The entries of the headers that can be handed on: nearly always as they are.
+fn good_entries<'a>(headers: &'a [u8], flaws: &mut Vec<String>) -> Cow<'a, [u8]> {
+    if are_good(headers) {
+        return headers.into();
+    }
     let mut good = Vec::with_capacity(headers.len());
     let mut rest = Reader(headers);
     while !rest.0.is_empty() {
@@ -252,7 +268,7 @@ fn good_entries(headers: &[u8], flaws: &mut Vec<String>) -> Vec<u8> {
             Err(_) => break,
         }
     }
-    good
+    good.into()
 }
 
 /// A payload of these properties and headers, and a note of what is wrong with the original.

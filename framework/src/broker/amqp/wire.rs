@@ -208,10 +208,12 @@ fn plain_id(id: &str) -> &str {
 }
 
 fn json_table(table: &FieldTable, depth: usize) -> Headers {
-    let entries = table.inner().iter();
-    entries
-        .map(|(name, value)| (name.as_str().to_owned(), to_json(value, depth + 1)))
-        .collect()
+    // One by one: collecting would put them in a list first, to sort them.
+    let mut headers = Headers::new();
+    for (name, value) in table.inner() {
+        headers.insert(name.as_str().to_owned(), to_json(value, depth + 1));
+    }
+    headers
 }
 
 fn to_json(value: &AMQPValue, depth: usize) -> Value {
