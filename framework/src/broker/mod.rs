@@ -296,7 +296,7 @@ pub trait Settle: Send + 'static {
 
     /// Resolves when the broker has what [`ack`](Self::ack) told it: that the process ends undoes nothing of it. It has
     /// when `ack` returns, unless it says otherwise.
-    fn left(&self) -> BoxFuture<'_, ()> {
+    fn arrived(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
 
@@ -413,7 +413,7 @@ impl Delivery {
     pub async fn ack(mut self, first: impl IntoIterator<Item = Publish>) -> Result<()> {
         let settled = self.settle.ack(first.into_iter().collect()).await;
         settled.map_err(|unstored| unstored.error)?;
-        self.settle.left().await;
+        self.settle.arrived().await;
         Ok(())
     }
 

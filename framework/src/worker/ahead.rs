@@ -30,11 +30,13 @@ pub enum Prefetch {
     /// take the time of two round trips to the broker, 5 ms at most, and never more than 256. At most as many run at
     /// once as there are slots, as ever.
     ///
-    /// They begin in the order in which they came, and where they take 20 µs in the mean, one after the other where they
-    /// come: an `async fn` that blocks its thread holds up those behind it, too. Where a call turns out to be long, those that were taken ahead go
-    /// back to their queue within some 10 ms, at no cost to their attempts, and further back in it before RabbitMQ 4.3.
-    /// A worker that dies has more calls [in its hands](crate::Worker::max_deliveries) than it has slots; on RabbitMQ
-    /// those among them that were done in the last millisecond, which are acknowledged together, run again.
+    /// They begin in the order in which they came. Calls that take at most 20 µs in the mean run one after the other
+    /// where they come: an `async fn` among them that blocks its thread holds up those behind it.
+    ///
+    /// Where a call turns out to be long, those that were taken ahead go back to their queue within some 10 ms, at no
+    /// cost to their attempts, and further back in it before RabbitMQ 4.3. A worker that dies has more calls
+    /// [in its hands](crate::Worker::max_deliveries) than it has slots; on RabbitMQ those among them that were done in
+    /// the last millisecond, which are acknowledged together, run again.
     Adaptive,
 }
 

@@ -18,7 +18,8 @@ use crate::error::{Error, Result};
 /// How long a stop may take once the grace period is over and everything was told to end.
 const HAND_BACK_LIMIT: Duration = Duration::from_secs(6);
 
-/// How long a stop waits until what was acknowledged is written, which takes a moment where the broker reads at all.
+/// How long a stop waits until the broker has carried out what was acknowledged, which takes a moment where it reads at
+/// all.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) struct AbortOnDrop(pub(super) JoinHandle<()>);

@@ -26,7 +26,8 @@ const OVERTAKING: Duration = Duration::from_millis(50);
 /// A channel's acknowledgements, and what else becomes of its deliveries.
 ///
 /// Who acknowledges does not wait until that is written, nor until lapin has it: an acknowledgement that is lost on its
-/// way is no other than one that is lost before. Whoever holds a session lets it live until nothing is ready any more.
+/// way is no other than one that is lost before. Whoever needs to know that it arrived [asks](Self::arrived). Whoever
+/// holds a session lets it live until nothing is ready any more.
 pub(super) struct Acks {
     unsettled: Arc<Mutex<Unsettled>>,
     /// What was handed over.
@@ -98,7 +99,7 @@ impl Acks {
 
     /// Acknowledges; false where lapin refuses it at once.
     pub(super) fn ack(session: &Arc<Session>, tag: u64) -> bool {
-        let turn = session.acks.unsettled().turn(tag);
+        let turn = session.acks.unsettled().ack(tag);
         match turn {
             Turn::Now => Self::write(session),
             Turn::Others => true,

@@ -187,13 +187,13 @@ impl Core {
         self.leases().remove(queue);
     }
 
-    /// Those that are there.
+    /// The sessions that live.
     fn sessions(&self) -> Vec<Arc<Session>> {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Resolves when the server has all acknowledgements.
+    /// Resolves when the server has carried out all acknowledgements: see [`Acks::flush`].
     pub(super) async fn flush(&self) {
         join_all(self.sessions().iter().map(Acks::flush)).await;
     }

@@ -295,7 +295,7 @@ impl Settle for Settler {
         Box::pin(self.finish(first))
     }
 
-    fn left(&self) -> BoxFuture<'_, ()> {
+    fn arrived(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             Acks::arrived(&self.session).await;
         })

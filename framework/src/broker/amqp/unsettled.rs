@@ -94,8 +94,8 @@ impl Unsettled {
         self.has_ended && self.returning == 0
     }
 
-    /// Notes an acknowledgement.
-    pub(super) fn turn(&mut self, tag: u64) -> Turn {
+    /// Notes an acknowledgement; who hands it over.
+    pub(super) fn ack(&mut self, tag: u64) -> Turn {
         self.ready.push(tag);
         self.acknowledged += 1;
         match self.is_written {
@@ -188,7 +188,7 @@ mod tests {
 
     fn ready(unsettled: &mut Unsettled, tags: impl IntoIterator<Item = u64>) {
         for tag in tags {
-            unsettled.turn(tag);
+            unsettled.ack(tag);
         }
     }
 
@@ -218,10 +218,10 @@ mod tests {
     #[test]
     fn one_at_a_time_hands_over() {
         let mut unsettled = unsettled(1, 1..=3);
-        assert_eq!(unsettled.turn(1), Turn::Now);
+        assert_eq!(unsettled.ack(1), Turn::Now);
         assert_eq!(frames(&mut unsettled), [(1, false)]);
-        assert_eq!(unsettled.turn(2), Turn::Others);
-        assert_eq!(unsettled.turn(3), Turn::Others);
+        assert_eq!(unsettled.ack(2), Turn::Others);
+        assert_eq!(unsettled.ack(3), Turn::Others);
         assert_eq!(unsettled.pass(), Turn::Now, "two have come meanwhile");
         assert_eq!(frames(&mut unsettled), [(3, true)]);
         assert_eq!(unsettled.pass(), Turn::Others, "none is left");
@@ -231,9 +231,9 @@ mod tests {
     #[test]
     fn a_group_is_handed_over_when_it_is_full_or_its_time_is_up() {
         let mut unsettled = unsettled(3, 1..=9);
-        assert_eq!(unsettled.turn(1), Turn::Timed);
-        assert_eq!(unsettled.turn(2), Turn::Others);
-        assert_eq!(unsettled.turn(3), Turn::Now, "it is full");
+        assert_eq!(unsettled.ack(1), Turn::Timed);
+        assert_eq!(unsettled.ack(2), Turn::Others);
+        assert_eq!(unsettled.ack(3), Turn::Now, "it is full");
         assert_eq!(frames(&mut unsettled), [(3, true)]);
         assert!(!unsettled.time_is_up(), "nothing is left to hand over");
         ready(&mut unsettled, [4]);
@@ -247,10 +247,10 @@ mod tests {
     #[test]
     fn who_waits_for_the_writing_waits_for_what_came_before() {
         let mut unsettled = unsettled(3, 1..=4);
-        assert_eq!(unsettled.turn(1), Turn::Timed);
+        assert_eq!(unsettled.ack(1), Turn::Timed);
         assert_eq!(unsettled.flush(), (1, true));
         assert_eq!(frames(&mut unsettled), [(1, false)]);
-        assert_eq!(unsettled.turn(2), Turn::Others);
+        assert_eq!(unsettled.ack(2), Turn::Others);
         assert_eq!(
             unsettled.flush(),
             (2, false),
