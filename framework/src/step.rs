@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 use crate::app::Outgoing;
 use crate::broker::{Queue, Route};
 use crate::error::{Error, Result};
+use crate::id::new_id;
 use crate::message::{
     Arguments, FARTHEST_EXPIRY, Message, Signature, SignatureOptions, format_time, header,
 };
@@ -95,7 +96,7 @@ impl Step {
     pub(crate) fn choose_queue(&mut self) -> Queue {
         if self.options.queue.shards > 1 {
             let id = self.options.id.take();
-            let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+            let id = id.unwrap_or_else(new_id);
             self.options.choose_shard(&id);
             self.options.id = Some(id);
         }
@@ -174,9 +175,7 @@ impl Step {
         };
         let far = options.expires.filter(|expires| *expires > FARTHEST_EXPIRY);
         let expires = options.expires.filter(|_| far.is_none());
-        let id = options
-            .id
-            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        let id = options.id.unwrap_or_else(new_id);
         let mut signature = Signature {
             task,
             args: arguments.args,
@@ -232,10 +231,7 @@ pub(crate) fn outgoing(
     now: SystemTime,
 ) -> Result<Outgoing> {
     options.validate(task, now)?;
-    let id = options
-        .id
-        .take()
-        .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let id = options.id.take().unwrap_or_else(new_id);
     options.choose_shard(&id);
     let mut message = Message::new(id, task, arguments);
     let delay = options.write_to(&mut message, now);

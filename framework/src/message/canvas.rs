@@ -159,7 +159,7 @@ impl Beginning {
     ) -> Result<Option<Chord>, String> {
         let id = match &group.options.task_id {
             Some(id) => id.clone(),
-            None => uuid::Uuid::new_v4().to_string(),
+            None => crate::id::new_id(),
         };
         let mut members = Vec::new();
         flatten(group.steps()?, &mut members, depth)?;

@@ -265,9 +265,7 @@ impl Signature {
             chord: options.chord,
             garenne_join: options.garenne_join,
         };
-        let id = options
-            .task_id
-            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        let id = options.task_id.unwrap_or_else(crate::id::new_id);
         let mut message = Message::new(id, &task, &arguments);
         if !embed.is_empty() {
             message.body = arguments.encode_with(&embed).into();

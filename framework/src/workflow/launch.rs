@@ -35,7 +35,7 @@ pub(super) async fn send<T>(
     } = frozen;
     let id = match &expected {
         Expected::One(id) | Expected::Nothing(id) => id.clone(),
-        Expected::Many { .. } => uuid::Uuid::new_v4().to_string(),
+        Expected::Many { .. } => crate::id::new_id(),
     };
     #[cfg(feature = "redis")]
     if let (Some(results), Expected::Many { .. }) = (app.results(), &expected)
@@ -67,7 +67,7 @@ fn as_celery(id: &str, expected: &Expected) -> serde_json::Value {
         Expected::Nothing(id) | Expected::One(id) => return serde_json::json!([[id, null], null]),
         Expected::Many { members, .. } => members,
     };
-    let inner = || uuid::Uuid::new_v4().to_string();
+    let inner = || crate::id::new_id();
     let members: Vec<_> = members
         .iter()
         .map(|member| as_celery(&inner(), member))
