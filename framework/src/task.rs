@@ -35,7 +35,7 @@ pub enum Ack {
     /// After the work: a worker's death repeats the work, and never loses it.
     #[default]
     Late,
-    /// Before the work: a worker's death loses the work, and never repeats it.
+    /// Before the work: a worker's death, or that of its connection in that moment, loses the work and never repeats it.
     Early,
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use garenne::MILLISECOND;
 use garenne::broker::{Broker, Queue, QueueType};
 use garenne::error::Error;
 use garenne::message::header;
@@ -12,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::fixture::{SOON, clean, connect, next, proxied, raw_channel, to_queue, unique, url};
 use super::peers::{through, without_confirms};
+use super::proxy::Rules;
 
 #[tokio::test]
 async fn releases_cost_nothing_and_deaths_are_counted() {
@@ -47,6 +49,33 @@ async fn releases_cost_nothing_and_deaths_are_counted() {
         delivery.ack(None).await.expect("acked");
         clean(&broker, &queue).await;
     }
+}
+
+#[tokio::test]
+async fn an_acknowledgement_that_did_not_arrive_is_none() {
+    let Some(url) = url() else { return };
+    let (proxy, through) = proxied(&url).await;
+    let broker = connect(&through).await;
+    let queue = Queue::new(unique("unheard"));
+    let mut consumer = broker.consume(&queue, 1).await.expect("consumer");
+    let publish = to_queue(queue.name(), "a");
+    broker.publish(publish).await.expect("stored");
+    let delivery = next(&mut consumer).await;
+    proxy.set(Rules {
+        black_hole: true,
+        ..Rules::default()
+    });
+    let mut acked = tokio::spawn(delivery.ack(None));
+    let early = timeout(300 * MILLISECOND, &mut acked).await;
+    assert!(early.is_err(), "nobody has said that it arrived");
+    proxy.reset();
+    proxy.heal();
+    let unheard = timeout(SOON, acked).await.expect("told").expect("no panic");
+    assert!(matches!(unheard, Err(Error::Stale { .. })), "{unheard:?}");
+    let again = next(&mut consumer).await;
+    assert!(again.redelivered);
+    again.ack(None).await.expect("acked");
+    clean(&broker, &queue).await;
 }
 
 #[tokio::test]

@@ -177,7 +177,8 @@ pub trait Broker: Send + Sync + 'static {
     }
 
     /// Resolves when the broker has carried out all that was acknowledged, and has back what consumers that are gone did
-    /// not start: that the process ends undoes nothing of it. At once where that is so when [`Settle::ack`] returns.
+    /// not start: that the process ends undoes nothing of it. At once where that is so when [`Settle::ack`] returns,
+    /// whatever it is [asked](Until) to wait for.
     fn flush(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -292,16 +293,20 @@ pub trait Settle: Send + 'static {
     ///
     /// A crash at any point repeats work but never loses it. What cannot be published yet is tried again
     /// as long as the delivery is valid. May be called again after an error.
-    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>>;
-
-    /// Resolves when the broker has what [`ack`](Self::ack) told it: that the process ends undoes nothing of it. It has
-    /// when `ack` returns, unless it says otherwise.
-    fn arrived(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
+    fn ack(&mut self, first: Vec<Publish>, until: Until) -> BoxFuture<'_, Result<(), Unstored>>;
 
     /// Gives the message back to its queue, as if it had not been delivered.
     fn release(self: Box<Self>) -> BoxFuture<'static, Result<()>>;
+}
+
+/// How far an acknowledgement has come when [`Settle::ack`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// It is on its way, and arrives unless the process or its connection ends: see [`Broker::flush`]. What the broker
+    /// may refuse is stored.
+    Sent,
+    /// The broker has carried it out.
+    Arrived,
 }
 
 /// Why a delivery is not settled, and how many of the messages that were to go out first are stored.
@@ -409,12 +414,12 @@ impl Delivery {
     /// leaves its queue.
     ///
     /// # Errors
-    /// [`Stale`](crate::Error::Stale) where the message will be delivered again.
+    /// [`Stale`](crate::Error::Stale) where the message will be delivered again, or may be, because the connection ended
+    /// before the broker said that it has the acknowledgement.
     pub async fn ack(mut self, first: impl IntoIterator<Item = Publish>) -> Result<()> {
-        let settled = self.settle.ack(first.into_iter().collect()).await;
-        settled.map_err(|unstored| unstored.error)?;
-        self.settle.arrived().await;
-        Ok(())
+        let first = first.into_iter().collect();
+        let settled = self.settle.ack(first, Until::Arrived).await;
+        settled.map_err(|unstored| unstored.error)
     }
 
     /// As [`ack`](Self::ack), for who can do something else with the delivery where that fails, and does not wait until
@@ -423,7 +428,7 @@ impl Delivery {
         mut self: Box<Self>,
         first: Vec<Publish>,
     ) -> Result<(), (Box<Self>, Unstored)> {
-        let settled = self.settle.ack(first).await;
+        let settled = self.settle.ack(first, Until::Sent).await;
         settled.map_err(|unstored| (self, unstored))
     }
 

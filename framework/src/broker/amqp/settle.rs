@@ -17,7 +17,7 @@ use super::send::{Core, Outgoing};
 use super::server::Server;
 use super::wire::{own, text};
 use crate::broker::{
-    BoxFuture, Delivery, Publish, Queue, QueueType, Route, Settle, Stale, Unstored,
+    BoxFuture, Delivery, Publish, Queue, QueueType, Route, Settle, Stale, Unstored, Until,
 };
 use crate::error::{Error, Result};
 use crate::message::{header, is_brokers_own};
@@ -290,14 +290,16 @@ impl Settler {
 }
 
 impl Settle for Settler {
-    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>> {
+    fn ack(&mut self, first: Vec<Publish>, until: Until) -> BoxFuture<'_, Result<(), Unstored>> {
         let first = first.into_iter().map(Translated::of).collect();
-        Box::pin(self.finish(first))
-    }
-
-    fn arrived(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {
-            Acks::arrived(&self.session).await;
+        Box::pin(async move {
+            self.finish(first).await?;
+            match until {
+                Until::Arrived if !Acks::arrived(&self.session).await => {
+                    Err(self.session.error().into())
+                }
+                _ => Ok(()),
+            }
         })
     }
 

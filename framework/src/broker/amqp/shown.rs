@@ -7,7 +7,7 @@ use lapin::Channel;
 
 use super::live::{Live, Trouble, rpc};
 use super::send::{Core, Outgoing};
-use crate::broker::{BoxFuture, Publish, Settle, Unstored};
+use crate::broker::{BoxFuture, Publish, Settle, Unstored, Until};
 use crate::error::{Error, Result};
 
 /// What the look and the deliveries that it shows have in common.
@@ -68,7 +68,7 @@ pub(super) struct Shown {
 }
 
 impl Settle for Shown {
-    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>> {
+    fn ack(&mut self, first: Vec<Publish>, _: Until) -> BoxFuture<'_, Result<(), Unstored>> {
         Box::pin(async move {
             if !self.shared.is_held(self.tag) {
                 return Err(self.shared.stale().into());

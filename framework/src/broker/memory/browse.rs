@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::queue::Place;
-use crate::broker::{BoxFuture, Browse, Delivery, Publish, Settle, Stale, Unstored};
+use crate::broker::{BoxFuture, Browse, Delivery, Publish, Settle, Stale, Unstored, Until};
 use crate::error::{Error, Result};
 
 /// Starts at the queue's head.
@@ -79,7 +79,7 @@ struct Shown {
 }
 
 impl Settle for Shown {
-    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>> {
+    fn ack(&mut self, first: Vec<Publish>, _: Until) -> BoxFuture<'_, Result<(), Unstored>> {
         Box::pin(async move {
             let mut state = self.shared.lock();
             let there = state.queues.get(&self.queue).is_some_and(|queue| {

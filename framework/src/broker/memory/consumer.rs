@@ -10,7 +10,7 @@ use super::Shared;
 use super::queue::{Place, Stored};
 use super::state::Subscriber;
 use crate::broker::{
-    BoxFuture, Consumer, MOST_AHEAD, Publish, Queue, Settle, Stale, Subscription, Unstored,
+    BoxFuture, Consumer, MOST_AHEAD, Publish, Queue, Settle, Stale, Subscription, Unstored, Until,
 };
 use crate::error::{Error, Result};
 
@@ -184,7 +184,7 @@ impl Drop for Held {
 }
 
 impl Settle for Held {
-    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>> {
+    fn ack(&mut self, first: Vec<Publish>, _: Until) -> BoxFuture<'_, Result<(), Unstored>> {
         Box::pin(async move { Ok(self.finish(first)?) })
     }
 

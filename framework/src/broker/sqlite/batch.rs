@@ -2,7 +2,6 @@
 //! (`harvest.rs`). Changes nothing outside the database, so that a rollback leaves nothing to undo.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
 use rusqlite::Connection;
 
@@ -143,7 +142,7 @@ impl<'a> Batch<'a> {
             }
             Request::Sync => process::touch(self.db, self.me.id)?,
             // Looked at when the transaction is committed.
-            Request::Allow { .. } => {}
+            Request::Allow { .. } | Request::Flush => {}
             Request::FreeLease { name, holder } => {
                 lease::free(self.db, self.me.id, name, *holder)?;
             }
@@ -357,7 +356,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    fn settle(&mut self, claim: Claim, queue: &str, first: &Arc<[Outgoing]>) -> Result<(), Failed> {
+    fn settle(&mut self, claim: Claim, queue: &str, first: &[Outgoing]) -> Result<(), Failed> {
         let stale = || {
             Failed::Said(Error::Stale {
                 queue: queue.to_owned(),
@@ -398,7 +397,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Gives a delivery back; no error if it has been settled, which its guard cannot always know.
-    pub(super) fn release(&mut self, claim: Claim) -> Result<(), Failed> {
+    fn release(&mut self, claim: Claim) -> Result<(), Failed> {
         let Some(consumer) = self.holder(claim) else {
             return Ok(());
         };

@@ -1,13 +1,12 @@
 //! Looks at a queue of the file: its rows are read beside the writer thread, and nothing is claimed.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::catalog;
 use super::command::{Handle, Outgoing, Request};
 use super::store::{self, Cursor};
 use super::{Reader, SqliteBroker};
-use crate::broker::{BoxFuture, Browse, Delivery, Publish, Settle, Stale, Unstored};
+use crate::broker::{BoxFuture, Browse, Delivery, Publish, Settle, Stale, Unstored, Until};
 use crate::error::{Error, Result};
 
 /// Starts at the queue's head.
@@ -75,10 +74,10 @@ struct Shown {
 }
 
 impl Settle for Shown {
-    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>> {
+    fn ack(&mut self, first: Vec<Publish>, _: Until) -> BoxFuture<'_, Result<(), Unstored>> {
         Box::pin(async move {
             let now = SystemTime::now();
-            let first: Arc<[Outgoing]> = first
+            let first: Vec<_> = first
                 .into_iter()
                 .map(|publish| Outgoing::new(publish, now))
                 .collect::<Result<_>>()?;

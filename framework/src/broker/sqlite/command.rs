@@ -16,6 +16,8 @@ use crate::broker::{
 use crate::error::{Error, Result};
 use crate::message::{Headers, Message};
 
+const CLOSED: Error = Error::Closed { what: "the broker" };
+
 /// Publishes that wait for the writer thread before further callers have to wait for room.
 const ROOM: usize = 4096;
 /// How long anything but a publish, which has its own deadline, waits for the writer thread.
@@ -154,8 +156,8 @@ pub(super) enum Request {
     },
     Settle {
         claim: Claim,
-        queue: String,
-        first: Arc<[Outgoing]>,
+        queue: Arc<str>,
+        first: Vec<Outgoing>,
     },
     Release(Claim),
     /// Settles a message that nobody has claimed, if it is still the one that was read.
@@ -163,7 +165,7 @@ pub(super) enum Request {
         seq: i64,
         queue: String,
         print: u64,
-        first: Arc<[Outgoing]>,
+        first: Vec<Outgoing>,
     },
     OpenJoin(Box<Parking>),
     CheckJoin {
@@ -218,6 +220,12 @@ pub(super) enum Request {
     Prune,
     /// Writes something, so that the commit brings the whole log to the disk.
     Sync,
+    /// Does nothing, but after all that was asked before.
+    Flush,
+}
+
+fn settling(queue: &str) -> String {
+    format!("settling a delivery from queue `{queue}`")
 }
 
 impl Request {
@@ -230,9 +238,8 @@ impl Request {
             Self::Subscribe { queue, .. } => format!("consuming queue `{}`", queue.name()),
             Self::Unsubscribe(_) => "ending a consumer".into(),
             Self::Allow { .. } => "giving a consumer more or less to do".into(),
-            Self::Settle { queue, .. } | Self::Take { queue, .. } => {
-                format!("settling a delivery from queue `{queue}`")
-            }
+            Self::Settle { queue, .. } => settling(queue),
+            Self::Take { queue, .. } => settling(queue),
             Self::Release(_) => "handing a delivery back".into(),
             Self::OpenJoin(parking) => format!("opening join `{}`", parking.join),
             Self::CheckJoin { join, .. } => format!("looking at join `{join}`"),
@@ -253,6 +260,7 @@ impl Request {
             Self::Rejoin => "registering this process".into(),
             Self::Prune => "forgetting old dead letters".into(),
             Self::Sync => "syncing the log".into(),
+            Self::Flush => "waiting for what was settled".into(),
         }
     }
 }
@@ -282,6 +290,11 @@ impl Job {
             taken: None,
             _room: None,
         }
+    }
+
+    /// Whether somebody waits for the answer, and can do something about a failure.
+    pub(super) fn is_attended(&self) -> bool {
+        self.answer.is_some()
     }
 
     /// Claims the right to do the work; false if the caller has given it up.
@@ -333,12 +346,25 @@ impl Handle {
 
     /// Asks for something whose outcome nobody waits for.
     pub(super) fn post(&self, request: Request) {
-        self.send(Command::Do(Job::silent(request)));
+        let _ = self.try_post(request);
+    }
+
+    /// As [`post`](Self::post), where it matters whether the thread is there to do it.
+    pub(super) fn try_post(&self, request: Request) -> Result<()> {
+        match self.send(Command::Do(Job::silent(request))) {
+            true => Ok(()),
+            false => Err(CLOSED),
+        }
     }
 
     /// Asks and waits for the answer.
     pub(super) async fn call(&self, request: Request) -> Answer {
-        self.call_within(request, None, CALL_LIMIT).await.0
+        self.call_within(request, CALL_LIMIT).await
+    }
+
+    /// Asks and waits so long for the answer.
+    pub(super) async fn call_within(&self, request: Request, limit: Duration) -> Answer {
+        self.ask(request, None, limit).await.0
     }
 
     /// Publishes, waiting first for room in the thread's inbox. Gives back what was refused.
@@ -359,13 +385,13 @@ impl Handle {
         };
         let left = limit.saturating_sub(started.elapsed());
         let request = Request::Publish(outgoing);
-        match self.call_within(request, room.ok(), left).await {
+        match self.ask(request, room.ok(), left).await {
             (Err(error), Some(Request::Publish(outgoing))) => (Err(error), Some(outgoing)),
             (answer, _) => (answer.map(drop), None),
         }
     }
 
-    async fn call_within(
+    async fn ask(
         &self,
         request: Request,
         room: Option<OwnedSemaphorePermit>,
@@ -391,7 +417,7 @@ impl Handle {
         }));
         match timeout_at(after(Instant::now(), limit), outcome).await {
             Ok(Ok((answer, request))) => (answer, Some(request)),
-            Ok(Err(_)) => (Err(Error::Closed { what: "the broker" }), None),
+            Ok(Err(_)) => (Err(CLOSED), None),
             Err(_) => {
                 let what = route.map_or(what, |route| route.to_string());
                 let error = if taken.swap(true, Ordering::AcqRel) {

@@ -3,23 +3,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::audience::Audience;
 use super::command::{CALL_LIMIT, Claim, Handle, Outgoing, Request};
 use super::store::Taken;
-use crate::broker::{BoxFuture, Delivery, Publish, Queue, Settle, Stale, Unstored};
+use crate::broker::{BoxFuture, Delivery, Publish, Queue, Route, Settle, Stale, Unstored, Until};
 use crate::error::{Error, Result};
-
-/// How long a settlement that met a full disk or a locked file waits before it tries again.
-const SETTLE_PAUSE: Duration = Duration::from_millis(250);
 
 /// A consumer of this process.
 pub(super) struct Member {
     pub(super) queue: Queue,
+    /// The queue's name, for its deliveries.
+    name: Arc<str>,
     pub(super) deliveries: mpsc::Sender<Result<Delivery>>,
     pub(super) slots: usize,
     pub(super) outstanding: usize,
@@ -41,6 +39,7 @@ impl Member {
         deliveries: mpsc::Sender<Result<Delivery>>,
     ) -> Self {
         Self {
+            name: queue.name().into(),
             queue,
             deliveries,
             slots,
@@ -120,10 +119,10 @@ impl Members {
             let settle = SqliteSettle {
                 handle: handle.clone(),
                 claim,
-                queue: member.queue.name().to_owned(),
+                queue: Arc::clone(&member.name),
                 armed: true,
             };
-            let delivery = taken.delivery(member.queue.name(), stale.clone(), Box::new(settle));
+            let delivery = taken.delivery(&member.name, stale.clone(), Box::new(settle));
             // The channel has a place for each slot; if the consumer was dropped, so is the delivery,
             // which gives it back.
             let _ = member.deliveries.try_send(Ok(delivery));
@@ -152,42 +151,36 @@ impl Members {
 struct SqliteSettle {
     handle: Handle,
     claim: Claim,
-    queue: String,
+    queue: Arc<str>,
     /// Whether dropping it must give the message back.
     armed: bool,
 }
 
 impl Settle for SqliteSettle {
-    fn ack(&mut self, first: Vec<Publish>) -> BoxFuture<'_, Result<(), Unstored>> {
-        Box::pin(async move {
-            let patience = first.iter().map(|publish| publish.deadline).max();
-            let patience = patience.unwrap_or(CALL_LIMIT).min(10 * CALL_LIMIT);
-            let until = Instant::now() + patience;
-            let now = SystemTime::now();
-            let first: Arc<[Outgoing]> = first
-                .into_iter()
-                .map(|publish| Outgoing::new(publish, now))
-                .collect::<Result<_>>()?;
-            loop {
-                let request = Request::Settle {
-                    claim: self.claim,
-                    queue: self.queue.clone(),
-                    first: Arc::clone(&first),
-                };
-                match self.handle.call(request).await {
-                    // Both mean that nothing was done. Whoever waited too long for an answer cannot
-                    // know, and asking again could meet its own success as a stale delivery.
-                    Err(Error::Blocked { .. } | Error::Unavailable { .. })
-                        if Instant::now() + SETTLE_PAUSE < until =>
-                    {
-                        tokio::time::sleep(SETTLE_PAUSE).await;
-                    }
-                    done => {
-                        self.armed = done.is_err();
-                        return done.map(drop).map_err(|error| self.void(error).into());
-                    }
-                }
+    fn ack(&mut self, first: Vec<Publish>, until: Until) -> BoxFuture<'_, Result<(), Unstored>> {
+        // Nothing of it can be refused.
+        let is_plain = first
+            .iter()
+            .all(|publish| matches!(publish.route, Route::Reply(_)));
+        let patience = first.iter().map(|publish| publish.deadline).max();
+        let patience = patience.unwrap_or(CALL_LIMIT).min(10 * CALL_LIMIT);
+        let now = SystemTime::now();
+        let first = first.into_iter().map(|publish| Outgoing::new(publish, now));
+        let request = first.collect::<Result<_>>().map(|first| Request::Settle {
+            claim: self.claim,
+            queue: Arc::clone(&self.queue),
+            first,
+        });
+        let request = match request {
+            Ok(request) if is_plain && until == Until::Sent => {
+                let posted = self.handle.try_post(request);
+                return Box::pin(std::future::ready(self.settled(posted)));
             }
+            request => request,
+        };
+        Box::pin(async move {
+            let done = self.handle.call_within(request?, patience).await;
+            self.settled(done.map(drop))
         })
     }
 
@@ -201,6 +194,11 @@ impl Settle for SqliteSettle {
 }
 
 impl SqliteSettle {
+    fn settled(&mut self, done: Result<()>) -> Result<(), Unstored> {
+        self.armed = done.is_err();
+        done.map_err(|error| self.void(error).into())
+    }
+
     /// A closed broker has given back what it held: to its holder, the delivery is void.
     fn void(&self, error: Error) -> Error {
         match error {

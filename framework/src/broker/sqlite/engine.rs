@@ -10,12 +10,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::audience::Heard;
 use super::batch::{Batch, Identity};
-use super::command::{Answer, Claim, Command, Handle, Job, Request, millis};
+use super::command::{Answer, Command, Handle, Job, Request, millis};
 use super::consume::{Member, Members};
 use super::fault::{Failed, Fault};
 use super::harvest::{Appetite, Harvest};
 use super::liveness::{LockDirectory, ProcessLock};
 use super::opened::OpenedFile;
+use super::owed::Owed;
 use super::process;
 use super::syncing::Syncing;
 use super::transaction::WriteTransaction;
@@ -36,6 +37,9 @@ const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// for the lock can only poll it, and would hardly ever find it free.
 const TURN: Duration = Duration::from_millis(5);
 const REST: Duration = Duration::from_micros(700);
+/// The same where none of the others has written anything lately: one that begins to finds a gap between two
+/// transactions, or waits this long once.
+const LONG_TURN: Duration = Duration::from_millis(25);
 
 /// The reply queue of this process.
 pub(super) struct ReplyQueue {
@@ -62,12 +66,13 @@ pub(super) struct Engine {
     pub(super) cancellations: Vec<mpsc::Sender<String>>,
     pub(super) cancelled_seen: i64,
     pub(super) cancelled_waiting: bool,
-    /// Deliveries that are to be given back and could not be yet.
-    pub(super) debts: Vec<Claim>,
+    pub(super) owed: Owed,
     /// Becomes true when the deliveries handed out are void.
     pub(super) ended: watch::Sender<bool>,
     pub(super) data_version: i64,
     pub(super) others: bool,
+    /// Whether they have written anything lately.
+    pub(super) rivals: bool,
     pub(super) heard: Heard,
     pub(super) next_tick: Instant,
     /// How often the other processes were looked after.
@@ -132,10 +137,11 @@ impl Engine {
             cancellations: Vec::new(),
             cancelled_seen: 0,
             cancelled_waiting: false,
-            debts: Vec::new(),
+            owed: Owed::default(),
             ended: watch::channel(false).0,
             data_version: 0,
             others: false,
+            rivals: false,
             heard,
             next_tick: now,
             ticks: 0,
@@ -165,6 +171,9 @@ impl Engine {
                 jobs.push(Job::silent(Request::Sync));
             }
             jobs.retain(Job::take);
+            if !self.owed.is_empty() && (close.is_some() || now >= self.claim_again) {
+                jobs.splice(0..0, self.owed.take());
+            }
             if !jobs.is_empty() || (self.wants_claim() && now >= self.claim_again) {
                 let started = Instant::now();
                 self.carry_out(jobs, true);
@@ -180,7 +189,8 @@ impl Engine {
     /// Waits for commands or for a time at which something is to be done.
     fn gather(&mut self) -> (Vec<Job>, bool, Option<oneshot::Sender<()>>) {
         let (mut jobs, mut news, mut close) = (Vec::new(), false, None);
-        if self.turn > TURN && self.others {
+        let turn = if self.rivals { TURN } else { LONG_TURN };
+        if self.turn > turn && self.others {
             self.turn = Duration::ZERO;
             std::thread::sleep(REST);
         }
@@ -266,7 +276,7 @@ impl Engine {
     /// Whether a transaction is wanted though nobody asked for one.
     fn wants_claim(&self) -> bool {
         let hungry = |member: &Member| member.check && member.free() > 0;
-        !self.debts.is_empty()
+        !self.owed.is_empty()
             || self.members.consumers.values().any(hungry)
             || self
                 .replies
@@ -305,11 +315,8 @@ impl Engine {
                     self.cannot_claim(&fault);
                 }
                 for job in jobs {
-                    if let Request::Release(claim) = job.request {
-                        self.debts.push(claim);
-                    }
                     let error = fault.error(job.request.what());
-                    job.answer(Err(error));
+                    self.owed.conclude(job, Err(error));
                 }
             }
         }
@@ -355,11 +362,6 @@ impl Engine {
         let tx = WriteTransaction::begin(&self.db)?;
         let now = millis(SystemTime::now());
         let mut batch = Batch::new(&self.db, self.me, now, &self.members);
-        for debt in &self.debts {
-            if let Err(Failed::Sql(error)) = batch.release(*debt) {
-                return Err(error);
-            }
-        }
         let mut answers = Vec::with_capacity(jobs.len());
         for job in jobs {
             answers.push(match batch.apply(&job.request) {

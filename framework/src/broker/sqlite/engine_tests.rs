@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::broker::sqlite::command::Outgoing;
 use crate::broker::sqlite::schema;
-use crate::broker::{Publish, Queue, Route};
+use crate::broker::{Delivery, Publish, Queue, Route};
 use crate::error::Error;
 
 fn outgoing(size: usize) -> Outgoing {
@@ -22,55 +22,93 @@ fn outgoing(size: usize) -> Outgoing {
     Outgoing::new(publish, SystemTime::now()).expect("it can be encoded")
 }
 
-#[tokio::test]
-async fn a_full_disk_refuses_what_grows_and_lets_the_rest_go_on() {
-    let name = format!("garenne-{}", uuid::Uuid::new_v4().simple());
-    let place = std::env::temp_dir().join(name);
-    let path = place.join("queue.db");
-    let db = schema::open(&path).expect("opened");
-    let pages: i64 = db
-        .pragma_query_value(None, "page_count", |row| row.get(0))
-        .expect("read");
-    db.pragma_update_and_check(None, "max_page_count", pages + 40, |_| Ok(()))
-        .expect("set");
-    let (handle, inbox) = Handle::new();
-    let syncing = Syncing::new(&db, true).expect("set");
-    let heard = Heard::default();
-    let engine =
-        Engine::new(db, syncing, path.clone(), handle.clone(), inbox, heard).expect("registered");
-    let thread = std::thread::spawn(move || engine.run());
-    let publish = async |size| {
-        let patience = Duration::from_secs(20);
-        handle.publish(outgoing(size), patience).await.0
-    };
+/// The writer thread of a file that cannot grow by more than 40 pages.
+struct Small {
+    place: PathBuf,
+    handle: Handle,
+    thread: std::thread::JoinHandle<()>,
+}
 
-    let (sender, mut deliveries) = mpsc::channel(3);
-    let subscribe = Request::Subscribe {
-        number: 1,
-        queue: Queue::new("q"),
-        slots: 2,
-        deliveries: sender,
-    };
-    handle.call(subscribe).await.expect("subscribed");
-    for _ in 0..2 {
-        publish(10).await.expect("stored");
-    }
-    let mut held = Vec::new();
-    for _ in 0..2 {
-        held.push(deliveries.recv().await.expect("open").expect("delivered"));
-    }
-    let large = (0..60).map(|_| publish(8000));
-    let mut stored = 0;
-    for outcome in futures_util::future::join_all(large).await {
-        match outcome {
-            Ok(()) => stored += 1,
-            Err(Error::Blocked { reason, .. }) => {
-                assert!(reason.contains("free space"), "{reason}")
-            }
-            Err(error) => panic!("{error}"),
+impl Small {
+    fn open() -> Self {
+        let name = format!("garenne-{}", uuid::Uuid::new_v4().simple());
+        let place = std::env::temp_dir().join(name);
+        let path = place.join("queue.db");
+        let db = schema::open(&path).expect("opened");
+        let pages: i64 = db
+            .pragma_query_value(None, "page_count", |row| row.get(0))
+            .expect("read");
+        db.pragma_update_and_check(None, "max_page_count", pages + 40, |_| Ok(()))
+            .expect("set");
+        let (handle, inbox) = Handle::new();
+        let syncing = Syncing::new(&db, true).expect("set");
+        let heard = Heard::default();
+        let engine =
+            Engine::new(db, syncing, path, handle.clone(), inbox, heard).expect("registered");
+        let thread = std::thread::spawn(move || engine.run());
+        Self {
+            place,
+            handle,
+            thread,
         }
     }
-    assert!((5..40).contains(&stored), "{stored}");
+
+    async fn publish(&self, size: usize) -> Result<(), Error> {
+        let patience = Duration::from_secs(20);
+        self.handle.publish(outgoing(size), patience).await.0
+    }
+
+    /// Two deliveries, and where others come.
+    async fn hold_two(&self) -> (Vec<Delivery>, mpsc::Receiver<Result<Delivery, Error>>) {
+        let (sender, mut deliveries) = mpsc::channel(3);
+        let subscribe = Request::Subscribe {
+            number: 1,
+            queue: Queue::new("q"),
+            slots: 2,
+            deliveries: sender,
+        };
+        self.handle.call(subscribe).await.expect("subscribed");
+        for _ in 0..2 {
+            self.publish(10).await.expect("stored");
+        }
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            held.push(deliveries.recv().await.expect("open").expect("delivered"));
+        }
+        (held, deliveries)
+    }
+
+    /// Publishes what is too much; how many were stored.
+    async fn fill(&self) -> usize {
+        let large = (0..60).map(|_| self.publish(8000));
+        let mut stored = 0;
+        for outcome in futures_util::future::join_all(large).await {
+            match outcome {
+                Ok(()) => stored += 1,
+                Err(Error::Blocked { reason, .. }) => {
+                    assert!(reason.contains("free space"), "{reason}")
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!((5..40).contains(&stored), "{stored}");
+        stored
+    }
+
+    async fn close(self) {
+        let (closed, done) = oneshot::channel();
+        self.handle.send(Command::Close(closed));
+        done.await.expect("closed");
+        self.thread.join().expect("ended");
+        std::fs::remove_dir_all(self.place).expect("removed");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_grows_and_lets_the_rest_go_on() {
+    let small = Small::open();
+    let (held, mut deliveries) = small.hold_two().await;
+    let stored = small.fill().await;
     for delivery in held {
         delivery.ack(None).await.expect("settling needs no room");
     }
@@ -78,11 +116,47 @@ async fn a_full_disk_refuses_what_grows_and_lets_the_rest_go_on() {
         let delivery = deliveries.recv().await.expect("open").expect("delivered");
         delivery.ack(None).await.expect("settled");
     }
-    publish(8000).await.expect("there is room again");
+    small.publish(8000).await.expect("there is room again");
+    small.close().await;
+}
 
-    let (closed, done) = oneshot::channel();
-    handle.send(Command::Close(closed));
-    done.await.expect("closed");
-    thread.join().expect("ended");
-    std::fs::remove_dir_all(place).expect("removed");
+#[tokio::test]
+async fn what_nobody_waits_for_is_settled_when_there_is_room() {
+    let small = Small::open();
+    let (mut held, mut deliveries) = small.hold_two().await;
+    let (address, (sender, mut replies)) = ("garenne.reply.mine", mpsc::channel(1));
+    let listen = Request::Replies {
+        address: address.into(),
+        messages: sender,
+    };
+    small.handle.call(listen).await.expect("listening");
+    let stored = small.fill().await;
+    let reply = Publish {
+        route: Route::Reply(address.into()),
+        message: Message {
+            body: vec![b'x'; 40_000].into(),
+            ..Message::default()
+        },
+        delay: Duration::ZERO,
+        deadline: Duration::ZERO,
+    };
+    let answered = Box::new(held.remove(0));
+    answered.settle(vec![reply]).await.expect("on its way");
+    let handle = small.handle.clone();
+    let mut flush = tokio::spawn(async move { handle.call(Request::Flush).await });
+    let early = tokio::time::timeout(Duration::from_millis(400), &mut flush).await;
+    assert!(early.is_err(), "it is not settled");
+    assert!(replies.try_recv().is_err());
+    // What makes room.
+    let mut made = held;
+    for _ in 0..stored {
+        for delivery in made.drain(..) {
+            delivery.ack(None).await.expect("settled");
+        }
+        made.push(deliveries.recv().await.expect("open").expect("delivered"));
+    }
+    flush.await.expect("no panic").expect("settled");
+    assert_eq!(replies.recv().await.expect("open").body.len(), 40_000);
+    drop(made);
+    small.close().await;
 }

@@ -13,7 +13,6 @@ use crate::broker::Stale;
 impl Engine {
     /// The transaction is committed: brings memory up to it, and tells all whom it concerns.
     pub(super) fn hand_out(&mut self, jobs: Vec<Job>, outcome: Outcome) {
-        self.debts.clear();
         for seq in outcome.done {
             self.members.settled(seq);
         }
@@ -30,8 +29,12 @@ impl Engine {
             self.waker.wake(port);
         }
         for (mut job, answer) in jobs.into_iter().zip(outcome.answers) {
-            if matches!(job.request, Request::Publish(_) | Request::Settle { .. }) {
-                job.answer(answer);
+            if let Request::Publish(_)
+            | Request::Settle { .. }
+            | Request::Release(_)
+            | Request::Flush = job.request
+            {
+                self.owed.conclude(job, answer);
                 continue;
             }
             let request = std::mem::replace(&mut job.request, Request::Prune);
@@ -44,6 +47,9 @@ impl Engine {
                 request => self.note(request, answer.is_ok(), outcome.cancelled_until),
             }
             job.answer(answer);
+        }
+        if !self.owed.is_empty() {
+            self.claim_again = Instant::now() + CLAIM_PAUSE;
         }
         if self.members.audience.news {
             self.hear();
@@ -99,7 +105,6 @@ impl Engine {
                     member.check = true;
                 }
             }
-            Request::Release(claim) if !succeeded => self.debts.push(claim),
             Request::Replies { address, messages } if succeeded => {
                 self.replies = Some(ReplyQueue {
                     address,

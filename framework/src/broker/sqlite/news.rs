@@ -46,8 +46,9 @@ impl Engine {
             .db
             .pragma_query_value(None, "data_version", |row| row.get(0));
         match version {
-            Ok(version) if version == self.data_version => {}
+            Ok(version) if version == self.data_version => self.rivals = false,
             Ok(version) => {
+                self.rivals = true;
                 self.data_version = version;
                 self.look();
                 self.hear();
@@ -68,7 +69,6 @@ impl Engine {
                 self.ended.send_replace(true);
                 self.ended = watch::channel(false).0;
                 self.members.void();
-                self.debts.clear();
                 jobs.push(Job::silent(Request::Rejoin));
                 if let Some(ReplyQueue {
                     address, messages, ..

@@ -90,7 +90,9 @@ impl Syncing {
 
 fn urgency(jobs: &[Job]) -> Urgency {
     let urgencies = jobs.iter().map(|job| match job.request {
-        Request::Release(_) | Request::Allow { .. } | Request::Announce { .. } => Urgency::Never,
+        Request::Release(_) | Request::Allow { .. } | Request::Announce { .. } | Request::Flush => {
+            Urgency::Never
+        }
         Request::Settle { .. } => Urgency::Soon,
         _ => Urgency::Now,
     });
@@ -126,7 +128,7 @@ mod tests {
         Job::silent(Request::Settle {
             claim: CLAIM,
             queue: "q".into(),
-            first: [].into(),
+            first: Vec::new(),
         })
     }
 

@@ -1,0 +1,107 @@
+//! What a transaction could not do and has to be done all the same: settlements and deliveries given back are tried
+//! again for as long as this process may settle at all. Their slots stay taken, so that there are never many.
+
+use super::command::{Answer, Job, Request};
+use crate::error::Error;
+
+/// Jobs to be carried out before any other.
+#[derive(Default)]
+pub(super) struct Owed(Vec<Job>);
+
+impl Owed {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes all of them, in the order in which they came.
+    pub(super) fn take(&mut self) -> Vec<Job> {
+        std::mem::take(&mut self.0)
+    }
+
+    /// Answers a job that was tried, unless it is to be tried again.
+    pub(super) fn conclude(&mut self, mut job: Job, answer: Answer) {
+        let passes =
+            |error: &Error| matches!(error, Error::Blocked { .. } | Error::Unavailable { .. });
+        match (&job.request, &answer) {
+            (Request::Settle { .. }, Err(error)) if passes(error) => self.0.push(job),
+            // To its holder, that is no failure.
+            (Request::Settle { .. }, Err(Error::Stale { .. })) => job.answer(answer),
+            (Request::Settle { claim, .. }, Err(error)) if !job.is_attended() => {
+                tracing::error!("not settled, so it is delivered again: {error}");
+                job.request = Request::Release(*claim);
+                self.0.push(job);
+            }
+            (Request::Release(claim), Err(_)) => {
+                self.0.push(Job::silent(Request::Release(*claim)));
+                job.answer(answer);
+            }
+            (Request::Flush, _) if !self.is_empty() => self.0.push(job),
+            _ => job.answer(answer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::sqlite::command::{Claim, Handle};
+
+    const CLAIM: Claim = Claim { seq: 1, number: 1 };
+
+    fn settle() -> Request {
+        Request::Settle {
+            claim: CLAIM,
+            queue: "q".into(),
+            first: Vec::new(),
+        }
+    }
+
+    fn full() -> Error {
+        Error::Blocked {
+            route: "q".into(),
+            reason: "full".into(),
+            waited: crate::SECOND,
+        }
+    }
+
+    fn left(request: Request, error: Error) -> Vec<Request> {
+        let mut owed = Owed::default();
+        owed.conclude(Job::silent(request), Err(error));
+        owed.take().into_iter().map(|job| job.request).collect()
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_what_cannot_be_settled_goes_back() {
+        assert!(matches!(
+            left(settle(), full())[..],
+            [Request::Settle { .. }]
+        ));
+        let stale = Error::Stale { queue: "q".into() };
+        assert!(left(settle(), stale).is_empty());
+        let damaged = Error::broker("settling", "damaged");
+        assert!(matches!(
+            left(settle(), damaged)[..],
+            [Request::Release(CLAIM)]
+        ));
+        assert!(matches!(
+            left(Request::Release(CLAIM), full())[..],
+            [Request::Release(CLAIM)]
+        ));
+        assert!(left(Request::Prune, full()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_told_what_does_not_pass() {
+        let (handle, inbox) = Handle::new();
+        let mut owed = Owed::default();
+        let tell = async {
+            let Ok(super::super::command::Command::Do(job)) = inbox.try_recv() else {
+                panic!("asked");
+            };
+            owed.conclude(job, Err(Error::broker("settling", "damaged")));
+        };
+        let (told, ()) = tokio::join!(handle.call(settle()), tell);
+        assert!(matches!(told, Err(Error::Broker { .. })), "{told:?}");
+        assert!(owed.is_empty());
+    }
+}
