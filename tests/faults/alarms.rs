@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use garenne::{App, Error};
 
 use super::node::Node;
-use super::place::{Place, alone, figure};
+use super::place::{Place, aside, figure};
 use super::tasks::{echo, marks, worker};
 use crate::support::{eventually, within};
 
@@ -17,7 +17,7 @@ const WORK: u64 = 1_500;
 #[test]
 fn an_alarm_blocks_senders_but_not_acknowledgements() {
     let name = "an_alarm_blocks_senders_but_not_acknowledgements";
-    alone(name, Node::start, |node| async move {
+    aside(name, Node::start, |node| async move {
         let place = node.place();
         let memory = "set_vm_memory_high_watermark";
         alarm(

@@ -15,7 +15,7 @@ const MEMBERS: u64 = 50;
 const WINDOW: usize = 50;
 const SLOTS: usize = 16;
 
-on!(each_body_runs_with_its_members_results: sqlite quorum);
+on!(alone each_body_runs_with_its_members_results: sqlite quorum);
 
 /// How many chords: `GARENNE_TEST_CHORDS`, or as many as the kind of run wants.
 fn chords() -> u64 {

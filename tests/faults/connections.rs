@@ -76,7 +76,7 @@ async fn cut(node: Node) {
 const LONGEST: Duration = Duration::from_secs(2);
 const HOUR: u64 = 3_600_000;
 
-on!(a_worker_takes_no_more_than_it_can_run_after_a_cut: quorum classic);
+on!(alone a_worker_takes_no_more_than_it_can_run_after_a_cut: quorum classic);
 
 async fn a_worker_takes_no_more_than_it_can_run_after_a_cut(place: Place) {
     let proxy = Proxy::start(&place.server()).await;

@@ -22,8 +22,8 @@ const GROWTH: i64 = 30 * 1024;
 /// Letters of which a killed operator's retries may be repeated: a page of them.
 const PAGE: usize = 100;
 
-on!(a_killed_retry_loses_no_letter: sqlite quorum classic);
-on!(many_letters_take_bounded_memory: sqlite quorum);
+on!(alone a_killed_retry_loses_no_letter: sqlite quorum classic);
+on!(alone many_letters_take_bounded_memory: sqlite quorum);
 
 /// Puts `count` dead letters to the place's queue.
 async fn dead(app: &App, queue: &str, count: usize) {

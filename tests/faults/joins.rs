@@ -30,8 +30,8 @@ const HARM_WITHIN: u64 = 50;
 /// How long to watch for a body that comes twice.
 const A_MOMENT: Duration = Duration::from_millis(500);
 
-on!(joins_fire_once_though_their_workers_are_killed: sqlite quorum classic);
-on!(joins_fire_once_though_connections_break: quorum classic);
+on!(alone joins_fire_once_though_their_workers_are_killed: sqlite quorum classic);
+on!(alone joins_fire_once_though_connections_break: quorum classic);
 
 fn publish(route: Route, message: Message) -> Publish {
     Publish {

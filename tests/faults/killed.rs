@@ -5,7 +5,7 @@ use super::place::{Place, figure, on};
 use super::tasks::{hangs_once, now};
 use crate::support::within;
 
-on!(a_killed_workers_call_runs_elsewhere_at_once: sqlite quorum classic);
+on!(alone a_killed_workers_call_runs_elsewhere_at_once: sqlite quorum classic);
 
 async fn a_killed_workers_call_runs_elsewhere_at_once(place: Place) {
     let mut workers = [

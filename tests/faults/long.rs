@@ -9,7 +9,7 @@ use garenne::{App, Queue};
 
 use super::child::WorkerProcess;
 use super::node::Node;
-use super::place::{Place, alone, figure};
+use super::place::{Place, aside, figure};
 use super::tasks::{echo, endures, worker};
 use crate::support::within;
 
@@ -53,29 +53,29 @@ fn warned_of(words: &[&str]) -> bool {
 
 #[test]
 fn a_long_call_is_not_cut_off() {
-    alone("a_long_call_is_not_cut_off", Node::start, not_cut_off);
+    aside("a_long_call_is_not_cut_off", Node::start, not_cut_off);
 }
 
 #[test]
 fn a_call_that_is_cut_off_runs_once() {
-    alone("a_call_that_is_cut_off_runs_once", Node::start, runs_once);
+    aside("a_call_that_is_cut_off_runs_once", Node::start, runs_once);
 }
 
 #[test]
 fn a_classic_queues_call_that_is_cut_off_runs_once() {
     let name = "a_classic_queues_call_that_is_cut_off_runs_once";
-    alone(name, Node::start, classic_runs_once);
+    aside(name, Node::start, classic_runs_once);
 }
 
 #[test]
 fn the_first_result_of_two_workers_counts() {
-    alone("the_first_result_of_two_workers_counts", Node::start, two);
+    aside("the_first_result_of_two_workers_counts", Node::start, two);
 }
 
 #[test]
 fn a_call_cut_off_too_often_for_the_broker_is_kept() {
     let name = "a_call_cut_off_too_often_for_the_broker_is_kept";
-    alone(name, Node::start, limit);
+    aside(name, Node::start, limit);
 }
 
 /// The server's own timeout, as its operator would set it for all queues.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use garenne::{App, Error, SECOND};
 
 use super::node::Node;
-use super::place::{Place, alone, figure};
+use super::place::{Place, aside, figure};
 use super::tasks::{echo, worker};
 use crate::support::within;
 
@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_millis(3_500);
 
 #[test]
 fn sending_to_a_broker_that_is_away_fails_in_time() {
-    alone(
+    aside(
         "sending_to_a_broker_that_is_away_fails_in_time",
         Node::start,
         away,
@@ -24,7 +24,7 @@ fn sending_to_a_broker_that_is_away_fails_in_time() {
 
 #[test]
 fn sending_to_a_blocked_broker_fails_in_time() {
-    alone(
+    aside(
         "sending_to_a_blocked_broker_fails_in_time",
         Node::start,
         blocked,

@@ -121,14 +121,33 @@ pub(crate) fn long() -> bool {
     std::env::var("GARENNE_TEST_LONG").is_ok_and(|value| value == "1")
 }
 
-/// Runs one test, when no other one runs.
+/// Runs one test, when no other one runs but of those that wait [aside].
 pub(crate) fn alone<T, F: Future<Output = ()>>(
     name: &str,
     place: impl FnOnce() -> Option<T>,
     case: impl FnOnce(T) -> F,
 ) {
     static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    in_turn(&TURN, name, place, case);
+}
+
+/// Runs one test that mostly waits for time to pass, when no other one of these runs.
+pub(crate) fn aside<T, F: Future<Output = ()>>(
+    name: &str,
+    place: impl FnOnce() -> Option<T>,
+    case: impl FnOnce(T) -> F,
+) {
+    static TURN: Mutex<()> = Mutex::new(());
+    in_turn(&TURN, name, place, case);
+}
+
+fn in_turn<T, F: Future<Output = ()>>(
+    turn: &Mutex<()>,
+    name: &str,
+    place: impl FnOnce() -> Option<T>,
+    case: impl FnOnce(T) -> F,
+) {
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(place) = place() else { return };
     let start = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -153,14 +172,14 @@ macro_rules! figure {
 }
 pub(crate) use figure;
 
-/// A test for each of these brokers: `on!(case: sqlite quorum)` runs `case(place)`.
+/// A test for each of these brokers: `on!(alone case: sqlite quorum)` runs `case(place)`.
 macro_rules! on {
-    ($case:ident: $($broker:ident)+) => {
+    ($turn:ident $case:ident: $($broker:ident)+) => {
         mod $case {
             $(#[test]
             fn $broker() {
-                use crate::faults::place::{Place, alone};
-                alone(concat!(stringify!($case), "::", stringify!($broker)), Place::$broker, super::$case);
+                use crate::faults::place::{self, Place};
+                place::$turn(concat!(stringify!($case), "::", stringify!($broker)), Place::$broker, super::$case);
             })+
         }
     };

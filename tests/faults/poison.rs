@@ -17,11 +17,11 @@ use crate::support::within;
 const MEMORY: &str = "-v 1200000";
 const SLOTS: usize = 4;
 
-on!(poison_is_put_aside: sqlite quorum classic);
-on!(neighbours_of_poison_are_not_blamed: sqlite quorum classic);
-on!(poison_that_is_acknowledged_early_works_once: sqlite quorum classic);
-on!(a_thousand_panics_change_nothing: memory sqlite quorum);
-on!(the_next_good_task_runs_at_once_after_a_thousand_panics: sqlite quorum);
+on!(alone poison_is_put_aside: sqlite quorum classic);
+on!(alone neighbours_of_poison_are_not_blamed: sqlite quorum classic);
+on!(alone poison_that_is_acknowledged_early_works_once: sqlite quorum classic);
+on!(alone a_thousand_panics_change_nothing: memory sqlite quorum);
+on!(alone the_next_good_task_runs_at_once_after_a_thousand_panics: sqlite quorum);
 
 /// Awaits `end`; worker processes that end, which they may before they could say that they are ready, are
 /// replaced. How many did.

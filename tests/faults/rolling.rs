@@ -17,7 +17,7 @@ const LONG: (usize, u64) = (20, 10_000);
 /// Handles kept at a time: there are always enough calls in the queue.
 const AWAITED: usize = 300;
 
-on!(rolling_restarts_lose_and_repeat_nothing: sqlite quorum);
+on!(alone rolling_restarts_lose_and_repeat_nothing: sqlite quorum);
 
 async fn rolling_restarts_lose_and_repeat_nothing(place: Place) {
     let (rounds, calls) = if super::place::long() { LONG } else { SHORT };

@@ -15,8 +15,8 @@ const WORKER_GROWTH: i64 = 20 * 1024;
 const SENDER_GROWTH: i64 = 30 * 1024;
 const MILLION: u64 = 1_000_000;
 
-on!(a_hundred_thousand_calls_in_flat_memory: sqlite quorum);
-on!(an_endless_iterator_takes_bounded_memory: sqlite);
+on!(alone a_hundred_thousand_calls_in_flat_memory: sqlite quorum);
+on!(alone an_endless_iterator_takes_bounded_memory: sqlite);
 
 async fn a_hundred_thousand_calls_in_flat_memory(place: Place) {
     let workers = [

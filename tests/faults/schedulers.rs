@@ -9,7 +9,7 @@ use garenne::{App, RunningWorker, SECOND, Scheduler, every};
 
 use super::child::signal;
 use super::node::Node;
-use super::place::{Place, alone, figure, long, on};
+use super::place::{Place, aside, figure, long, on};
 use super::tasks::{beat, now, worker};
 
 const URL: &str = "GARENNE_SCHEDULER_URL";
@@ -17,12 +17,12 @@ const QUEUE: &str = "GARENNE_SCHEDULER_QUEUE";
 /// A tick that comes later than this after another one's death is too late.
 const TAKEOVER: Duration = Duration::from_secs(8);
 
-on!(a_killed_schedulers_ticks_are_sent_by_another: sqlite quorum classic);
-on!(a_frozen_scheduler_does_no_harm: sqlite quorum);
+on!(aside a_killed_schedulers_ticks_are_sent_by_another: sqlite quorum classic);
+on!(aside a_frozen_scheduler_does_no_harm: sqlite quorum);
 
 #[test]
 fn ticks_outlive_a_broker_that_is_stopped() {
-    alone(
+    aside(
         "ticks_outlive_a_broker_that_is_stopped",
         Node::start,
         |node| restart(node, "stop"),
@@ -31,7 +31,7 @@ fn ticks_outlive_a_broker_that_is_stopped() {
 
 #[test]
 fn ticks_outlive_a_broker_that_is_killed() {
-    alone(
+    aside(
         "ticks_outlive_a_broker_that_is_killed",
         Node::start,
         |node| restart(node, "kill"),
@@ -295,7 +295,7 @@ async fn restart(node: Node, how: &str) {
 #[test]
 fn a_lease_outlives_the_consumer_timeout() {
     if long() {
-        alone("a_lease_outlives_the_consumer_timeout", Node::start, idle);
+        aside("a_lease_outlives_the_consumer_timeout", Node::start, idle);
     }
 }
 

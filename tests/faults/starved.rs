@@ -15,7 +15,7 @@ const TAKEN: u64 = 3_000;
 /// Of a processor, in that time.
 const COST: Duration = Duration::from_millis(600);
 
-on!(a_task_that_never_ends_gives_its_slot_back: memory sqlite quorum);
+on!(alone a_task_that_never_ends_gives_its_slot_back: memory sqlite quorum);
 
 async fn a_task_that_never_ends_gives_its_slot_back(place: Place) {
     let app = place.app().await;

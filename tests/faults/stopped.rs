@@ -9,7 +9,7 @@ use crate::support::within;
 
 const CALLS: u64 = 2_000;
 
-on!(a_graceful_stop_loses_and_repeats_nothing: sqlite quorum);
+on!(alone a_graceful_stop_loses_and_repeats_nothing: sqlite quorum);
 
 async fn a_graceful_stop_loses_and_repeats_nothing(place: Place) {
     let app = place.app().await;

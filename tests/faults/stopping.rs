@@ -26,10 +26,10 @@ fn a_stop_ends_in_time_whatever_the_broker_does() {
     );
 }
 
-on!(a_stop_does_not_wait_for_a_task_that_does_not_listen: sqlite quorum);
-on!(a_second_signal_hands_back_at_once: sqlite quorum);
-on!(what_was_done_ahead_is_done_once: sqlite quorum classic);
-on!(what_outlasts_the_grace_period_runs_elsewhere: sqlite quorum classic);
+on!(alone a_stop_does_not_wait_for_a_task_that_does_not_listen: sqlite quorum);
+on!(alone a_second_signal_hands_back_at_once: sqlite quorum);
+on!(alone what_was_done_ahead_is_done_once: sqlite quorum classic);
+on!(alone what_outlasts_the_grace_period_runs_elsewhere: sqlite quorum classic);
 
 /// A worker process that is busy for an hour.
 async fn busy(place: &Place, app: &App, spawn: Spawn) -> (WorkerProcess, Handle<u64>) {

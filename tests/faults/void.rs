@@ -125,7 +125,7 @@ async fn adopted(place: Place) {
     caller.leave().await;
 }
 
-on!(a_redelivery_beside_a_valid_delivery_is_adopted: quorum classic);
+on!(alone a_redelivery_beside_a_valid_delivery_is_adopted: quorum classic);
 
 /// RabbitMQ gives a message again to a consumer that it took for dead, on the same channel, when their nodes have lost
 /// each other for a moment. To the worker that looks as a second copy of the message does that came back.
@@ -248,7 +248,7 @@ async fn frozen(place: Place) {
     caller.leave().await;
 }
 
-on!(the_first_of_two_replies_wins: memory sqlite quorum);
+on!(alone the_first_of_two_replies_wins: memory sqlite quorum);
 
 async fn the_first_of_two_replies_wins(place: Place) {
     let app = place.app().await;
@@ -285,9 +285,9 @@ async fn the_first_of_two_replies_wins(place: Place) {
     place.leave(app).await;
 }
 
-on!(a_crash_between_reply_and_ack_repeats_the_work_but_not_the_result: quorum classic);
-on!(a_cut_between_reply_and_ack_repeats_nothing: quorum classic);
-on!(a_crash_between_retry_and_ack_loses_nothing: quorum classic);
+on!(alone a_crash_between_reply_and_ack_repeats_the_work_but_not_the_result: quorum classic);
+on!(alone a_cut_between_reply_and_ack_repeats_nothing: quorum classic);
+on!(alone a_crash_between_retry_and_ack_loses_nothing: quorum classic);
 
 async fn a_crash_between_reply_and_ack_repeats_the_work_but_not_the_result(place: Place) {
     let tap = Tap::start(place.server()).await;
