@@ -1,5 +1,5 @@
 //! Faults and scale: killed processes, broker restarts, lost connections, poison, and hundreds of
-//! thousands of calls. One test at a time, so that each has the machine to itself; each prints its figures
+//! thousands of calls. One test at a time, and beside it one that mostly waits for time to pass; each prints its figures
 //! (`-- --nocapture` shows them).
 //!
 //! RabbitMQ is taken from `GARENNE_TEST_AMQP`. Tests that harm a broker start a node of their own with the

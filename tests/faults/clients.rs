@@ -16,7 +16,7 @@ const GROWTH: i64 = 10 * 1024;
 
 on!(alone a_caller_that_is_gone_harms_nobody: sqlite quorum);
 on!(alone a_backlog_costs_its_worker_no_memory: sqlite quorum);
-on!(alone forgotten_calls_cost_their_sender_no_memory: quorum);
+on!(by_itself forgotten_calls_cost_their_sender_no_memory: quorum);
 
 fn count((short, long): (u64, u64)) -> u64 {
     if super::place::long() { long } else { short }

@@ -23,7 +23,7 @@ const GROWTH: i64 = 30 * 1024;
 const PAGE: usize = 100;
 
 on!(alone a_killed_retry_loses_no_letter: sqlite quorum classic);
-on!(alone many_letters_take_bounded_memory: sqlite quorum);
+on!(by_itself many_letters_take_bounded_memory: sqlite quorum);
 
 /// Puts `count` dead letters to the place's queue.
 async fn dead(app: &App, queue: &str, count: usize) {

@@ -9,7 +9,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
 
 use super::child::{Spawn, memory};
-use super::place::{Place, alone, figure, long};
+use super::place::{Place, alone, by_itself, figure, long};
 use super::proxy::Proxy;
 use super::tasks::echo;
 use crate::support::within;
@@ -81,7 +81,7 @@ async fn reconnects(place: Place) {
 #[test]
 fn confirmed_messages_leave_nothing_behind() {
     let name = "confirmed_messages_leave_nothing_behind";
-    alone(name, Place::quorum, confirmed);
+    by_itself(name, Place::quorum, confirmed);
 }
 
 async fn confirmed(place: Place) {

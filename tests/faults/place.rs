@@ -127,8 +127,16 @@ pub(crate) fn alone<T, F: Future<Output = ()>>(
     place: impl FnOnce() -> Option<T>,
     case: impl FnOnce(T) -> F,
 ) {
-    static TURN: Mutex<()> = Mutex::new(());
-    in_turn(&TURN, name, place, case);
+    in_turn(&[&TURN], name, place, case);
+}
+
+/// Runs one test that looks at its own process, when no other one runs at all.
+pub(crate) fn by_itself<T, F: Future<Output = ()>>(
+    name: &str,
+    place: impl FnOnce() -> Option<T>,
+    case: impl FnOnce(T) -> F,
+) {
+    in_turn(&[&TURN, &ASIDE], name, place, case);
 }
 
 /// Runs one test that mostly waits for time to pass, when no other one of these runs.
@@ -137,17 +145,20 @@ pub(crate) fn aside<T, F: Future<Output = ()>>(
     place: impl FnOnce() -> Option<T>,
     case: impl FnOnce(T) -> F,
 ) {
-    static TURN: Mutex<()> = Mutex::new(());
-    in_turn(&TURN, name, place, case);
+    in_turn(&[&ASIDE], name, place, case);
 }
 
+static TURN: Mutex<()> = Mutex::new(());
+static ASIDE: Mutex<()> = Mutex::new(());
+
 fn in_turn<T, F: Future<Output = ()>>(
-    turn: &Mutex<()>,
+    turns: &[&'static Mutex<()>],
     name: &str,
     place: impl FnOnce() -> Option<T>,
     case: impl FnOnce(T) -> F,
 ) {
-    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let lock = |turn: &&'static Mutex<()>| turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turns: Vec<_> = turns.iter().map(lock).collect();
     let Some(place) = place() else { return };
     let start = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread()

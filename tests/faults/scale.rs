@@ -16,7 +16,7 @@ const SENDER_GROWTH: i64 = 30 * 1024;
 const MILLION: u64 = 1_000_000;
 
 on!(alone a_hundred_thousand_calls_in_flat_memory: sqlite quorum);
-on!(alone an_endless_iterator_takes_bounded_memory: sqlite);
+on!(by_itself an_endless_iterator_takes_bounded_memory: sqlite);
 
 async fn a_hundred_thousand_calls_in_flat_memory(place: Place) {
     let workers = [

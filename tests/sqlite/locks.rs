@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use garenne::broker::{Broker, Publish, Queue};
 use garenne::error::Error;
+use garenne::{App, Worker, task};
+use tokio::sync::Semaphore;
 
 use super::place::{PATIENCE, Place, close, next, open, to};
 
@@ -28,6 +30,49 @@ async fn a_process_taken_for_dead_joins_again() {
     b.publish(to("q", "2")).await.unwrap();
     assert_eq!(next(&mut consumer).await.message.id, "2");
     close(&[&a, &b]).await;
+}
+
+static RUNS: Semaphore = Semaphore::const_new(0);
+static MAY_END: Semaphore = Semaphore::const_new(0);
+
+#[task]
+async fn held(number: u64) -> u64 {
+    RUNS.add_permits(1);
+    MAY_END.acquire().await.unwrap().forget();
+    number
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_worker_is_taken_for_dead_is_answered_by_its_only_run() {
+    let place = Place::new();
+    let url = format!("sqlite://{}", place.file().display());
+    let (ours, theirs) = (App::connect(&url).await, App::connect(&url).await);
+    let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+    let broker = open(&place.file()).await;
+    let worker = Worker::new(&theirs).queue("default", 2).spawn();
+    let handle = held::call(7).send(&ours).await.unwrap();
+    RUNS.acquire().await.unwrap().forget();
+    let locks = format!("{}-locks", place.file().display());
+    std::fs::remove_dir_all(&locks).unwrap();
+    // It has the call again when its new lock is there and no message waits.
+    let again = async {
+        loop {
+            let joined = std::fs::read_dir(&locks).is_ok_and(|locks| locks.count() >= 3);
+            if joined && broker.depth("default").await.unwrap().ready == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
+    MAY_END.add_permits(2);
+    let answer = tokio::time::timeout(PATIENCE, handle).await.unwrap();
+    assert_eq!(answer.unwrap(), 7);
+    assert_eq!(RUNS.available_permits(), 0, "it ran once");
+    worker.stop().await.unwrap();
+    ours.close().await;
+    theirs.close().await;
+    close(&[&broker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -428,6 +428,10 @@ impl Delivery {
         mut self: Box<Self>,
         first: Vec<Publish>,
     ) -> Result<(), (Box<Self>, Unstored)> {
+        if self.stale.is_stale() {
+            let queue = self.queue.clone();
+            return Err((self, Error::Stale { queue }.into()));
+        }
         let settled = self.settle.ack(first, Until::Sent).await;
         settled.map_err(|unstored| (self, unstored))
     }

@@ -162,10 +162,13 @@ impl Shared {
             Err(error) => (Verdict::HandBack, Some(error)),
         };
         let (mut verdict, mut error) = ended;
-        for other in registered.end() {
+        let (others, was_void) = registered.end();
+        for other in others {
             let settled = match error {
                 // What follows the call is out already.
-                None if !matches!(verdict, Verdict::HandBack) => Box::pin(other.ack(None)).await,
+                None if !was_void && !matches!(verdict, Verdict::HandBack) => {
+                    Box::pin(other.ack(None)).await
+                }
                 _ => {
                     let custody = Custody::Held(Box::new(other));
                     Box::pin(self.settle(custody, message, &mut verdict, slot.lane)).await

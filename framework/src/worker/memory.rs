@@ -81,6 +81,8 @@ struct Attempt {
     since: Instant,
     /// The same message, delivered again. More than one only where the broker takes a consumer for dead that is not.
     adopted: Vec<Delivery>,
+    /// Whether one that it stood on was void when another came.
+    was_void: bool,
 }
 
 impl Running {
@@ -108,7 +110,8 @@ impl Running {
                     ?running,
                     "delivered again while it runs: the running attempt adopts it"
                 );
-                attempt.stale.send_replace(delivery.stale().clone());
+                let before = attempt.stale.send_replace(delivery.stale().clone());
+                attempt.was_void |= before.is_stale();
                 attempt.adopted.retain(|held| !held.stale().is_stale());
                 attempt.adopted.push(*delivery);
                 None
@@ -128,6 +131,7 @@ impl Running {
                     stale,
                     since: Instant::now(),
                     adopted: Vec::new(),
+                    was_void: false,
                 });
                 true
             }
@@ -154,13 +158,16 @@ impl Registered<'_> {
         running.table().get_mut(key)?.adopted.pop().map(Box::new)
     }
 
-    /// The attempt has ended and what it stands on is settled; returns what else it has adopted.
-    pub(super) fn end(mut self) -> Vec<Delivery> {
+    /// The attempt has ended and what it stands on is settled; returns what else it has adopted, and whether what it
+    /// stood on may have been void when that was settled.
+    pub(super) fn end(mut self) -> (Vec<Delivery>, bool) {
         let attempt = self
             .key
             .take()
             .and_then(|(running, key)| running.table().remove(&key));
-        attempt.map(|attempt| attempt.adopted).unwrap_or_default()
+        attempt.map_or_else(Default::default, |attempt| {
+            (attempt.adopted, attempt.was_void)
+        })
     }
 }
 
@@ -271,6 +278,49 @@ impl Outcomes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::{BoxFuture, Publish, Settle, Unstored, Until};
+
+    struct Nothing;
+
+    impl Settle for Nothing {
+        fn ack(&mut self, _: Vec<Publish>, _: Until) -> BoxFuture<'_, Result<(), Unstored>> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+
+        fn release(self: Box<Self>) -> BoxFuture<'static, crate::error::Result<()>> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+    }
+
+    #[test]
+    fn what_was_void_when_another_came_is_remembered() {
+        let running = Running::default();
+        let key = key("id");
+        let (end, ended) = watch::channel(false);
+        let delivery = |stale: Stale| {
+            let mut delivery = Delivery::new("queue", Message::default(), stale, Box::new(Nothing));
+            delivery.redelivered = true;
+            Box::new(delivery)
+        };
+        let beside = running.begin(&key, &delivery(Stale::never()));
+        assert!(
+            running
+                .adopt(&key, "task", delivery(Stale::never()))
+                .is_none()
+        );
+        let (adopted, was_void) = beside.end();
+        assert_eq!((adopted.len(), was_void), (1, false));
+
+        let instead = running.begin(&key, &delivery(Stale::new(ended)));
+        end.send_replace(true);
+        assert!(
+            running
+                .adopt(&key, "task", delivery(Stale::never()))
+                .is_none()
+        );
+        let (adopted, was_void) = instead.end();
+        assert_eq!((adopted.len(), was_void), (1, true));
+    }
 
     fn key(id: &str) -> Key {
         Key::of(

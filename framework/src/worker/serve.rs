@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 use super::ahead::{Ahead, Place, Prefetch};
 use super::control::Attendant;
@@ -18,8 +19,8 @@ use crate::error::{Error, Result};
 /// How long a stop may take once the grace period is over and everything was told to end.
 const HAND_BACK_LIMIT: Duration = Duration::from_secs(6);
 
-/// How long a stop waits until the broker has carried out what was acknowledged, which takes a moment where it reads at
-/// all.
+/// How long a stop waits at least, once the grace period is over, until the broker has carried out what was acknowledged:
+/// that takes a moment where it reads, or its file can be written, at all.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) struct AbortOnDrop(pub(super) JoinHandle<()>);
@@ -58,6 +59,7 @@ impl Started {
         self.shared.health.stops();
         self.lanes.unwatch();
         stop.send_replace(true);
+        let began = Instant::now();
         let again = async {
             if second_signal {
                 shutdown_signal().await;
@@ -72,9 +74,12 @@ impl Started {
             () = tokio::time::sleep(self.grace) => None,
             () = again => None,
         };
-        let mut is_drained = true;
+        let (mut is_drained, mut left) = (true, FLUSH_LIMIT);
         let outcome = match in_time {
-            Some(outcome) => outcome,
+            Some(outcome) => {
+                left = left.max(self.grace.saturating_sub(began.elapsed()));
+                outcome
+            }
             None => {
                 tracing::warn!("handing back what still runs");
                 self.shared.hand_back.send_replace(true);
@@ -92,7 +97,9 @@ impl Started {
         // The process may end now, and what it has done is not to be done again.
         if is_drained {
             let flush = self.shared.app.broker().flush();
-            let _ = tokio::time::timeout(FLUSH_LIMIT, flush).await;
+            if tokio::time::timeout(left, flush).await.is_err() {
+                tracing::warn!("not all that was done could be settled; the rest may run again");
+            }
         }
         self.attendant.leave().await;
         drop(self.follow);

@@ -12,7 +12,7 @@ use lapin::options::{BasicAckOptions, BasicQosOptions};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
-use super::live::{RPC_TIMEOUT, rpc};
+use super::live::RPC_TIMEOUT;
 use super::settle::Session;
 use super::unsettled::{Frame, Turn, Unsettled};
 use crate::broker::{QueueType, Stale};
@@ -125,10 +125,11 @@ impl Acks {
         if session.check().is_err() {
             return false;
         }
-        // For consumers that follow on this channel, of which there are none.
+        // For consumers that follow on this channel, of which there are none. However slow the server is, it has read the
+        // acknowledgement in the end, or the connection ends.
         let options = BasicQosOptions { global: false };
-        let answered = rpc(session.channel.basic_qos(1, options));
-        session.live.guard(answered).await.is_ok()
+        let answered = Self::while_valid(session, session.channel.basic_qos(1, options));
+        answered.await.is_some_and(|answered| answered.is_ok())
     }
 
     /// Resolves when the server has carried out what was acknowledged before, and what a consumer that has ended did not
@@ -159,12 +160,17 @@ impl Acks {
                 told.await;
             }
         };
+        Self::while_valid(session, wait).await;
+    }
+
+    /// What `work` resolves to, or `None` once nothing can be settled any more.
+    async fn while_valid<T>(session: &Session, work: impl Future<Output = T>) -> Option<T> {
         let stale = Stale::new(session.stale.subscribe());
         tokio::select! {
             biased;
-            () = wait => {}
-            () = stale.stale() => {}
-            () = session.live.ended() => {}
+            done = work => Some(done),
+            () = stale.stale() => None,
+            () = session.live.ended() => None,
         }
     }
 

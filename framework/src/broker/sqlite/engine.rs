@@ -171,8 +171,11 @@ impl Engine {
                 jobs.push(Job::silent(Request::Sync));
             }
             jobs.retain(Job::take);
-            if !self.owed.is_empty() && (close.is_some() || now >= self.claim_again) {
-                jobs.splice(0..0, self.owed.take());
+            if close.is_some() || self.owed.due().is_some_and(|due| due <= now) {
+                let owed = self.owed.take();
+                if !owed.is_empty() {
+                    self.carry_out(owed, false);
+                }
             }
             if !jobs.is_empty() || (self.wants_claim() && now >= self.claim_again) {
                 let started = Instant::now();
@@ -238,7 +241,9 @@ impl Engine {
 
     /// How long there is nothing to do but to wait for commands.
     fn patience(&self, now: Instant) -> Duration {
-        let mut until = self.next_tick;
+        let mut until = self
+            .next_tick
+            .min(self.owed.due().unwrap_or(self.next_tick));
         until = until.min(self.syncing.due().unwrap_or(until));
         if self.wants_claim() {
             until = until.min(self.claim_again);
@@ -276,8 +281,7 @@ impl Engine {
     /// Whether a transaction is wanted though nobody asked for one.
     fn wants_claim(&self) -> bool {
         let hungry = |member: &Member| member.check && member.free() > 0;
-        !self.owed.is_empty()
-            || self.members.consumers.values().any(hungry)
+        self.members.consumers.values().any(hungry)
             || self
                 .replies
                 .as_ref()
@@ -299,9 +303,16 @@ impl Engine {
     fn carry_out(&mut self, jobs: Vec<Job>, harvest: bool) {
         self.cramped = self.cramped && !self.make_room();
         match self.transact_in_place(&jobs, harvest) {
-            Ok(outcome) => self.hand_out(jobs, outcome),
+            Ok(outcome) => {
+                if harvest && outcome.harvest.is_none() {
+                    self.claim_again = Instant::now() + CLAIM_PAUSE;
+                }
+                self.hand_out(jobs, outcome);
+            }
             Err(fault) => {
-                self.claim_again = Instant::now() + CLAIM_PAUSE;
+                if harvest {
+                    self.claim_again = Instant::now() + CLAIM_PAUSE;
+                }
                 self.cramped |= fault.is_full();
                 // What deletes may succeed though what stores cannot; and one at a time, each of those
                 // that store learns its own fate.

@@ -1,12 +1,10 @@
 //! What follows a committed transaction: memory is brought up to it, deliveries and answers go out, other
 //! processes are woken. Touches no database.
 
-use std::time::Instant;
-
 use super::audience::Ear;
 use super::command::{Job, Request};
 use super::consume::Member;
-use super::engine::{CLAIM_PAUSE, Engine, Outcome, ReplyQueue};
+use super::engine::{Engine, Outcome, ReplyQueue};
 use super::harvest::Harvest;
 use crate::broker::Stale;
 
@@ -18,11 +16,15 @@ impl Engine {
         }
         match outcome.harvest {
             Some(harvest) => self.distribute(harvest),
+            // Whatever it has left is to be looked for.
             None => {
-                self.claim_again = Instant::now() + CLAIM_PAUSE;
                 for member in self.members.consumers.values_mut() {
                     member.check = true;
                 }
+                if let Some(replies) = &mut self.replies {
+                    replies.waiting = true;
+                }
+                self.cancelled_waiting = !self.cancellations.is_empty();
             }
         }
         for port in outcome.ports {
@@ -47,9 +49,6 @@ impl Engine {
                 request => self.note(request, answer.is_ok(), outcome.cancelled_until),
             }
             job.answer(answer);
-        }
-        if !self.owed.is_empty() {
-            self.claim_again = Instant::now() + CLAIM_PAUSE;
         }
         if self.members.audience.news {
             self.hear();

@@ -347,7 +347,11 @@ impl Broker for SqliteBroker {
     }
 
     fn close_join<'a>(&'a self, join: &'a str) -> BoxFuture<'a, Result<()>> {
-        self.ask(Request::CloseJoin(join.to_owned()))
+        Box::pin(async move {
+            // Without its join, a body whose settlement fails after all would not be run again.
+            self.ask(Request::Flush).await?;
+            self.ask(Request::CloseJoin(join.to_owned())).await
+        })
     }
 
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Depth>> {
@@ -391,7 +395,7 @@ impl Broker for SqliteBroker {
 
     fn flush(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            // A broker that is closed has carried out what it was told before.
+            // A broker that is closed carries out nothing more.
             let _ = self.handle.call(Request::Flush).await;
         })
     }

@@ -1,21 +1,40 @@
 //! What a transaction could not do and has to be done all the same: settlements and deliveries given back are tried
 //! again for as long as this process may settle at all. Their slots stay taken, so that there are never many.
 
+use std::time::{Duration, Instant};
+
 use super::command::{Answer, Job, Request};
 use crate::error::Error;
 
-/// Jobs to be carried out before any other.
+/// How long they wait until they are tried again.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Jobs to be tried again, in a transaction of their own: what makes them fail is not to make others fail.
 #[derive(Default)]
-pub(super) struct Owed(Vec<Job>);
+pub(super) struct Owed {
+    jobs: Vec<Job>,
+    again: Option<Instant>,
+}
 
 impl Owed {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.jobs.is_empty()
+    }
+
+    /// When they are to be tried again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.again
     }
 
     /// Takes all of them, in the order in which they came.
     pub(super) fn take(&mut self) -> Vec<Job> {
-        std::mem::take(&mut self.0)
+        self.again = None;
+        std::mem::take(&mut self.jobs)
+    }
+
+    fn keep(&mut self, job: Job) {
+        self.again.get_or_insert_with(|| Instant::now() + PAUSE);
+        self.jobs.push(job);
     }
 
     /// Answers a job that was tried, unless it is to be tried again.
@@ -23,19 +42,24 @@ impl Owed {
         let passes =
             |error: &Error| matches!(error, Error::Blocked { .. } | Error::Unavailable { .. });
         match (&job.request, &answer) {
-            (Request::Settle { .. }, Err(error)) if passes(error) => self.0.push(job),
+            (Request::Settle { .. }, Err(error)) if passes(error) => {
+                if self.is_empty() {
+                    tracing::warn!("what is done cannot be settled, and is tried again: {error}");
+                }
+                self.keep(job);
+            }
             // To its holder, that is no failure.
             (Request::Settle { .. }, Err(Error::Stale { .. })) => job.answer(answer),
             (Request::Settle { claim, .. }, Err(error)) if !job.is_attended() => {
                 tracing::error!("not settled, so it is delivered again: {error}");
                 job.request = Request::Release(*claim);
-                self.0.push(job);
+                self.keep(job);
             }
             (Request::Release(claim), Err(_)) => {
-                self.0.push(Job::silent(Request::Release(*claim)));
+                self.keep(Job::silent(Request::Release(*claim)));
                 job.answer(answer);
             }
-            (Request::Flush, _) if !self.is_empty() => self.0.push(job),
+            (Request::Flush, _) if !self.is_empty() => self.keep(job),
             _ => job.answer(answer),
         }
     }
