@@ -20,6 +20,7 @@ use super::owed::Owed;
 use super::process;
 use super::syncing::Syncing;
 use super::transaction::WriteTransaction;
+use super::turn::Turn;
 use super::wake::Waker;
 use crate::message::Message;
 
@@ -33,13 +34,6 @@ pub(super) const PRUNE_PERIOD: Duration = Duration::from_secs(600);
 pub(super) const CLAIM_PAUSE: Duration = Duration::from_millis(250);
 /// How soon a channel that was full is tried again.
 const ROOM_PAUSE: Duration = Duration::from_millis(5);
-/// After holding the file's lock this long without a pause, a process rests for `REST`: those that wait
-/// for the lock can only poll it, and would hardly ever find it free.
-const TURN: Duration = Duration::from_millis(5);
-const REST: Duration = Duration::from_micros(700);
-/// The same where none of the others has written anything lately: one that begins to finds a gap between two
-/// transactions, or waits this long once.
-const LONG_TURN: Duration = Duration::from_millis(25);
 
 /// The reply queue of this process.
 pub(super) struct ReplyQueue {
@@ -70,9 +64,6 @@ pub(super) struct Engine {
     /// Becomes true when the deliveries handed out are void.
     pub(super) ended: watch::Sender<bool>,
     pub(super) data_version: i64,
-    pub(super) others: bool,
-    /// Whether they have written anything lately.
-    pub(super) rivals: bool,
     pub(super) heard: Heard,
     pub(super) next_tick: Instant,
     /// How often the other processes were looked after.
@@ -81,8 +72,7 @@ pub(super) struct Engine {
     pub(super) claim_again: Instant,
     /// Whether the disk was full, and the log may still stand in its own way.
     pub(super) cramped: bool,
-    /// Time spent in transactions since the last pause.
-    pub(super) turn: Duration,
+    pub(super) turn: Turn,
 }
 
 /// What a committed transaction leaves to be done.
@@ -140,15 +130,13 @@ impl Engine {
             owed: Owed::default(),
             ended: watch::channel(false).0,
             data_version: 0,
-            others: false,
-            rivals: false,
             heard,
             next_tick: now,
             ticks: 0,
             next_prune: now,
             claim_again: now,
             cramped: false,
-            turn: Duration::ZERO,
+            turn: Turn::default(),
         })
     }
 
@@ -180,7 +168,7 @@ impl Engine {
             if !jobs.is_empty() || (self.wants_claim() && now >= self.claim_again) {
                 let started = Instant::now();
                 self.carry_out(jobs, true);
-                self.turn += started.elapsed();
+                self.turn.worked(started.elapsed());
             }
             if let Some(closed) = close {
                 self.close(closed);
@@ -192,10 +180,8 @@ impl Engine {
     /// Waits for commands or for a time at which something is to be done.
     fn gather(&mut self) -> (Vec<Job>, bool, Option<oneshot::Sender<()>>) {
         let (mut jobs, mut news, mut close) = (Vec::new(), false, None);
-        let turn = if self.rivals { TURN } else { LONG_TURN };
-        if self.turn > turn && self.others {
-            self.turn = Duration::ZERO;
-            std::thread::sleep(REST);
+        if let Some(rest) = self.turn.rest() {
+            std::thread::sleep(rest);
         }
         let started = Instant::now();
         let mut next = match self.inbox.recv_timeout(self.patience(started)) {
@@ -204,9 +190,7 @@ impl Engine {
             // Cannot be, since this thread holds a handle itself; without one there is nobody to serve.
             Err(RecvTimeoutError::Disconnected) => Some(Command::Close(oneshot::channel().0)),
         };
-        if started.elapsed() > REST {
-            self.turn = Duration::ZERO;
-        }
+        self.turn.waited(started.elapsed());
         while let Some(command) = next {
             let is_job = matches!(command, Command::Do(_));
             match command {

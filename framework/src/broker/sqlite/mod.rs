@@ -26,6 +26,7 @@ mod schema;
 mod store;
 mod syncing;
 mod transaction;
+mod turn;
 mod wake;
 
 use std::path::{Path, PathBuf};

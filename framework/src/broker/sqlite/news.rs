@@ -22,7 +22,7 @@ impl Engine {
         }
         match process::processes(&self.db) {
             Ok(processes) => {
-                self.others = processes.len() > 1;
+                self.turn.others = processes.len() > 1;
                 if !processes.contains(&self.me.id) {
                     self.rejoin(jobs);
                 }
@@ -46,9 +46,9 @@ impl Engine {
             .db
             .pragma_query_value(None, "data_version", |row| row.get(0));
         match version {
-            Ok(version) if version == self.data_version => self.rivals = false,
+            Ok(version) if version == self.data_version => self.turn.rivals = false,
             Ok(version) => {
-                self.rivals = true;
+                self.turn.rivals = true;
                 self.data_version = version;
                 self.look();
                 self.hear();
