@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use garenne::{App, Queue};
@@ -121,22 +121,21 @@ pub(crate) fn long() -> bool {
     std::env::var("GARENNE_TEST_LONG").is_ok_and(|value| value == "1")
 }
 
+/// Of the tests that need the machine, and of those that mostly wait, one at a time.
+static TURN: Mutex<()> = Mutex::new(());
+static ASIDE: Mutex<()> = Mutex::new(());
+/// All read it, but who must be by itself writes.
+static PROCESS: RwLock<()> = RwLock::new(());
+
 /// Runs one test, when no other one runs but of those that wait [aside].
 pub(crate) fn alone<T, F: Future<Output = ()>>(
     name: &str,
     place: impl FnOnce() -> Option<T>,
     case: impl FnOnce(T) -> F,
 ) {
-    in_turn(&[&TURN], name, place, case);
-}
-
-/// Runs one test that looks at its own process, when no other one runs at all.
-pub(crate) fn by_itself<T, F: Future<Output = ()>>(
-    name: &str,
-    place: impl FnOnce() -> Option<T>,
-    case: impl FnOnce(T) -> F,
-) {
-    in_turn(&[&TURN, &ASIDE], name, place, case);
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _shared = PROCESS.read().unwrap_or_else(PoisonError::into_inner);
+    run(name, place, case);
 }
 
 /// Runs one test that mostly waits for time to pass, when no other one of these runs.
@@ -145,20 +144,28 @@ pub(crate) fn aside<T, F: Future<Output = ()>>(
     place: impl FnOnce() -> Option<T>,
     case: impl FnOnce(T) -> F,
 ) {
-    in_turn(&[&ASIDE], name, place, case);
+    let _turn = ASIDE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _shared = PROCESS.read().unwrap_or_else(PoisonError::into_inner);
+    run(name, place, case);
 }
 
-static TURN: Mutex<()> = Mutex::new(());
-static ASIDE: Mutex<()> = Mutex::new(());
-
-fn in_turn<T, F: Future<Output = ()>>(
-    turns: &[&'static Mutex<()>],
+/// Runs one test that looks at its own process, when no other one runs at all.
+pub(crate) fn by_itself<T, F: Future<Output = ()>>(
     name: &str,
     place: impl FnOnce() -> Option<T>,
     case: impl FnOnce(T) -> F,
 ) {
-    let lock = |turn: &&'static Mutex<()>| turn.lock().unwrap_or_else(PoisonError::into_inner);
-    let _turns: Vec<_> = turns.iter().map(lock).collect();
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    // Whoever comes now waits behind it.
+    let _own = PROCESS.write().unwrap_or_else(PoisonError::into_inner);
+    run(name, place, case);
+}
+
+fn run<T, F: Future<Output = ()>>(
+    name: &str,
+    place: impl FnOnce() -> Option<T>,
+    case: impl FnOnce(T) -> F,
+) {
     let Some(place) = place() else { return };
     let start = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -8,7 +8,7 @@ use garenne::{App, Handle};
 
 use super::child::{MAX_DELIVERIES, Spawn, WorkerProcess};
 use super::node::Node;
-use super::place::{Place, alone, figure, on};
+use super::place::{Place, aside, figure, on};
 use super::tasks::{arrives, marks, spins};
 use crate::support::within;
 
@@ -19,7 +19,7 @@ const HOUR: u64 = 3_600_000;
 
 #[test]
 fn a_stop_ends_in_time_whatever_the_broker_does() {
-    alone(
+    aside(
         "a_stop_ends_in_time_whatever_the_broker_does",
         Node::start,
         without_a_broker,
