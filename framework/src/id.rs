@@ -1,5 +1,5 @@
 //! Ids of calls: random UUIDs, whose randomness is taken from the operating system for many at a time. To ask it for
-//! each is a system call, a tenth of what it costs to send a call.
+//! each is a system call, up to a tenth of what it costs to send a call.
 
 use std::cell::RefCell;
 

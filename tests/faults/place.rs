@@ -133,9 +133,7 @@ pub(crate) fn alone<T, F: Future<Output = ()>>(
     place: impl FnOnce() -> Option<T>,
     case: impl FnOnce(T) -> F,
 ) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let _shared = PROCESS.read().unwrap_or_else(PoisonError::into_inner);
-    run(name, place, case);
+    in_turn(&TURN, name, place, case);
 }
 
 /// Runs one test that mostly waits for time to pass, when no other one of these runs.
@@ -144,7 +142,16 @@ pub(crate) fn aside<T, F: Future<Output = ()>>(
     place: impl FnOnce() -> Option<T>,
     case: impl FnOnce(T) -> F,
 ) {
-    let _turn = ASIDE.lock().unwrap_or_else(PoisonError::into_inner);
+    in_turn(&ASIDE, name, place, case);
+}
+
+fn in_turn<T, F: Future<Output = ()>>(
+    turn: &Mutex<()>,
+    name: &str,
+    place: impl FnOnce() -> Option<T>,
+    case: impl FnOnce(T) -> F,
+) {
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let _shared = PROCESS.read().unwrap_or_else(PoisonError::into_inner);
     run(name, place, case);
 }

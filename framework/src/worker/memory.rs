@@ -302,22 +302,15 @@ mod tests {
             delivery.redelivered = true;
             Box::new(delivery)
         };
+        let again = || running.adopt(&key, "task", delivery(Stale::never()));
         let beside = running.begin(&key, &delivery(Stale::never()));
-        assert!(
-            running
-                .adopt(&key, "task", delivery(Stale::never()))
-                .is_none()
-        );
+        assert!(again().is_none());
         let (adopted, was_void) = beside.end();
         assert_eq!((adopted.len(), was_void), (1, false));
 
         let instead = running.begin(&key, &delivery(Stale::new(ended)));
         end.send_replace(true);
-        assert!(
-            running
-                .adopt(&key, "task", delivery(Stale::never()))
-                .is_none()
-        );
+        assert!(again().is_none());
         let (adopted, was_void) = instead.end();
         assert_eq!((adopted.len(), was_void), (1, true));
     }

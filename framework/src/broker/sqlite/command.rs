@@ -16,6 +16,7 @@ use crate::broker::{
 use crate::error::{Error, Result};
 use crate::message::{Headers, Message};
 
+/// What is said where the thread has ended.
 const CLOSED: Error = Error::Closed { what: "the broker" };
 
 /// Publishes that wait for the writer thread before further callers have to wait for room.
@@ -220,7 +221,7 @@ pub(super) enum Request {
     Prune,
     /// Writes something, so that the commit brings the whole log to the disk.
     Sync,
-    /// Does nothing, but after all that was asked before.
+    /// Does nothing, but is answered when all that was settled before is.
     Flush,
 }
 

@@ -225,9 +225,8 @@ impl Engine {
 
     /// How long there is nothing to do but to wait for commands.
     fn patience(&self, now: Instant) -> Duration {
-        let mut until = self
-            .next_tick
-            .min(self.owed.due().unwrap_or(self.next_tick));
+        let mut until = self.next_tick;
+        until = until.min(self.owed.due().unwrap_or(until));
         until = until.min(self.syncing.due().unwrap_or(until));
         if self.wants_claim() {
             until = until.min(self.claim_again);

@@ -17,6 +17,7 @@ pub(super) struct Owed {
 }
 
 impl Owed {
+    /// Whether there is nothing to be tried again.
     pub(super) fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }
@@ -48,7 +49,7 @@ impl Owed {
                 }
                 self.keep(job);
             }
-            // To its holder, that is no failure.
+            // It is another's now.
             (Request::Settle { .. }, Err(Error::Stale { .. })) => job.answer(answer),
             (Request::Settle { claim, .. }, Err(error)) if !job.is_attended() => {
                 tracing::error!("not settled, so it is delivered again: {error}");
@@ -68,7 +69,7 @@ impl Owed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::sqlite::command::{Claim, Handle};
+    use crate::broker::sqlite::command::{Claim, Command, Handle};
 
     const CLAIM: Claim = Claim { seq: 1, number: 1 };
 
@@ -119,7 +120,7 @@ mod tests {
         let (handle, inbox) = Handle::new();
         let mut owed = Owed::default();
         let tell = async {
-            let Ok(super::super::command::Command::Do(job)) = inbox.try_recv() else {
+            let Ok(Command::Do(job)) = inbox.try_recv() else {
                 panic!("asked");
             };
             owed.conclude(job, Err(Error::broker("settling", "damaged")));
