@@ -36,12 +36,24 @@ pub(super) struct Identity {
     pub(super) port: u16,
 }
 
+/// How a request is undone that fails when part of it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// With all others of its batch, which is carried out again. Few fail like that, and a savepoint for each costs more.
+    Rollback,
+    /// Alone.
+    Savepoint,
+}
+
 /// A transaction under way.
 pub(super) struct Batch<'a> {
     pub(super) db: &'a Connection,
     pub(super) me: Identity,
     pub(super) now: i64,
     pub(super) members: &'a Members,
+    guard: Guard,
+    /// Whether there is something in it that only a rollback of all of it undoes.
+    pub(super) is_spoiled: bool,
     /// Queues looked up so far: a batch is mostly publishes to few queues.
     queues: HashMap<String, Option<QueueRow>>,
     /// Queues that have got something.
@@ -58,8 +70,16 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(db: &'a Connection, me: Identity, now: i64, members: &'a Members) -> Self {
+    pub(super) fn new(
+        db: &'a Connection,
+        me: Identity,
+        now: i64,
+        members: &'a Members,
+        guard: Guard,
+    ) -> Self {
         Self {
+            guard,
+            is_spoiled: false,
             db,
             me,
             now,
@@ -418,11 +438,17 @@ impl<'a> Batch<'a> {
             .filter(|_| !self.done.contains_key(&claim.seq))
     }
 
-    /// Runs `work` in a savepoint: what it did is undone if it fails.
+    /// Runs `work`, of which nothing is to be left if it fails: what it did is undone, or the batch is spoiled.
     pub(super) fn guarded<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, Failed>,
     ) -> Result<T, Failed> {
+        if self.guard == Guard::Rollback {
+            let before = self.db.total_changes();
+            let outcome = work(self);
+            self.is_spoiled |= outcome.is_err() && self.db.total_changes() != before;
+            return outcome;
+        }
         let run = |sql: &str| self.db.prepare_cached(sql)?.execute([]);
         run("SAVEPOINT request")?;
         let db = self.db;
@@ -466,4 +492,56 @@ fn unroutable(route: &Route) -> Failed {
     Failed::Said(Error::Unroutable {
         route: route.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::broker::Publish;
+    use crate::broker::sqlite::schema;
+    use crate::message::Message;
+
+    fn outgoing(queue: &str) -> Outgoing {
+        let publish = Publish {
+            route: Route::Queue(queue.into()),
+            message: Message::default(),
+            delay: Duration::ZERO,
+            deadline: Duration::ZERO,
+        };
+        Outgoing::new(publish, SystemTime::now()).expect("it can be encoded")
+    }
+
+    #[test]
+    fn what_fails_when_part_of_it_is_done_spoils_its_batch_or_is_undone() {
+        let (db, members) = (schema::in_memory(), Members::default());
+        let me = Identity { id: 1, port: 0 };
+        let batch = |guard| Batch::new(&db, me, 0, &members, guard);
+        batch(Guard::Savepoint)
+            .apply(&Request::Declare(Queue::new("q")))
+            .expect("declared");
+        batch(Guard::Savepoint)
+            .apply(&Request::Publish(outgoing("q")))
+            .expect("stored");
+        let look = || store::look(&db, "q", None, 9).expect("read");
+        let (seq, print) = look()
+            .first()
+            .map(|(taken, print)| (taken.seq, *print))
+            .expect("there");
+        let take = |print| Request::Take {
+            seq,
+            queue: "q".into(),
+            print,
+            first: vec![outgoing("nowhere")],
+        };
+
+        let mut alone = batch(Guard::Savepoint);
+        assert!(alone.apply(&take(print)).is_err() && !alone.is_spoiled);
+        assert_eq!(look().len(), 1);
+        let mut with_all = batch(Guard::Rollback);
+        assert!(with_all.apply(&take(print + 1)).is_err() && !with_all.is_spoiled);
+        assert!(with_all.apply(&take(print)).is_err() && with_all.is_spoiled);
+        assert_eq!(look().len(), 0, "until it is rolled back");
+    }
 }

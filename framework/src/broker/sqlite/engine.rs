@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::audience::Heard;
-use super::batch::{Batch, Identity};
+use super::batch::{Batch, Guard, Identity};
 use super::command::{Answer, Command, Handle, Job, Request, millis};
 use super::consume::{Member, Members};
 use super::fault::{Failed, Fault};
@@ -341,7 +341,7 @@ impl Engine {
             return Err(Fault::displaced(&self.path));
         }
         let prepared = self.syncing.prepare(&self.db, jobs);
-        let outcome = prepared.and_then(|()| self.transact(jobs, harvest));
+        let outcome = prepared.and_then(|()| self.transact(jobs, harvest, Guard::Rollback));
         let mut outcome = outcome.map_err(|error| Fault::new(&self.path, &error))?;
         self.syncing.committed(jobs, Instant::now());
         if self.file.is_displaced() {
@@ -352,10 +352,10 @@ impl Engine {
         Ok(outcome)
     }
 
-    fn transact(&self, jobs: &[Job], harvest: bool) -> rusqlite::Result<Outcome> {
+    fn transact(&self, jobs: &[Job], harvest: bool, guard: Guard) -> rusqlite::Result<Outcome> {
         let tx = WriteTransaction::begin(&self.db)?;
         let now = millis(SystemTime::now());
-        let mut batch = Batch::new(&self.db, self.me, now, &self.members);
+        let mut batch = Batch::new(&self.db, self.me, now, &self.members, guard);
         let mut answers = Vec::with_capacity(jobs.len());
         for job in jobs {
             answers.push(match batch.apply(&job.request) {
@@ -366,17 +366,23 @@ impl Engine {
                     Err(Fault::new(&self.path, &error).error(job.request.what()))
                 }
             });
+            if batch.is_spoiled {
+                break;
+            }
         }
-        let harvest = if harvest {
-            self.harvest(&mut batch)?
-        } else {
-            None
+        let harvested = match harvest && !batch.is_spoiled {
+            true => self.harvest(&mut batch)?,
+            false => None,
         };
+        if batch.is_spoiled {
+            drop(tx);
+            return self.transact(jobs, harvest, Guard::Savepoint);
+        }
         let ports = batch.ports()?.into_iter().collect();
         tx.commit()?;
         Ok(Outcome {
             answers,
-            harvest,
+            harvest: harvested,
             ports,
             cancelled_until: batch.cancelled_until,
             done: batch.into_done().collect(),

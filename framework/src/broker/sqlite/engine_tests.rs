@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use super::*;
 use crate::broker::sqlite::command::Outgoing;
-use crate::broker::sqlite::schema;
+use crate::broker::sqlite::{schema, store};
 use crate::broker::{Delivery, Publish, Queue, Route};
 use crate::error::Error;
 
-fn outgoing(size: usize) -> Outgoing {
+fn outgoing(queue: &str, size: usize) -> Outgoing {
     let message = Message {
         body: vec![b'x'; size].into(),
         ..Message::default()
     };
     let publish = Publish {
-        route: Route::Queue("q".into()),
+        route: Route::Queue(queue.into()),
         message,
         delay: Duration::ZERO,
         deadline: Duration::ZERO,
@@ -60,7 +60,7 @@ impl Small {
 
     async fn publish(&self, size: usize) -> Result<(), Error> {
         let patience = Duration::from_secs(20);
-        self.handle.publish(outgoing(size), patience).await.0
+        self.handle.publish(outgoing("q", size), patience).await.0
     }
 
     /// Two deliveries, and where others come.
@@ -122,6 +122,33 @@ async fn a_full_disk_refuses_what_grows_and_lets_the_rest_go_on() {
         delivery.ack(None).await.expect("settled");
     }
     small.publish(8000).await.expect("there is room again");
+    small.close().await;
+}
+
+#[tokio::test]
+async fn what_fails_leaves_nothing_and_takes_nothing_with_it() {
+    let small = Small::open();
+    let declare = Request::Declare(Queue::new("q"));
+    small.handle.call(declare).await.expect("declared");
+    small.publish(10).await.expect("stored");
+    let reader = schema::open_reader(&small.place.join("queue.db")).expect("opened");
+    let look = || store::look(&reader, "q", None, 99).expect("read");
+    let (seq, print) = look()
+        .first()
+        .map(|(taken, print)| (taken.seq, *print))
+        .expect("there");
+    let take = small.handle.call(Request::Take {
+        seq,
+        queue: "q".into(),
+        print,
+        first: vec![outgoing("q", 10), outgoing("nowhere", 10)],
+    });
+    let others = || futures_util::future::join_all((0..20).map(|_| small.publish(10)));
+    let (before, taken, after) = tokio::join!(others(), take, others());
+    assert!(matches!(taken, Err(Error::Unroutable { .. })), "{taken:?}");
+    assert!(before.iter().chain(&after).all(Result::is_ok));
+    assert_eq!(look().len(), 41);
+    drop(reader);
     small.close().await;
 }
 

@@ -87,7 +87,7 @@ impl Batch<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::sqlite::batch::Identity;
+    use crate::broker::sqlite::batch::{Guard, Identity};
     use crate::broker::sqlite::consume::Members;
     use crate::broker::sqlite::schema;
 
@@ -95,7 +95,7 @@ mod tests {
     fn what_was_settled_is_counted_once_for_all_consumers() {
         let (db, members) = (schema::in_memory(), Members::default());
         let me = Identity { id: 1, port: 0 };
-        let mut batch = Batch::new(&db, me, 0, &members);
+        let mut batch = Batch::new(&db, me, 0, &members, Guard::Rollback);
         batch.done.extend([(10, 1), (11, 2), (12, 1)]);
         assert_eq!(batch.freed(), HashMap::from([(1, 2), (2, 1)]));
     }
