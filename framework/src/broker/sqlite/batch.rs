@@ -7,21 +7,20 @@ use rusqlite::Connection;
 
 use super::audience;
 use super::catalog::{self, QueueRow};
-use super::command::{Claim, Outgoing, Parking, Request};
+use super::command::{Claim, Request};
 use super::consume::Members;
 use super::fault::Failed;
-use super::joins::{self, Progress};
+use super::joins;
 use super::lease;
+use super::outgoing::Outgoing;
 use super::process;
 use super::store;
-use crate::broker::join::{KEPT, note_missing, warn_of_hostile};
-use crate::broker::{Channel, Queue, Route, is_join, is_reply_queue, routing};
+use crate::broker::join::KEPT;
+use crate::broker::{Channel, Queue, Route};
 use crate::error::Error;
 
 /// Milliseconds in a day.
-const DAY: i64 = 24 * 3600 * 1000;
-/// How long a dead letter is kept.
-const DEAD_LETTERS_KEPT: i64 = 30 * DAY;
+pub(super) const DAY: i64 = 24 * 3600 * 1000;
 /// How long a cancelled call's id is kept once the call is due.
 const CANCELLED_KEPT: i64 = 2 * DAY;
 /// How long a join is kept that nobody uses.
@@ -55,7 +54,7 @@ pub(super) struct Batch<'a> {
     /// Whether there is something in it that only a rollback of all of it undoes.
     pub(super) is_spoiled: bool,
     /// Queues looked up so far: a batch is mostly publishes to few queues.
-    queues: HashMap<String, Option<QueueRow>>,
+    pub(super) queues: HashMap<String, Option<QueueRow>>,
     /// Queues that have got something.
     pub(super) touched: BTreeSet<String>,
     /// Deliveries that this batch ended, each with its consumer.
@@ -242,7 +241,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn declare(&self, queue: &Queue) -> Result<(), Failed> {
+    pub(super) fn declare(&self, queue: &Queue) -> Result<(), Failed> {
         if let Some(difference) = catalog::declare_queue(self.db, self.me.id, queue)? {
             tracing::warn!(
                 queue = queue.name(),
@@ -266,112 +265,6 @@ impl<'a> Batch<'a> {
                 exchange = exchange.name(),
                 "the exchange is used as it is: its kind is {kind}, not {wanted}"
             );
-        }
-        Ok(())
-    }
-
-    fn publish(&mut self, outgoing: &Outgoing) -> Result<(), Failed> {
-        match &outgoing.route {
-            Route::Queue(queue) => match self.queue(queue)? {
-                Some(row) => self.store(queue, row, None, outgoing)?,
-                None => return Err(unroutable(&outgoing.route)),
-            },
-            Route::Reply(queue) => {
-                if is_reply_queue(queue)
-                    && let Some(row) = self.queue(queue)?
-                {
-                    self.store(queue, row, None, outgoing)?;
-                }
-            }
-            Route::Join { join, .. } if !is_join(join) => warn_of_hostile(join),
-            Route::Join { join, parts, fire } => {
-                let progress = joins::put(self.db, join, outgoing, self.now)?;
-                if progress.is_none() {
-                    note_missing(join);
-                }
-                self.fire(join, progress, *parts, *fire)?;
-            }
-            Route::Exchange {
-                exchange,
-                routing_key,
-            } => {
-                let Some(bindings) = catalog::bindings(self.db, exchange)? else {
-                    return Err(Failed::Said(Error::Refused {
-                        what: outgoing.route.to_string(),
-                        reason: "there is no such exchange: declare it first".into(),
-                    }));
-                };
-                let queues: BTreeSet<String> = bindings
-                    .into_iter()
-                    .filter(|(_, binding)| {
-                        routing::matches(binding, routing_key, &outgoing.headers)
-                    })
-                    .map(|(queue, _)| queue)
-                    .collect();
-                if queues.is_empty() {
-                    return Err(unroutable(&outgoing.route));
-                }
-                for queue in queues {
-                    if let Some(row) = self.queue(&queue)? {
-                        self.store(&queue, row, Some((exchange, routing_key)), outgoing)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn open_join(&mut self, parking: &Parking) -> Result<(), Failed> {
-        if self.queue(&parking.queue)?.is_none() {
-            return Err(unroutable(&parking.body.route));
-        }
-        joins::open(self.db, parking, self.now)?;
-        Ok(())
-    }
-
-    /// Publishes the body of a join that is complete.
-    fn fire(
-        &mut self,
-        join: &str,
-        progress: Option<Progress>,
-        parts: u32,
-        fire: bool,
-    ) -> Result<(), Failed> {
-        let complete = |progress: Progress| progress.there >= progress.wanted.max(parts);
-        if !progress.is_some_and(|progress| fire || complete(progress)) {
-            return Ok(());
-        }
-        let Some((queue, body)) = joins::take_body(self.db, join, self.now)? else {
-            return Ok(());
-        };
-        if self.queue(&queue)?.is_none() {
-            self.declare(&Queue::new(&queue))?;
-            self.queues.remove(&queue);
-        }
-        self.publish(&body)
-    }
-
-    fn queue(&mut self, name: &str) -> Result<Option<QueueRow>, Failed> {
-        if let Some(row) = self.queues.get(name) {
-            return Ok(*row);
-        }
-        let row = catalog::find_queue(self.db, name)?;
-        self.queues.insert(name.to_owned(), row);
-        Ok(row)
-    }
-
-    fn store(
-        &mut self,
-        queue: &str,
-        row: QueueRow,
-        exchange: Option<(&str, &str)>,
-        outgoing: &Outgoing,
-    ) -> Result<(), Failed> {
-        let priority = outgoing.priority.min(row.max_priority.unwrap_or(u8::MAX));
-        let prune_at = row.dead.then_some(self.now + DEAD_LETTERS_KEPT);
-        store::insert(self.db, queue, priority, prune_at, exchange, outgoing)?;
-        if !self.touched.contains(queue) {
-            self.touched.insert(queue.to_owned());
         }
         Ok(())
     }
@@ -486,12 +379,6 @@ impl<'a> Batch<'a> {
     pub(super) fn into_done(self) -> impl Iterator<Item = i64> {
         self.done.into_keys()
     }
-}
-
-fn unroutable(route: &Route) -> Failed {
-    Failed::Said(Error::Unroutable {
-        route: route.to_string(),
-    })
 }
 
 #[cfg(test)]

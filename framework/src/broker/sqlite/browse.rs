@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use super::catalog;
-use super::command::{Handle, Outgoing, Request};
+use super::command::{Handle, Request};
+use super::outgoing::Outgoing;
 use super::store::{self, Cursor};
 use super::{Reader, SqliteBroker};
 use crate::broker::{BoxFuture, Browse, Delivery, Publish, Settle, Stale, Unstored, Until};

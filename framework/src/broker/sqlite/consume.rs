@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use tokio::sync::mpsc;
 
 use super::audience::Audience;
-use super::command::{CALL_LIMIT, Claim, Handle, Outgoing, Request};
+use super::command::{CALL_LIMIT, Claim, Handle, Request};
+use super::outgoing::Outgoing;
 use super::store::Taken;
 use crate::broker::{BoxFuture, Delivery, Publish, Queue, Route, Settle, Stale, Unstored, Until};
 use crate::error::{Error, Result};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::broker::sqlite::command::Outgoing;
+use crate::broker::sqlite::outgoing::Outgoing;
 use crate::broker::sqlite::{schema, store};
 use crate::broker::{Delivery, Publish, Queue, Route};
 use crate::error::Error;

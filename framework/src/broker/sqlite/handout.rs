@@ -2,9 +2,10 @@
 //! processes are woken. Touches no database.
 
 use super::audience::Ear;
+use super::carry_out::Outcome;
 use super::command::{Job, Request};
 use super::consume::Member;
-use super::engine::{Engine, Outcome, ReplyQueue};
+use super::engine::{Engine, ReplyQueue};
 use super::harvest::Harvest;
 use crate::broker::Stale;
 

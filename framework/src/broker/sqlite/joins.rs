@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use super::command::{Outgoing, Parking};
+use super::outgoing::{Outgoing, Parking};
 use crate::broker::Route;
 use crate::message::{Message, header};
 

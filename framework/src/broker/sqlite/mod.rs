@@ -8,6 +8,7 @@
 mod audience;
 mod batch;
 mod browse;
+mod carry_out;
 mod catalog;
 mod command;
 mod consume;
@@ -20,8 +21,10 @@ mod lease;
 mod liveness;
 mod news;
 mod opened;
+mod outgoing;
 mod owed;
 mod process;
+mod publish;
 mod schema;
 mod store;
 mod syncing;
@@ -38,10 +41,11 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use self::audience::Heard;
-use self::command::{Command, Handle, Outgoing, Parking, Request, millis};
+use self::command::{Command, Handle, Request};
 use self::engine::Engine;
 use self::fault::Fault;
 use self::opened::OpenedFile;
+use self::outgoing::{Outgoing, Parking, due, millis};
 use self::syncing::Syncing;
 use super::url::BrokerUrl;
 use super::{
@@ -261,7 +265,7 @@ impl Broker for SqliteBroker {
     }
 
     fn cancel_delayed<'a>(&'a self, id: &'a str, due_in: Duration) -> BoxFuture<'a, Result<()>> {
-        let due = command::due(due_in, SystemTime::now()).unwrap_or(0);
+        let due = due(due_in, SystemTime::now()).unwrap_or(0);
         self.ask(Request::Cancel(id.to_owned(), due))
     }
 

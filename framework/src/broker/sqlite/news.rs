@@ -5,9 +5,10 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use super::command::{Job, Request, millis};
+use super::command::{Job, Request};
 use super::engine::{Engine, PRUNE_PERIOD, ReplyQueue, new_id};
 use super::fault::Fault;
+use super::outgoing::millis;
 use super::process;
 use super::store;
 

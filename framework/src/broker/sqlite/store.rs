@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
-use super::command::Outgoing;
+use super::outgoing::Outgoing;
 use crate::broker::{Delivery, Settle, Stale};
 use crate::message::{Message, header};
 
