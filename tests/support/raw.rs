@@ -175,8 +175,8 @@ pub mod place {
 #[derive(Clone, Default)]
 pub struct Properties {
     fields: [Option<Vec<u8>>; 14],
-    /// The entries of the header table.
-    entries: Vec<u8>,
+    /// The entries of the header table, each with its name first.
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Properties {
@@ -192,15 +192,17 @@ impl Properties {
         self
     }
 
-    /// A header: `value` begins with its type.
+    /// A header, instead of one of the same name, of which servers choose one or the other; `value` begins with its type.
     pub fn header(mut self, name: &[u8], value: &[u8]) -> Self {
-        self.entries.extend(short(name));
-        self.entries.extend(value);
+        self.entries.retain(|(known, _)| known != name);
+        self.entries.push((name.to_vec(), value.to_vec()));
         self
     }
 
     pub fn encode(mut self) -> Vec<u8> {
-        self.fields[place::HEADERS] = Some(long(&self.entries));
+        let entries = self.entries.iter();
+        let entries = entries.flat_map(|(name, value)| [short(name), value.clone()]);
+        self.fields[place::HEADERS] = Some(long(&entries.collect::<Vec<_>>().concat()));
         let mut flags = 0_u16;
         let mut out = Vec::new();
         for (place, field) in self.fields.iter().enumerate() {
