@@ -77,12 +77,12 @@ impl<'a> Batch<'a> {
         guard: Guard,
     ) -> Self {
         Self {
-            guard,
-            is_spoiled: false,
             db,
             me,
             now,
             members,
+            guard,
+            is_spoiled: false,
             queues: HashMap::new(),
             touched: BTreeSet::new(),
             done: BTreeMap::new(),
@@ -383,22 +383,9 @@ impl<'a> Batch<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
-
     use super::*;
-    use crate::broker::Publish;
+    use crate::broker::sqlite::outgoing::tests::outgoing;
     use crate::broker::sqlite::schema;
-    use crate::message::Message;
-
-    fn outgoing(queue: &str) -> Outgoing {
-        let publish = Publish {
-            route: Route::Queue(queue.into()),
-            message: Message::default(),
-            delay: Duration::ZERO,
-            deadline: Duration::ZERO,
-        };
-        Outgoing::new(publish, SystemTime::now()).expect("it can be encoded")
-    }
 
     #[test]
     fn what_fails_when_part_of_it_is_done_spoils_its_batch_or_is_undone() {
@@ -409,18 +396,15 @@ mod tests {
             .apply(&Request::Declare(Queue::new("q")))
             .expect("declared");
         batch(Guard::Savepoint)
-            .apply(&Request::Publish(outgoing("q")))
+            .apply(&Request::Publish(outgoing("q", 10)))
             .expect("stored");
         let look = || store::look(&db, "q", None, 9).expect("read");
-        let (seq, print) = look()
-            .first()
-            .map(|(taken, print)| (taken.seq, *print))
-            .expect("there");
+        let (taken, print) = look().remove(0);
         let take = |print| Request::Take {
-            seq,
+            seq: taken.seq,
             queue: "q".into(),
             print,
-            first: vec![outgoing("nowhere")],
+            first: vec![outgoing("nowhere", 10)],
         };
 
         let mut alone = batch(Guard::Savepoint);

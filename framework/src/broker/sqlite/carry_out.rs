@@ -90,6 +90,8 @@ impl Engine {
         Ok(outcome)
     }
 
+    /// Carries out `jobs`, and claims where a `harvest` is wanted; all of it again with savepoints, where one request
+    /// has spoiled it for the others.
     fn transact(&self, jobs: &[Job], harvest: bool, guard: Guard) -> rusqlite::Result<Outcome> {
         let tx = WriteTransaction::begin(&self.db)?;
         let now = millis(SystemTime::now());

@@ -1,26 +1,13 @@
-//! Tests of the writer thread with a file that cannot grow, which no caller could arrange from outside.
+//! Tests of the writer thread by what it is asked for, with a file that cannot grow: no caller could arrange that from
+//! outside.
 
 use std::time::Duration;
 
 use super::*;
-use crate::broker::sqlite::outgoing::Outgoing;
+use crate::broker::sqlite::outgoing::tests::outgoing;
 use crate::broker::sqlite::{schema, store};
 use crate::broker::{Delivery, Publish, Queue, Route};
 use crate::error::Error;
-
-fn outgoing(queue: &str, size: usize) -> Outgoing {
-    let message = Message {
-        body: vec![b'x'; size].into(),
-        ..Message::default()
-    };
-    let publish = Publish {
-        route: Route::Queue(queue.into()),
-        message,
-        delay: Duration::ZERO,
-        deadline: Duration::ZERO,
-    };
-    Outgoing::new(publish, SystemTime::now()).expect("it can be encoded")
-}
 
 async fn next<T>(received: &mut mpsc::Receiver<T>) -> T {
     let next = tokio::time::timeout(Duration::from_secs(20), received.recv());
@@ -133,12 +120,9 @@ async fn what_fails_leaves_nothing_and_takes_nothing_with_it() {
     small.publish(10).await.expect("stored");
     let reader = schema::open_reader(&small.place.join("queue.db")).expect("opened");
     let look = || store::look(&reader, "q", None, 99).expect("read");
-    let (seq, print) = look()
-        .first()
-        .map(|(taken, print)| (taken.seq, *print))
-        .expect("there");
+    let (first, print) = look().remove(0);
     let take = small.handle.call(Request::Take {
-        seq,
+        seq: first.seq,
         queue: "q".into(),
         print,
         first: vec![outgoing("q", 10), outgoing("nowhere", 10)],

@@ -115,8 +115,17 @@ pub(super) fn millis(time: SystemTime) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A message to `queue` with a body of so many bytes.
+    pub(in super::super) fn outgoing(queue: &str, size: usize) -> Outgoing {
+        let message = Message {
+            body: vec![b'x'; size].into(),
+            ..Message::default()
+        };
+        Outgoing::of(Route::Queue(queue.into()), message).expect("it can be encoded")
+    }
 
     #[test]
     fn delays_are_rounded_up_and_never_overflow() {
