@@ -168,15 +168,12 @@ impl CallSummary {
                 .text(name)
                 .map(|text| cut(text, TEXT_LIMIT).to_owned())
         };
+        let (args, kwargs) = message.repr();
         Self {
             id: message.id.clone(),
             task: text("shadow").or_else(|| text("task")).unwrap_or_default(),
-            args: text("argsrepr").unwrap_or_default(),
-            kwargs: text("kwargsrepr").unwrap_or_else(|| match message.text("lang") {
-                // Ours say nothing where there are none.
-                Some("rust") => "{}".to_owned(),
-                _ => String::new(),
-            }),
+            args: cut(&args, TEXT_LIMIT).to_owned(),
+            kwargs: cut(&kwargs, TEXT_LIMIT).to_owned(),
             root_id: Some(message.root_id().to_owned()),
             parent_id: text("parent_id"),
             retries: message.attempt() - 1,

@@ -35,6 +35,11 @@ pub(crate) use stamps::values as stamp_values;
 /// How far away an expiry may be for Python: RabbitMQ counts its milliseconds in 32 bits.
 pub(crate) const FARTHEST_EXPIRY: Duration = Duration::from_secs(49 * 24 * 3600);
 
+/// Celery's header for the language of a message's sender.
+const LANGUAGE: &str = "lang";
+/// What ours put there.
+const OURS: &str = "rust";
+
 /// A message's header table, as JSON values.
 pub type Headers = Map<String, Value>;
 
@@ -122,20 +127,13 @@ impl std::error::Error for Unreadable {}
 impl Message {
     /// A new call of `task`, first attempt.
     ///
-    /// What every reader takes for granted is left out (no retries, no named arguments): a broker decodes each header
-    /// of each message.
+    /// What a worker of ours takes for granted, or reads in the body, is left out: a broker decodes each header of
+    /// each message, and two more make a publish a seventh slower. See [`spell_out`](Self::spell_out).
     #[must_use]
     pub fn new(id: String, task: &str, arguments: &Arguments) -> Self {
-        let (args, kwargs) = arguments.repr();
         let mut headers = Headers::new();
-        headers.insert("lang".into(), "rust".into());
         headers.insert("task".into(), task.into());
         headers.insert("id".into(), id.as_str().into());
-        headers.insert("root_id".into(), id.as_str().into());
-        headers.insert("argsrepr".into(), args.into());
-        if let Some(kwargs) = kwargs {
-            headers.insert("kwargsrepr".into(), kwargs.into());
-        }
         Self {
             correlation_id: Some(id.clone()),
             id,
@@ -146,6 +144,24 @@ impl Message {
             priority: None,
             body: arguments.encode().into(),
         }
+    }
+
+    /// Says in headers what Celery's workers and their monitors would not find elsewhere, of a call with these
+    /// arguments that one of them may run.
+    pub(crate) fn spell_out(&mut self, arguments: &Arguments) {
+        let (args, kwargs) = arguments.repr();
+        self.set("argsrepr", args);
+        if let Some(kwargs) = kwargs {
+            self.set("kwargsrepr", kwargs);
+        }
+        self.set("root_id", self.root_id().to_owned());
+        self.set(LANGUAGE, OURS);
+    }
+
+    /// Whether its sender says that it is one of ours.
+    #[must_use]
+    pub(crate) fn is_of_ours(&self) -> bool {
+        self.text(LANGUAGE) == Some(OURS)
     }
 
     /// The number of this attempt; the first is 1.
@@ -164,6 +180,15 @@ impl Message {
     #[must_use]
     pub fn eta(&self) -> Option<SystemTime> {
         self.time("eta")
+    }
+
+    /// Makes the call due at `eta`, until when the broker keeps it. A worker is told that by its language, for Celery
+    /// leaves the waiting to whoever has taken the call.
+    pub(crate) fn set_eta(&mut self, eta: SystemTime) {
+        self.set("eta", format_time(eta));
+        if !self.headers.contains_key(LANGUAGE) {
+            self.set(LANGUAGE, OURS);
+        }
     }
 
     /// After which time the call is not started any more.

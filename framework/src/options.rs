@@ -165,7 +165,7 @@ impl CallOptions {
         message.hide_far_expiry(now);
         let delay = self.delay(now);
         if let Some(eta) = (!delay.is_zero()).then(|| now.checked_add(delay)).flatten() {
-            message.set("eta", format_time(eta));
+            message.set_eta(eta);
         }
         delay
     }

@@ -105,8 +105,13 @@ impl Step {
 
     /// What goes to the broker if it is sent at `now`.
     pub(crate) fn prepare(self, now: SystemTime) -> Result<Outgoing> {
+        let is_ours = self.queue_of_ours().is_some();
         let (task, arguments, options) = self.into_parts()?;
-        outgoing(&task, &arguments, options, now)
+        let mut outgoing = outgoing(&task, &arguments, options, now)?;
+        if !is_ours {
+            outgoing.message.spell_out(&arguments);
+        }
+        Ok(outgoing)
     }
 
     /// What would go to the broker if it were sent at `now`, under no id.

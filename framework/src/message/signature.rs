@@ -267,6 +267,9 @@ impl Signature {
         };
         let id = options.task_id.unwrap_or_else(crate::id::new_id);
         let mut message = Message::new(id, &task, &arguments);
+        if options.exchange.as_deref() != Some(QUEUES) {
+            message.spell_out(&arguments);
+        }
         if !embed.is_empty() {
             message.body = arguments.encode_with(&embed).into();
         }
@@ -310,7 +313,7 @@ impl Signature {
             message.set_deadline(deadline);
         }
         if let Some(eta) = (!delay.is_zero()).then(|| now.checked_add(delay)).flatten() {
-            message.set("eta", format_time(eta));
+            message.set_eta(eta);
         }
         Following { message, delay }
     }

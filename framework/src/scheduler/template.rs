@@ -53,7 +53,9 @@ impl Template {
     pub(super) async fn send(&self, app: &App, name: &str, tick: Timestamp) -> Result<()> {
         let mut options = self.options.clone();
         options.id = Some(tick::id(name, tick));
-        let outgoing = outgoing(&self.task, &self.arguments, options, app.now())?;
+        let mut outgoing = outgoing(&self.task, &self.arguments, options, app.now())?;
+        // Whose worker will run it was not kept.
+        outgoing.message.spell_out(&self.arguments);
         app.send(Box::new(outgoing)).await.map(drop)
     }
 

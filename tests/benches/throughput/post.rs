@@ -59,7 +59,7 @@ impl Letter {
         Self {
             queue: queue.clone(),
             properties: match *SAME_HEADERS {
-                true => properties(id.as_str().into()).with_headers(headers(&id, text)),
+                true => properties(id.as_str().into()).with_headers(headers(&id)),
                 false => properties(id.into()),
             },
             body: serde_json::to_vec(&body).unwrap_or_default(),
@@ -107,21 +107,14 @@ impl Letter {
     }
 }
 
-/// What the measured side sends with a call without a reply, for the worker and for Celery's tools.
-fn texts<'a>(id: &'a str, text: &'a str) -> [(&'static str, &'a str); 5] {
-    [
-        ("lang", "rust"),
-        ("task", "throughput::ours::noop"),
-        ("id", id),
-        ("root_id", id),
-        // As much of the arguments as ours shows.
-        ("argsrepr", &text[..text.len().min(200)]),
-    ]
+/// What the measured side sends with a call without a reply.
+fn texts(id: &str) -> [(&'static str, &str); 2] {
+    [("task", "throughput::ours::noop"), ("id", id)]
 }
 
 /// The same in JSON, with a message's other properties.
-pub(crate) fn envelope(id: &str, text: &str) -> String {
-    let mut headers: serde_json::Map<_, _> = texts(id, text)
+pub(crate) fn envelope(id: &str) -> String {
+    let mut headers: serde_json::Map<_, _> = texts(id)
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect();
@@ -132,9 +125,9 @@ pub(crate) fn envelope(id: &str, text: &str) -> String {
     envelope.to_string()
 }
 
-fn headers(id: &str, text: &str) -> FieldTable {
+fn headers(id: &str) -> FieldTable {
     let mut table = FieldTable::default();
-    for (name, value) in texts(id, text) {
+    for (name, value) in texts(id) {
         table.insert(name.into(), AMQPValue::LongString(value.into()));
     }
     table.insert("ignore_result".into(), AMQPValue::Boolean(true));

@@ -52,8 +52,8 @@ impl Ear {
     fn call(&self, had: &Had) -> Value {
         let message = &had.message;
         let short = || {
-            let repr = message.text("argsrepr").unwrap_or_default();
-            (json!([repr]), json!({}))
+            let (args, _) = message.repr();
+            (json!([args]), json!({}))
         };
         let (args, kwargs) = match Arguments::decode(message) {
             Ok(arguments) if message.body.len() <= LARGEST => {
