@@ -131,7 +131,7 @@ impl Work<'_> {
         let text = self.text.clone();
         let letters = numbers.map(|number| Letter::request(&CALLS.into(), number, &text));
         let about = |letter: Letter| match *SAME_HEADERS {
-            true => (envelope(letter.id(), &text), letter.body),
+            true => (envelope(letter.id()), letter.body),
             false => (letter.id().to_owned(), letter.body),
         };
         let letters: Vec<_> = letters.map(about).collect();
