@@ -153,9 +153,6 @@ impl CallOptions {
         if let Some(timeout) = self.timeout {
             message.set("timelimit", json!([timeout.as_secs_f64(), null]));
         }
-        if self.ignore_result {
-            message.set("ignore_result", true);
-        }
         if let Some(expires) = self.expires.and_then(|after| now.checked_add(after)) {
             message.set("expires", format_time(expires));
         }

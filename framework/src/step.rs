@@ -109,7 +109,7 @@ impl Step {
         let (task, arguments, options) = self.into_parts()?;
         let mut outgoing = outgoing(&task, &arguments, options, now)?;
         if !is_ours {
-            outgoing.message.spell_out(&arguments);
+            outgoing.spell_out(&arguments);
         }
         Ok(outgoing)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::App;
 use crate::broker::{Exchange, Publish, Queue, Route};
 use crate::error::{Error, Result};
-use crate::message::{BODY_DEPTH_LIMIT, Message, format_time, is_deeper};
+use crate::message::{Arguments, BODY_DEPTH_LIMIT, Message, format_time, is_deeper};
 use crate::waiters::Waiting;
 
 /// What an app is given to send: a message, and what must be there before it.
@@ -17,6 +17,17 @@ pub(crate) struct Outgoing {
     pub(crate) exchange: Option<Exchange>,
     pub(crate) delay: Duration,
     pub(crate) wants_reply: bool,
+}
+
+impl Outgoing {
+    /// Says in headers what Celery's workers would not find elsewhere: the call with these `arguments` may go to one.
+    pub(crate) fn spell_out(&mut self, arguments: &Arguments) {
+        self.message.spell_out(arguments);
+        if !self.wants_reply {
+            // A worker of ours has nobody to send one to; one of Celery's would keep it.
+            self.message.set("ignore_result", true);
+        }
+    }
 }
 
 impl App {

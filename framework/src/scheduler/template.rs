@@ -55,7 +55,7 @@ impl Template {
         options.id = Some(tick::id(name, tick));
         let mut outgoing = outgoing(&self.task, &self.arguments, options, app.now())?;
         // Whose worker will run it was not kept.
-        outgoing.message.spell_out(&self.arguments);
+        outgoing.spell_out(&self.arguments);
         app.send(Box::new(outgoing)).await.map(drop)
     }
 

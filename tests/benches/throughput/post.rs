@@ -107,18 +107,17 @@ impl Letter {
     }
 }
 
-/// What the measured side sends with a call without a reply.
+/// What the measured side sends with a call.
 fn texts(id: &str) -> [(&'static str, &str); 2] {
     [("task", "throughput::ours::noop"), ("id", id)]
 }
 
 /// The same in JSON, with a message's other properties.
 pub(crate) fn envelope(id: &str) -> String {
-    let mut headers: serde_json::Map<_, _> = texts(id)
+    let headers: serde_json::Map<_, _> = texts(id)
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect();
-    headers.insert("ignore_result".into(), true.into());
     let envelope = serde_json::json!({
         "id": id, "content_type": "application/json", "headers": headers,
     });
@@ -130,7 +129,6 @@ fn headers(id: &str) -> FieldTable {
     for (name, value) in texts(id) {
         table.insert(name.into(), AMQPValue::LongString(value.into()));
     }
-    table.insert("ignore_result".into(), AMQPValue::Boolean(true));
     table
 }
 
