@@ -130,6 +130,7 @@ impl Step {
             message,
             route: self.options.route(),
             delay,
+            wants_reply: !self.options.ignore_result,
         })
     }
 
@@ -226,6 +227,7 @@ pub(crate) struct Sketch {
     pub(crate) message: Message,
     pub(crate) route: Route,
     pub(crate) delay: Duration,
+    pub(crate) wants_reply: bool,
 }
 
 /// What goes to the broker if a call of `task` is sent at `now`.

@@ -40,6 +40,8 @@ pub struct Sent {
     pub delay: Duration,
     /// Its priority, where it has one.
     pub priority: Option<u8>,
+    /// Whether nobody gets its result.
+    pub ignores_result: bool,
     /// Its headers: Celery's, ours and your own.
     pub headers: Headers,
 }
@@ -122,6 +124,7 @@ impl Sent {
         let arguments = Arguments::decode(&message).unwrap_or_default();
         let (args, kwargs) = values(&arguments);
         Self {
+            ignores_result: message.ignores_result(),
             task: message.text("task").unwrap_or_default().to_owned(),
             id: message.id,
             args,
@@ -151,8 +154,9 @@ struct Expected {
 }
 
 /// Headers that each call has for itself, or that say nothing of it.
-const OWN: [&str; 12] = [
+const OWN: [&str; 13] = [
     "id",
+    "ignore_result",
     "root_id",
     "parent_id",
     "lang",
@@ -178,7 +182,8 @@ impl Expected {
             route: sketch.route,
             delay: sketch.delay,
         };
-        let call = Sent::of(entry, "");
+        let mut call = Sent::of(entry, "");
+        call.ignores_result = !sketch.wants_reply;
         let tasks = Registry::linked().unwrap_or_default();
         let known = tasks.get(&call.task).map(|task| task.options.queue);
         let own = known.unwrap_or(TaskOptions::DEFAULT.queue);
@@ -205,6 +210,7 @@ impl Expected {
             && call
                 .priority
                 .is_none_or(|priority| sent.priority == Some(priority))
+            && (sent.ignores_result || !call.ignores_result)
             && is_due_then
             && goes_there
     }
@@ -233,6 +239,9 @@ impl fmt::Display for Sent {
         }
         if let Some(priority) = self.priority {
             write!(f, ", priority {priority}")?;
+        }
+        if self.ignores_result {
+            f.write_str(", its result ignored")?;
         }
         for (name, value) in &self.headers {
             if !OWN.contains(&name.as_str()) {

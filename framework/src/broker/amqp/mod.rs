@@ -3,6 +3,7 @@
 //!
 //! lapin is named here only.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,9 +154,11 @@ impl Broker for AmqpBroker {
     }
 
     fn publish_to<'a>(&'a self, queue: &'a Queue, publish: Publish) -> BoxFuture<'a, Result<()>> {
-        let outgoing = Outgoing::new(publish);
+        let mut outgoing = match Outgoing::new(publish) {
+            Ok(outgoing) => outgoing,
+            Err(error) => return Box::pin(ready(Err(error))),
+        };
         Box::pin(async move {
-            let mut outgoing = outgoing?;
             match self.core.send(&mut outgoing).await {
                 Err(Error::Unroutable { .. }) => {
                     self.declare(queue).await?;

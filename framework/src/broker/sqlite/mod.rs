@@ -207,13 +207,17 @@ impl Broker for SqliteBroker {
     }
 
     fn publish_to<'a>(&'a self, queue: &'a Queue, publish: Publish) -> BoxFuture<'a, Result<()>> {
+        let deadline = publish.deadline;
+        let outgoing = Outgoing::new(publish, SystemTime::now());
         Box::pin(async move {
-            let deadline = publish.deadline;
-            let outgoing = Outgoing::new(publish, SystemTime::now())?;
-            match self.handle.publish(outgoing, deadline).await {
+            match self.handle.publish(outgoing?, deadline).await {
+                // Boxed: few queues are missing, and each message would have room for that.
                 (Err(Error::Unroutable { .. }), Some(outgoing)) => {
-                    self.declare(queue).await?;
-                    self.handle.publish(outgoing, deadline).await.0
+                    Box::pin(async move {
+                        self.declare(queue).await?;
+                        self.handle.publish(outgoing, deadline).await.0
+                    })
+                    .await
                 }
                 (outcome, _) => outcome,
             }
