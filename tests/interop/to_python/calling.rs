@@ -1,6 +1,6 @@
 //! Calls with their arguments and options.
 
-use garenne::SECOND;
+use garenne::{SECOND, task};
 use serde_json::{Value, json};
 
 use super::{Side, bad, cases};
@@ -13,6 +13,7 @@ cases! {
     "named: arguments by name" => by_name,
     "named: keyword-only parameters" => keyword_only,
     "the id, root_id and lang that a task sees" => request,
+    "tasks that both languages have: no header says what a Rust worker knows" => of_both,
     "an id of the caller's own" => own_id,
     "a header of the user's" => header,
     "a deadline and a time limit, as Python sees them" => limits,
@@ -59,6 +60,33 @@ async fn request(side: &Side) -> Outcome {
         json!([told["id"], told["root_id"], told["parent_id"]]),
         expected,
     )
+}
+
+/// As Python's, which runs it here.
+#[task(name = "python.add")]
+async fn add_of_both(x: i64, y: i64) -> i64 {
+    x + y
+}
+
+/// As Python's, which runs it here.
+#[task(name = "python.request")]
+async fn request_of_both() -> Value {
+    Value::Null
+}
+
+async fn of_both(side: &Side) -> Outcome {
+    let added = add_of_both::call(2, 3).queue(&*side.python);
+    same(side.result(added).await?, 5)?;
+    let request = request_of_both::call().queue(&*side.python);
+    let told = side.result(request.id(unique("both"))).await?;
+    same(
+        json!([told["root_id"], told["parent_id"], told["lang"]]),
+        json!([null, null, null]),
+    )?;
+    let ignored = add_of_both::call(2, 3).queue(&*side.python).ignore_result();
+    let handle = ignored.send(&side.app).await.map_err(bad)?;
+    let outcome = handle.result_within(SECOND).await;
+    holds(outcome.is_err(), "no result", outcome)
 }
 
 async fn own_id(side: &Side) -> Outcome {
