@@ -127,8 +127,8 @@ impl std::error::Error for Unreadable {}
 impl Message {
     /// A new call of `task`, first attempt.
     ///
-    /// What a worker of ours takes for granted, or reads in the body, is left out: a broker decodes each header of
-    /// each message, and two more make a publish a seventh slower. See [`spell_out`](Self::spell_out).
+    /// What a worker of ours takes for granted, or reads in the body, is left out: RabbitMQ decodes each header of each
+    /// message.
     #[must_use]
     pub fn new(id: String, task: &str, arguments: &Arguments) -> Self {
         let mut headers = Headers::new();
