@@ -12,6 +12,7 @@ mod arguments;
 mod canvas;
 mod check;
 mod embed;
+mod foreign;
 mod lenient;
 mod origin;
 mod past;
@@ -34,11 +35,6 @@ pub(crate) use stamps::values as stamp_values;
 
 /// How far away an expiry may be for Python: RabbitMQ counts its milliseconds in 32 bits.
 pub(crate) const FARTHEST_EXPIRY: Duration = Duration::from_secs(49 * 24 * 3600);
-
-/// Celery's header for the language of a message's sender.
-const LANGUAGE: &str = "lang";
-/// What ours put there.
-const OURS: &str = "rust";
 
 /// A message's header table, as JSON values.
 pub type Headers = Map<String, Value>;
@@ -146,24 +142,6 @@ impl Message {
         }
     }
 
-    /// Says in headers what Celery's workers and their monitors would not find elsewhere, of a call with these
-    /// arguments that one of them may run.
-    pub(crate) fn spell_out(&mut self, arguments: &Arguments) {
-        let (args, kwargs) = arguments.repr();
-        self.set("argsrepr", args);
-        if let Some(kwargs) = kwargs {
-            self.set("kwargsrepr", kwargs);
-        }
-        self.set("root_id", self.root_id().to_owned());
-        self.set(LANGUAGE, OURS);
-    }
-
-    /// Whether its sender says that it is one of ours.
-    #[must_use]
-    pub(crate) fn is_of_ours(&self) -> bool {
-        self.text(LANGUAGE) == Some(OURS)
-    }
-
     /// The number of this attempt; the first is 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
@@ -180,15 +158,6 @@ impl Message {
     #[must_use]
     pub fn eta(&self) -> Option<SystemTime> {
         self.time("eta")
-    }
-
-    /// Makes the call due at `eta`, until when the broker keeps it. A worker is told that by its language, for Celery
-    /// leaves the waiting to whoever has taken the call.
-    pub(crate) fn set_eta(&mut self, eta: SystemTime) {
-        self.set("eta", format_time(eta));
-        if !self.headers.contains_key(LANGUAGE) {
-            self.set(LANGUAGE, OURS);
-        }
     }
 
     /// After which time the call is not started any more.

@@ -112,25 +112,6 @@ impl Arguments {
     }
 }
 
-impl Message {
-    /// What monitors show of the arguments by position, and of those by name: what the sender says of them, or else
-    /// what the body does; nothing, where that cannot be read.
-    pub(crate) fn repr(&self) -> (String, String) {
-        let none = || "{}".to_owned();
-        if let Some(args) = self.text("argsrepr") {
-            let kwargs = self.text("kwargsrepr").map(str::to_owned);
-            // Ours say nothing where there are none.
-            let kwargs = kwargs.or_else(|| self.is_of_ours().then(none));
-            return (args.to_owned(), kwargs.unwrap_or_default());
-        }
-        let Ok(arguments) = Arguments::decode(self) else {
-            return Default::default();
-        };
-        let (args, kwargs) = arguments.repr();
-        (args, kwargs.unwrap_or_else(none))
-    }
-}
-
 /// Refuses another argument where there are too many.
 fn bounded<E: Error>(count: usize) -> Result<(), E> {
     match count < ARGUMENTS_LIMIT {

@@ -1,7 +1,7 @@
 //! Messages as Celery writes them, as a hostile or broken sender writes them, and there and back again.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -180,49 +180,6 @@ fn arguments_go_there_and_back() {
     let args = "(1, \"two\", [3.0, null])";
     let kwargs = r#"{"größe":{"a":1}}"#;
     assert_eq!(message.repr(), (args.into(), kwargs.into()));
-}
-
-#[test]
-fn what_a_worker_of_ours_knows_is_said_only_to_others() {
-    let arguments = Arguments {
-        args: vec![raw("1")],
-        ..Arguments::default()
-    };
-    let mut message = Message::new("id-1".into(), "t", &arguments);
-    let names = |message: &Message| -> Vec<String> { message.headers.keys().cloned().collect() };
-    assert_eq!(names(&message), ["id", "task"]);
-    assert_eq!(message.repr(), ("(1,)".into(), "{}".into()));
-    assert_eq!(message.root_id(), "id-1");
-
-    message.spell_out(&arguments);
-    assert_eq!(
-        names(&message),
-        ["argsrepr", "id", "lang", "root_id", "task"]
-    );
-    assert_eq!(message.repr(), ("(1,)".into(), "{}".into()));
-    assert_eq!(message.text("root_id"), Some("id-1"));
-    // What the sender says counts: it may hide a secret.
-    message.set("argsrepr", "(…,)");
-    assert_eq!(message.repr(), ("(…,)".into(), "{}".into()));
-    // Python says both.
-    message.set("lang", "py");
-    assert_eq!(message.repr(), ("(…,)".into(), String::new()));
-
-    let illegible = with_body("[[");
-    assert_eq!(illegible.repr(), (String::new(), String::new()));
-}
-
-#[test]
-fn what_the_broker_keeps_until_it_is_due_says_so() {
-    let due = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-    let mut message = Message::new("id-1".into(), "t", &Arguments::default());
-    assert!(!message.is_of_ours());
-    message.set_eta(due);
-    assert!(message.is_of_ours());
-    assert_eq!(message.eta(), Some(due));
-    let mut of_python = with_header("lang", json!("py"));
-    of_python.set_eta(due);
-    assert!(!of_python.is_of_ours());
 }
 
 #[test]
