@@ -117,8 +117,10 @@ impl<T> Call<T> {
 
     /// The call as it goes out at `now`.
     pub(crate) fn prepare(self, now: SystemTime) -> Result<Prepared<T>> {
+        let (outgoing, task) = self.step.prepare(now)?;
         Ok(Prepared {
-            outgoing: Box::new(self.step.prepare(now)?),
+            outgoing: Box::new(outgoing),
+            task,
             result: PhantomData,
         })
     }
@@ -143,6 +145,7 @@ impl<T> Call<T> {
 /// A call that needs nothing but to be sent: small, since many are under way at a time.
 pub(crate) struct Prepared<T> {
     outgoing: Box<Outgoing>,
+    task: String,
     result: PhantomData<fn() -> T>,
 }
 
@@ -150,10 +153,9 @@ impl<T> Prepared<T> {
     pub(crate) async fn send(self, app: App) -> Result<Handle<T>> {
         let message = &self.outgoing.message;
         let id = message.id.clone();
-        let task = message.text("task").unwrap_or_default().to_owned();
         let due = message.eta();
         let waiting = app.send(self.outgoing).await?;
-        Ok(Handle::new(id, task, app, waiting).due(due))
+        Ok(Handle::new(id, self.task, app, waiting).due(due))
     }
 }
 

@@ -46,8 +46,8 @@ const CANCELLED_AT_A_TIME: usize = 64;
 pub struct Handle<T> {
     id: String,
     task: String,
-    /// All calls that are cancelled with it, if it is a workflow's; otherwise its own.
-    ids: Arc<[String]>,
+    /// All calls that are cancelled with it, if it is a workflow's; otherwise it is its own.
+    ids: Option<Arc<[String]>>,
     pub(crate) app: App,
     pub(crate) awaited: Awaited,
     /// When the call is due, where it was not at once; of a workflow, the last one at the latest.
@@ -71,7 +71,7 @@ impl<T> Handle<T> {
         Self {
             id,
             task,
-            ids: ids.into(),
+            ids: (!ids.is_empty()).then(|| ids.into()),
             app,
             awaited,
             due: None,
@@ -124,10 +124,10 @@ impl<T> Handle<T> {
     /// # Errors
     /// Where the broker could not be told.
     pub async fn cancel(&self) -> Result<()> {
-        if self.ids.is_empty() {
+        let Some(ids) = &self.ids else {
             return self.cancel_call(&self.id).await;
-        }
-        stream::iter(self.ids.iter().map(Ok))
+        };
+        stream::iter(ids.iter().map(Ok))
             .try_for_each_concurrent(CANCELLED_AT_A_TIME, |id| self.cancel_call(id))
             .await
     }

@@ -1,11 +1,12 @@
 //! Sending many calls at once, in bounded memory.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::future::IntoFuture;
+use std::future::{Future, IntoFuture, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures_util::stream::{FuturesOrdered, Stream, StreamExt};
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 
 use crate::app::App;
 use crate::broker::BoxFuture;
@@ -59,7 +60,26 @@ impl App {
 pub struct SendAll<T, I> {
     app: App,
     calls: std::iter::Fuse<I>,
-    under_way: FuturesOrdered<BoxFuture<'static, Result<Handle<T>>>>,
+    under_way: FuturesUnordered<Numbered<Result<Handle<T>>>>,
+    /// Of each call that was begun and not given out yet, in the calls' order: its outcome, once that is there.
+    outcomes: VecDeque<Option<Result<Handle<T>>>>,
+    /// The number of the first of these calls.
+    first: usize,
+}
+
+/// What is under way for the call of this number.
+struct Numbered<O> {
+    number: usize,
+    future: BoxFuture<'static, O>,
+}
+
+impl<O> Future for Numbered<O> {
+    type Output = (usize, O);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let number = self.number;
+        self.future.as_mut().poll(cx).map(|output| (number, output))
+    }
 }
 
 impl<T: 'static, I: Iterator<Item = Call<T>>> SendAll<T, I> {
@@ -67,24 +87,54 @@ impl<T: 'static, I: Iterator<Item = Call<T>>> SendAll<T, I> {
         Self {
             app,
             calls: calls.fuse(),
-            under_way: FuturesOrdered::new(),
+            under_way: FuturesUnordered::new(),
+            outcomes: VecDeque::new(),
+            first: 0,
         }
     }
 
     /// The outcome of the next call, in the calls' order; `None` after the last.
     pub async fn next(&mut self) -> Option<Result<Handle<T>>> {
-        self.fill();
-        self.under_way.next().await
+        poll_fn(|cx| self.poll_outcome(cx)).await
     }
 
     fn fill(&mut self) {
-        while self.under_way.len() < WINDOW {
+        while self.outcomes.len() < WINDOW {
             let Some(call) = self.calls.next() else { break };
-            self.under_way
-                .push_back(match call.prepare(self.app.now()) {
-                    Ok(prepared) => Box::pin(prepared.send(self.app.clone())),
-                    Err(error) => Box::pin(async { Err(error) }),
-                });
+            let number = self.first + self.outcomes.len();
+            let refused = match call.prepare(self.app.now()) {
+                Ok(prepared) => {
+                    let future = Box::pin(prepared.send(self.app.clone()));
+                    self.under_way.push(Numbered { number, future });
+                    None
+                }
+                Err(error) => Some(Err(error)),
+            };
+            self.outcomes.push_back(refused);
+        }
+    }
+
+    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Handle<T>>>> {
+        self.fill();
+        loop {
+            let Some(first) = self.outcomes.front_mut() else {
+                return Poll::Ready(None);
+            };
+            if let Some(outcome) = first.take() {
+                self.outcomes.pop_front();
+                self.first += 1;
+                return Poll::Ready(Some(outcome));
+            }
+            match self.under_way.poll_next_unpin(cx) {
+                Poll::Ready(Some((number, outcome))) => {
+                    if let Some(place) = self.outcomes.get_mut(number - self.first) {
+                        *place = Some(outcome);
+                    }
+                }
+                // Not without an outcome: each call that has none is under way.
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
         }
     }
 }
@@ -93,8 +143,7 @@ impl<T: 'static, I: Iterator<Item = Call<T>> + Unpin> Stream for SendAll<T, I> {
     type Item = Result<Handle<T>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.fill();
-        self.under_way.poll_next_unpin(cx)
+        self.poll_outcome(cx)
     }
 }
 
@@ -120,7 +169,7 @@ where
 impl<T, I> fmt::Debug for SendAll<T, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SendAll")
-            .field("under_way", &self.under_way.len())
+            .field("under_way", &self.outcomes.len())
             .finish_non_exhaustive()
     }
 }

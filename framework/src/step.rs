@@ -103,15 +103,15 @@ impl Step {
         owned(self.options.queue.clone(), self.is_foreign)
     }
 
-    /// What goes to the broker if it is sent at `now`.
-    pub(crate) fn prepare(self, now: SystemTime) -> Result<Outgoing> {
+    /// What goes to the broker if it is sent at `now`, and the task's name.
+    pub(crate) fn prepare(self, now: SystemTime) -> Result<(Outgoing, String)> {
         let is_ours = self.queue_of_ours().is_some();
         let (task, arguments, options) = self.into_parts()?;
         let mut outgoing = outgoing(&task, &arguments, options, now)?;
         if !is_ours {
             outgoing.spell_out(&arguments);
         }
-        Ok(outgoing)
+        Ok((outgoing, task))
     }
 
     /// What would go to the broker if it were sent at `now`, under no id.
@@ -244,9 +244,8 @@ pub(crate) fn outgoing(
     let delay = options.write_to(&mut message, now);
     Ok(Outgoing {
         message,
-        route: options.route(),
         queue: options.queue,
-        exchange: options.exchange.map(|(exchange, _)| exchange),
+        exchange: options.exchange,
         delay,
         wants_reply: !options.ignore_result,
     })
