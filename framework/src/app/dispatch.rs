@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::App;
-use crate::broker::{Exchange, Publish, Queue, Route};
+use crate::broker::{Exchange, Publish, Queue, Route, in_sum};
 use crate::error::{Error, Result};
 use crate::message::{Arguments, BODY_DEPTH_LIMIT, Message, format_time, is_deeper};
 use crate::waiters::Waiting;
@@ -12,14 +14,33 @@ use crate::waiters::Waiting;
 /// What an app is given to send: a message, and what must be there before it.
 pub(crate) struct Outgoing {
     pub(crate) message: Message,
-    pub(crate) route: Route,
     pub(crate) queue: Queue,
-    pub(crate) exchange: Option<Exchange>,
+    /// The exchange that it goes through instead, and its routing key.
+    pub(crate) exchange: Option<(Exchange, String)>,
     pub(crate) delay: Duration,
     pub(crate) wants_reply: bool,
 }
 
 impl Outgoing {
+    /// Makes the names those of an app whose names all begin with `prefix`.
+    fn put_prefix(&mut self, prefix: &str) {
+        self.queue.put_prefix(prefix);
+        if let Some((exchange, _)) = &mut self.exchange {
+            exchange.put_prefix(prefix);
+        }
+    }
+
+    /// Where it goes.
+    fn route(&self) -> Route {
+        match &self.exchange {
+            Some((exchange, routing_key)) => Route::Exchange {
+                exchange: exchange.name().to_owned(),
+                routing_key: routing_key.clone(),
+            },
+            None => Route::Queue(self.queue.name().to_owned()),
+        }
+    }
+
     /// Says in headers what Celery's workers would not find elsewhere: the call with these `arguments` may go to one.
     pub(crate) fn spell_out(&mut self, arguments: &Arguments) {
         self.message.spell_out(arguments);
@@ -32,43 +53,56 @@ impl Outgoing {
 
 impl App {
     /// Sends a message; returns the wait for its reply, if it wants one.
-    pub(crate) async fn send(&self, outgoing: Box<Outgoing>) -> Result<Option<Arc<Waiting>>> {
-        let deadline = self.send_timeout();
-        let route = outgoing.route.clone();
-        // Everything on the way has a deadline of its own; this one is for their sum.
-        tokio::time::timeout(deadline + crate::SECOND, self.publish(outgoing))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Error::Unconfirmed {
-                    route: route.to_string(),
-                    waited: deadline,
-                })
-            })
+    pub(crate) async fn send(&self, mut outgoing: Box<Outgoing>) -> Result<Option<Arc<Waiting>>> {
+        self.check(&mut outgoing.message)?;
+        outgoing.put_prefix(self.prefix());
+        if self.is_ready_for(&outgoing) {
+            // The broker keeps the deadline: no timer has to be set for each call.
+            return self.hand_over(outgoing).await;
+        }
+        let (began, route) = (Instant::now(), outgoing.route());
+        let all = async {
+            self.make_ready_for(&outgoing).await?;
+            self.hand_over(outgoing).await
+        };
+        Box::pin(in_sum(self.send_timeout(), began, &route, all)).await
     }
 
-    /// What it is given stays in its box until the broker takes it: the future of each call under way has room for
-    /// all that it holds at any time.
-    async fn publish(&self, mut outgoing: Box<Outgoing>) -> Result<Option<Arc<Waiting>>> {
-        self.check(&mut outgoing.message)?;
+    /// Whether all that has to be there before it is, as far as is known.
+    fn is_ready_for(&self, outgoing: &Outgoing) -> bool {
+        let has_address = !outgoing.wants_reply || self.inner.reply_address.initialized();
+        has_address && outgoing.exchange.is_none() && self.is_declared(&outgoing.queue)
+    }
+
+    async fn make_ready_for(&self, outgoing: &Outgoing) -> Result<()> {
+        if outgoing.wants_reply {
+            self.reply_address().await?;
+        }
+        match &outgoing.exchange {
+            Some((exchange, _)) => self.declare_exchange(exchange).await,
+            None => self.declare_queue(&outgoing.queue).await,
+        }
+    }
+
+    /// Hands the broker a message for which all is ready. It stays in its box until the broker takes it: the future of
+    /// each call under way has room for all that it holds at any time.
+    async fn hand_over(&self, mut outgoing: Box<Outgoing>) -> Result<Option<Arc<Waiting>>> {
         let mut waiting = None;
         if outgoing.wants_reply {
             outgoing.message.reply_to = Some(self.reply_address().await?.to_owned());
             waiting = Some(self.await_reply(&outgoing.message.id)?);
         }
-        match &outgoing.exchange {
-            Some(exchange) => {
-                self.declare_exchange(&exchange.prefixed(self.prefix()))
-                    .await?;
-                let publish = self.physical(outgoing.route, outgoing.message, outgoing.delay);
-                self.inner.broker.publish(publish).await?;
-            }
-            None => {
-                let queue = outgoing.queue.prefixed(self.prefix());
-                self.declare_queue(&queue).await?;
-                let publish = self.physical(outgoing.route, outgoing.message, outgoing.delay);
-                self.inner.broker.publish_to(&queue, publish).await?;
-            }
-        }
+        let publish = Publish {
+            route: outgoing.route(),
+            message: outgoing.message,
+            delay: outgoing.delay,
+            deadline: self.send_timeout(),
+        };
+        let publishing = match outgoing.exchange {
+            Some(_) => self.inner.broker.publish(publish),
+            None => self.inner.broker.publish_to(&outgoing.queue, publish),
+        };
+        publishing.await?;
         #[cfg(feature = "redis")]
         self.follow(waiting.as_deref());
         Ok(waiting)
@@ -137,36 +171,12 @@ impl App {
         }
     }
 
-    /// The message as the broker gets it.
-    fn physical(&self, route: Route, message: Message, delay: Duration) -> Publish {
-        Publish {
-            route: self.physical_route(route),
-            message,
-            delay,
-            deadline: self.send_timeout(),
-        }
-    }
-
-    fn physical_route(&self, route: Route) -> Route {
-        match route {
-            Route::Queue(mut name) => {
-                name.insert_str(0, self.prefix());
-                Route::Queue(name)
-            }
-            Route::Exchange {
-                exchange,
-                routing_key,
-            } => Route::Exchange {
-                exchange: format!("{}{exchange}", self.prefix()),
-                routing_key,
-            },
-            // Their names are the wire's already.
-            route @ (Route::Reply(_) | Route::Join { .. }) => route,
-        }
+    fn is_declared(&self, queue: &Queue) -> bool {
+        queue.bindings.is_empty() && self.inner.declared.contains(queue.name())
     }
 
     pub(super) async fn declare_queue(&self, queue: &Queue) -> Result<()> {
-        if queue.bindings.is_empty() && self.inner.declared.contains(queue.name()) {
+        if self.is_declared(queue) {
             return Ok(());
         }
         self.inner.broker.declare(queue).await?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
 
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -223,6 +224,24 @@ pub struct Publish {
     pub delay: Duration,
     /// How long to try before giving up.
     pub deadline: Duration,
+}
+
+/// Does what a message needs before it can be stored and stores it, but not for longer than it is tried for since `began`:
+/// each step of that has a deadline of its own, and this one, a second later, is for their sum.
+pub(crate) async fn in_sum<T>(
+    deadline: Duration,
+    began: Instant,
+    route: &Route,
+    steps: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let left = deadline.saturating_add(crate::SECOND);
+    let left = left.saturating_sub(began.elapsed());
+    timeout(left, steps).await.unwrap_or_else(|_| {
+        Err(Error::Unconfirmed {
+            route: route.to_string(),
+            waited: deadline,
+        })
+    })
 }
 
 /// Where a message goes.

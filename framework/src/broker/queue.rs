@@ -163,11 +163,16 @@ impl Queue {
 
     /// The same queue in an app whose names all begin with `prefix`.
     pub(crate) fn prefixed(mut self, prefix: &str) -> Self {
+        self.put_prefix(prefix);
+        self
+    }
+
+    /// Makes it the queue of an app whose names all begin with `prefix`.
+    pub(crate) fn put_prefix(&mut self, prefix: &str) {
         self.name.insert_str(0, prefix);
         for binding in &mut self.bindings {
-            binding.exchange.name.insert_str(0, prefix);
+            binding.exchange.put_prefix(prefix);
         }
-        self
     }
 }
 
@@ -272,11 +277,9 @@ impl Exchange {
         validate_name("exchange name", &self.name)
     }
 
-    pub(crate) fn prefixed(&self, prefix: &str) -> Self {
-        Self {
-            name: format!("{prefix}{}", self.name),
-            kind: self.kind,
-        }
+    /// Makes it the exchange of an app whose names all begin with `prefix`.
+    pub(crate) fn put_prefix(&mut self, prefix: &str) {
+        self.name.insert_str(0, prefix);
     }
 }
 

@@ -392,7 +392,7 @@ impl Joins {
 
 /// Brings a part, and fires its join if it was the last.
 pub(super) async fn put(core: &Core, outgoing: &mut Outgoing) -> Result<()> {
-    let Route::Join { join, parts, fire } = outgoing.route.clone() else {
+    let Route::Join { join, parts, fire } = outgoing.route().clone() else {
         return Ok(());
     };
     if !is_join(&join) {

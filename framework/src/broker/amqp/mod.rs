@@ -7,12 +7,12 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::url::BrokerUrl;
 use super::{
     Announcement, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth, Exchange,
-    Join, Lease, Listener, Publish, Queue, QueueType, Replies, is_join,
+    Join, Lease, Listener, Publish, Queue, QueueType, Replies, in_sum, is_join,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -33,6 +33,7 @@ mod dial;
 mod flight;
 mod gate;
 mod handled;
+mod ids;
 mod joins;
 mod lease;
 mod live;
@@ -158,11 +159,16 @@ impl Broker for AmqpBroker {
             Ok(outgoing) => outgoing,
             Err(error) => return Box::pin(ready(Err(error))),
         };
+        let began = Instant::now();
         Box::pin(async move {
             match self.core.send(&mut outgoing).await {
                 Err(Error::Unroutable { .. }) => {
-                    self.declare(queue).await?;
-                    Box::pin(self.core.send(&mut outgoing)).await
+                    let (deadline, route) = (outgoing.deadline(), outgoing.route().clone());
+                    let again = async {
+                        self.declare(queue).await?;
+                        self.core.send(&mut outgoing).await
+                    };
+                    Box::pin(in_sum(deadline, began, &route, again)).await
                 }
                 sent => sent,
             }

@@ -49,6 +49,8 @@ pub(super) struct State {
     accepts: bool,
     waiting: VecDeque<Ticket>,
     window: Window,
+    /// Memory for those whose fate is certain.
+    settled: Vec<(Ticket, Fate)>,
     /// With the connection, which lives as long as someone holds it.
     channel: Option<Opened>,
     blocked: watch::Receiver<Option<String>>,
@@ -164,6 +166,7 @@ impl State {
             accepts: true,
             waiting: VecDeque::new(),
             window: Window::new(),
+            settled: Vec::new(),
             channel: None,
             blocked: transport.publishing.blocked(),
             next_number: 0,
@@ -216,12 +219,14 @@ impl State {
     }
 
     fn get_on(&mut self) -> bool {
-        let settled = self.window.settled();
+        let mut settled = std::mem::take(&mut self.settled);
+        self.window.settle(&mut settled);
         let any = !settled.is_empty();
         if any {
-            self.settle(settled);
+            self.settle(&mut settled);
             self.pump();
         }
+        self.settled = settled;
         any
     }
 
@@ -284,7 +289,7 @@ impl State {
         }
     }
 
-    fn settle(&mut self, settled: Vec<(Ticket, Fate)>) {
+    fn settle(&mut self, settled: &mut Vec<(Ticket, Fate)>) {
         let got_on = |(_, fate): &(Ticket, Fate)| matches!(fate, Fate::Stored | Fate::Returned);
         if settled.iter().any(got_on) {
             self.remedies = 0;
@@ -295,7 +300,7 @@ impl State {
         }
         let mut lost = Vec::new();
         let mut reason = None;
-        for (mut ticket, fate) in settled {
+        for (mut ticket, fate) in settled.drain(..) {
             match fate {
                 Fate::Stored => ticket.tell(Verdict::Stored),
                 Fate::Returned => ticket.tell(Verdict::Unroutable),

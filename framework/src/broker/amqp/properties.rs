@@ -1,19 +1,24 @@
 //! A message's properties for the wire. lapin consumes them, and what a lost channel takes with it is published again:
 //! they are kept as they are written, in one piece, since a copy would take an allocation for each text.
 
+use std::cell::Cell;
 use std::sync::{Mutex, PoisonError};
 
 use lapin::BasicProperties;
 use lapin::protocol::basic::{gen_properties, parse_properties};
 
-/// Most messages' properties have fewer bytes.
-const USUAL: usize = 512;
+/// What a thread keeps to write in; a message with more is rare.
+const SCRATCH: usize = 4096;
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Properties that can be given away again and again.
 #[derive(Debug)]
 pub(super) struct Properties {
     /// As on the wire; `None` if they cannot be written, which lapin will say.
-    written: Option<Vec<u8>>,
+    written: Option<Box<[u8]>>,
     /// What was not given away yet.
     fresh: Mutex<Option<BasicProperties>>,
     priority: u8,
@@ -21,10 +26,8 @@ pub(super) struct Properties {
 
 impl Properties {
     pub(super) fn new(properties: BasicProperties) -> Self {
-        let buffer = Vec::with_capacity(USUAL);
-        let written = gen_properties(&properties)(buffer.into());
         Self {
-            written: written.ok().map(|written| written.into_inner().0),
+            written: write(&properties),
             priority: properties.priority().unwrap_or(0),
             fresh: Mutex::new(Some(properties)),
         }
@@ -40,11 +43,24 @@ impl Properties {
         match &self.written {
             None => fresh.clone().unwrap_or_default(),
             Some(written) => fresh.take().unwrap_or_else(|| {
-                let read = parse_properties(written.as_slice());
+                let read = parse_properties(&**written);
                 read.map_or_else(|_| BasicProperties::default(), |(_, properties)| properties)
             }),
         }
     }
+}
+
+/// The properties as on the wire. A buffer that has room for all of them, and is kept while the message is on its way,
+/// would be larger than most need: each thread has one to write in.
+fn write(properties: &BasicProperties) -> Option<Box<[u8]>> {
+    let buffer = BUFFER.take();
+    let (mut buffer, _) = gen_properties(properties)(buffer.into()).ok()?.into_inner();
+    let written = Box::from(buffer.as_slice());
+    if buffer.capacity() <= SCRATCH {
+        buffer.clear();
+        BUFFER.set(buffer);
+    }
+    Some(written)
 }
 
 impl Clone for Properties {

@@ -42,7 +42,6 @@ pub(super) struct Core {
 
 /// A message whose way can be found again.
 pub(super) struct Outgoing {
-    pub(super) route: Route,
     delay: Duration,
     deadline: Duration,
     request: Arc<Request>,
@@ -94,14 +93,13 @@ impl Outgoing {
                 false => properties.headers().clone().unwrap_or_default(),
             },
             request: Arc::new(Request {
-                route: route.clone(),
+                route,
                 exchange: own(""),
                 routing_key: key,
                 properties: Properties::new(properties),
                 body,
                 limit: deadline,
             }),
-            route,
             delay,
             deadline,
             waits_for_room: false,
@@ -119,6 +117,11 @@ impl Outgoing {
     pub(super) fn be_patient(&mut self) {
         self.deadline = (2 * self.deadline).min(PATIENCE.max(self.deadline));
         Arc::make_mut(&mut self.request).limit = self.deadline;
+    }
+
+    /// Where it goes.
+    pub(super) fn route(&self) -> &Route {
+        &self.request.route
     }
 
     /// How long to try.
@@ -207,7 +210,7 @@ impl Core {
 
     /// Publishes a message; resolves when it is confirmed.
     pub(super) async fn send(&self, outgoing: &mut Outgoing) -> Result<()> {
-        match outgoing.route {
+        match outgoing.route() {
             Route::Join { .. } => Box::pin(joins::put(self, outgoing)).await,
             _ => self.store(outgoing).await,
         }
@@ -215,7 +218,7 @@ impl Core {
 
     /// Brings a message to its queue, and no further.
     pub(super) async fn store(&self, outgoing: &mut Outgoing) -> Result<()> {
-        if let Route::Reply(name) = &outgoing.route
+        if let Route::Reply(name) = outgoing.route()
             && !self.takes_replies(name)
         {
             tracing::warn!(
@@ -237,14 +240,14 @@ impl Core {
             let verdict = self.publisher.submit(&outgoing.request, deadline).await?;
             match verdict {
                 Verdict::Unroutable | Verdict::NoExchange(_) => {}
-                Verdict::Nacked if outgoing.waits_for_room || self.may_pass(&outgoing.route) => {
+                Verdict::Nacked if outgoing.waits_for_room || self.may_pass(outgoing.route()) => {
                     nacked = true;
                     if timeout_at(deadline, Box::pin(backoff.wait()))
                         .await
                         .is_err()
                     {
                         return Err(Error::Blocked {
-                            route: outgoing.route.to_string(),
+                            route: outgoing.route().to_string(),
                             reason: "the queue is full, or has no leader at the moment".into(),
                             waited: outgoing.deadline,
                         });
@@ -262,7 +265,7 @@ impl Core {
                 }
                 _ => return outgoing.request.conclude(verdict, deadline),
             }
-            if let Route::Reply(_) = outgoing.route {
+            if let Route::Reply(_) = outgoing.route() {
                 // Nobody waits any more.
                 return Ok(());
             }
@@ -270,7 +273,7 @@ impl Core {
                 return Box::pin(self.last_resort(outgoing, verdict, deadline)).await;
             }
             mended = true;
-            match &outgoing.route {
+            match outgoing.route() {
                 Route::Queue(name) => {
                     let (topology, name) = (self.topology.clone(), name.clone());
                     let work = async move { topology.mend(&name).await };
@@ -334,7 +337,7 @@ impl Core {
         verdict: Verdict,
         deadline: Instant,
     ) -> Result<()> {
-        let Route::Queue(name) = &outgoing.route else {
+        let Route::Queue(name) = outgoing.route() else {
             return outgoing.request.conclude(verdict, deadline);
         };
         let name = name.clone();
@@ -356,7 +359,7 @@ impl Core {
 
     /// Decides where a message without a delay is published.
     fn aim_straight(&self, outgoing: &mut Outgoing) -> Result<()> {
-        let exchange = match &outgoing.route {
+        let exchange = match outgoing.route() {
             // Its own queue is bound nowhere.
             Route::Queue(name) if is_join(name) => "",
             Route::Queue(name) => self.topology.exchange_of(name),
@@ -368,14 +371,14 @@ impl Core {
 
     /// Decides where a message with a delay is published; false if there is no such place.
     async fn find_way(&self, outgoing: &mut Outgoing, deadline: Instant) -> Result<bool> {
-        let to = match &outgoing.route {
+        let to = match outgoing.route() {
             Route::Exchange { exchange, .. } => Some(exchange.as_str()),
             _ => None,
         };
         let which = self.ladder(outgoing, deadline).await?;
         let climb = delay::climb(which, outgoing.delay, to)?;
         let topology = self.topology.clone();
-        let found = match outgoing.route.clone() {
+        let found = match outgoing.route().clone() {
             Route::Queue(name) if !topology.ladder.reaches_queue(which, &name) => {
                 let work = async move {
                     if topology.lead_to_queue(which, &name).await? {
@@ -426,7 +429,7 @@ impl Core {
         match timeout_at(deadline, self.transport.run(work)).await {
             Ok(done) => done,
             Err(_) => Err(Error::Unavailable {
-                what: format!("the message to {}", outgoing.route),
+                what: format!("the message to {}", outgoing.route()),
                 waited: outgoing.deadline,
                 reason: self.transport.consuming.last_error(),
             }),

@@ -189,7 +189,7 @@ impl Settler {
     }
 
     fn is_for_our_dead(&self, outgoing: &Outgoing) -> bool {
-        outgoing.route == Route::Queue(self.session.queue.dead_letter_name())
+        *outgoing.route() == Route::Queue(self.session.queue.dead_letter_name())
     }
 
     /// Puts the message back as if it had not been delivered.

@@ -4,9 +4,6 @@
 //! message's confirm: never later than its own, though. Hence every confirm that is ready is taken before
 //! any verdict is given, and returns are remembered by message id until their own confirm comes.
 
-use std::collections::HashSet;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -16,6 +13,7 @@ use lapin::{Channel, Confirmation};
 
 use super::flight::{Flight, Outcome, flight};
 use super::handled::Listener;
+use super::ids::{IdHash, Ids};
 use super::joins;
 use super::live::{Live, Trouble};
 use super::publish::Ticket;
@@ -138,9 +136,6 @@ struct Entry {
     id: IdHash,
 }
 
-/// Stands for a message's id. Two ids with one hash would be taken for the same, which none in flight are.
-type IdHash = u64;
-
 /// The publishes in flight.
 pub(super) struct Window {
     slots: Vec<Slot>,
@@ -148,10 +143,7 @@ pub(super) struct Window {
     woken: Arc<Woken>,
     scratch: Vec<usize>,
     finished: Vec<(usize, Outcome)>,
-    hasher: RandomState,
-    ids: HashSet<IdHash>,
-    returned: HashSet<IdHash>,
-    next_number: u64,
+    ids: Ids,
 }
 
 impl Window {
@@ -177,10 +169,7 @@ impl Window {
             woken,
             scratch: Vec::new(),
             finished: Vec::new(),
-            hasher: RandomState::new(),
-            ids: HashSet::new(),
-            returned: HashSet::new(),
-            next_number: 0,
+            ids: Ids::default(),
         }
     }
 
@@ -204,11 +193,11 @@ impl Window {
         self.begin(index, ticket.sender.take());
         let request = ticket.request.clone();
         let mut properties = joins::name_copy(request.properties.give());
-        let (id, renamed) = self.unique_id(properties.message_id());
+        let id = properties.message_id().as_ref();
+        let (id, renamed) = self.ids.enter(id.map_or("", ShortString::as_str));
         if let Some(renamed) = renamed {
             properties = properties.with_message_id(wire::own(&renamed));
         }
-        self.ids.insert(id);
         let slot = &mut self.slots[index];
         slot.entry = Some(Entry { ticket, id });
         let flight = slot.flight.get_or_insert_with(flight);
@@ -216,24 +205,6 @@ impl Window {
         // The first poll numbers the message and queues its frames, in the order of calls.
         if let Poll::Ready(outcome) = flight.poll(&mut Context::from_waker(&slot.waker)) {
             self.finished.push((index, outcome));
-        }
-    }
-
-    /// Returned messages are recognised by their id, which therefore no two in flight may share: what stands for
-    /// it, and another id where it needs one.
-    fn unique_id(&mut self, id: &Option<ShortString>) -> (IdHash, Option<String>) {
-        let id = id.as_ref().map_or("", ShortString::as_str);
-        let hash = self.hasher.hash_one(id);
-        if !id.is_empty() && !self.ids.contains(&hash) {
-            return (hash, None);
-        }
-        loop {
-            self.next_number += 1;
-            let another = wire::numbered_id(id, self.next_number);
-            let hash = self.hasher.hash_one(another.as_str());
-            if !self.ids.contains(&hash) {
-                return (hash, Some(another));
-            }
         }
     }
 
@@ -280,24 +251,22 @@ impl Window {
         self.woken.news().other = Some(waker.clone());
     }
 
-    /// The publishes whose fate is certain.
-    pub(super) fn settled(&mut self) -> Vec<(Ticket, Fate)> {
+    /// Adds the publishes whose fate is certain to `settled`.
+    pub(super) fn settle(&mut self, settled: &mut Vec<(Ticket, Fate)>) {
         self.poll_woken();
         for (_, result) in &self.finished {
             if let Ok(Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message))) = result
                 && let Some(id) = message.properties.message_id()
             {
-                self.returned.insert(self.hasher.hash_one(id.as_str()));
+                self.ids.returned(id.as_str());
             }
         }
         let mut finished = std::mem::take(&mut self.finished);
-        let mut settled = Vec::with_capacity(finished.len());
         for (index, result) in finished.drain(..) {
-            settled.extend(self.settle(index, result));
+            settled.extend(self.conclude(index, result));
         }
         // With the memory that it has.
         self.finished = finished;
-        settled
     }
 
     /// Polls what was woken until nothing more is.
@@ -325,12 +294,11 @@ impl Window {
         }
     }
 
-    fn settle(&mut self, index: usize, result: Outcome) -> Option<(Ticket, Fate)> {
+    fn conclude(&mut self, index: usize, result: Outcome) -> Option<(Ticket, Fate)> {
         let Entry { ticket, id } = self.slots[index].entry.take()?;
         self.set_sender(index, None);
         self.free.push(index);
-        self.ids.remove(&id);
-        let returned = self.returned.remove(&id);
+        let returned = self.ids.leave(id);
         let fate = match result {
             Err(error) => Fate::Lost(Trouble::from(error)),
             Ok(_) if returned => Fate::Returned,
@@ -346,7 +314,6 @@ impl Window {
     /// Ends the window with its channel: what is still in flight comes back.
     pub(super) fn abandon(&mut self) -> Vec<Ticket> {
         self.finished.clear();
-        self.returned.clear();
         self.ids.clear();
         // lapin wakes with a lock held that it takes here, too, when it hears that nobody awaits a confirm any more:
         // the news must not be locked meanwhile.

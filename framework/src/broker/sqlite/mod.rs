@@ -39,6 +39,7 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use self::audience::Heard;
 use self::command::{Command, Handle, Request};
@@ -50,7 +51,7 @@ use self::syncing::Syncing;
 use super::url::BrokerUrl;
 use super::{
     Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth,
-    Exchange, Join, Lease, Listener, MOST_AHEAD, Publish, Queue, Replies, Subscription,
+    Exchange, Join, Lease, Listener, MOST_AHEAD, Publish, Queue, Replies, Subscription, in_sum,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -207,17 +208,18 @@ impl Broker for SqliteBroker {
     }
 
     fn publish_to<'a>(&'a self, queue: &'a Queue, publish: Publish) -> BoxFuture<'a, Result<()>> {
-        let deadline = publish.deadline;
+        let (began, deadline) = (Instant::now(), publish.deadline);
         let outgoing = Outgoing::new(publish, SystemTime::now());
         Box::pin(async move {
             match self.handle.publish(outgoing?, deadline).await {
                 // Boxed: few queues are missing, and each message would have room for that.
                 (Err(Error::Unroutable { .. }), Some(outgoing)) => {
-                    Box::pin(async move {
+                    let route = outgoing.route.clone();
+                    let again = async move {
                         self.declare(queue).await?;
                         self.handle.publish(outgoing, deadline).await.0
-                    })
-                    .await
+                    };
+                    Box::pin(in_sum(deadline, began, &route, again)).await
                 }
                 (outcome, _) => outcome,
             }

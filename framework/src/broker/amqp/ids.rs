@@ -1,0 +1,105 @@
+//! The ids of the messages in flight: a returned message is recognised by its id, which therefore no two of them may
+//! share.
+
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+
+use super::wire;
+
+/// Stands for a message's id. Two ids with one hash would be taken for the same, which none in flight are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct IdHash(u64);
+
+/// What was hashed is not hashed again to find it in a set.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = self.0.rotate_left(8) ^ hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Hashes = HashSet<IdHash, BuildHasherDefault<Hashed>>;
+
+/// The ids.
+#[derive(Default)]
+pub(super) struct Ids {
+    hasher: RandomState,
+    in_flight: Hashes,
+    returned: Hashes,
+    next_number: u64,
+}
+
+impl Ids {
+    /// A message with this id is in flight from now on: what stands for it, and another id where it needs one.
+    pub(super) fn enter(&mut self, id: &str) -> (IdHash, Option<String>) {
+        let hash = self.hash(id);
+        if !id.is_empty() && self.in_flight.insert(hash) {
+            return (hash, None);
+        }
+        loop {
+            self.next_number += 1;
+            let another = wire::numbered_id(id, self.next_number);
+            let hash = self.hash(&another);
+            if self.in_flight.insert(hash) {
+                return (hash, Some(another));
+            }
+        }
+    }
+
+    /// The message with this id came back.
+    pub(super) fn returned(&mut self, id: &str) {
+        let hash = self.hash(id);
+        self.returned.insert(hash);
+    }
+
+    /// This message is in flight no longer; whether it came back.
+    pub(super) fn leave(&mut self, id: IdHash) -> bool {
+        self.in_flight.remove(&id);
+        !self.returned.is_empty() && self.returned.remove(&id)
+    }
+
+    /// None is in flight.
+    pub(super) fn clear(&mut self) {
+        self.in_flight.clear();
+        self.returned.clear();
+    }
+
+    fn hash(&self, id: &str) -> IdHash {
+        IdHash(self.hasher.hash_one(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_in_flight_share_an_id() {
+        let mut ids = Ids::default();
+        let (first, renamed) = ids.enter("a");
+        assert_eq!(renamed, None);
+        let (second, renamed) = ids.enter("a");
+        assert_ne!(first, second);
+        let renamed = renamed.expect("another id");
+        assert_ne!(renamed, "a");
+        let (nameless, renamed_too) = ids.enter("");
+        assert!(renamed_too.is_some_and(|id| id != renamed));
+        assert!(!ids.leave(nameless));
+        ids.returned(&renamed);
+        assert!(!ids.leave(first));
+        assert!(ids.leave(second));
+        assert!(!ids.leave(second));
+        assert_eq!(ids.enter("a"), (first, None));
+    }
+}
