@@ -10,6 +10,8 @@ use garenne::Queue;
 
 #[path = "asked.rs"]
 mod asked;
+#[path = "throughput/caller.rs"]
+mod caller;
 #[path = "throughput/meter.rs"]
 #[allow(dead_code, reason = "nothing is timed here")]
 mod meter;

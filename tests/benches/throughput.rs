@@ -18,6 +18,8 @@ use tokio::time::timeout;
 mod asked;
 #[path = "throughput/bare.rs"]
 mod bare;
+#[path = "throughput/caller.rs"]
+mod caller;
 #[path = "cell.rs"]
 mod cell;
 #[path = "throughput/meter.rs"]

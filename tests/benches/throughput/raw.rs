@@ -1,13 +1,12 @@
 //! What it is compared with: lapin by hand, with the same guarantees and nothing else. Messages are
 //! persistent, mandatory and confirmed; replies are confirmed before the request is acknowledged.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use futures_util::StreamExt;
 use futures_util::future::try_join_all;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions,
@@ -20,12 +19,11 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
+use crate::caller::{Caller, GROUP, read_replies};
 use crate::meter::{Drain, Sample, Stopwatch, latency};
 use crate::post::{Letter, Post};
 use crate::row::{AHEAD, IN_FLIGHT, Row, SENDERS, SLOTS, WINDOW};
 
-/// Replies acknowledged together.
-const GROUP: usize = 64;
 const REPLY_PREFETCH: u16 = 512;
 /// How long the server's answer to a goodbye is awaited.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -116,7 +114,7 @@ impl Connected {
             Row::AheadMany => self.consume_ahead(SLOTS, count, &text).await,
             Row::RpcOne => self.rpc(1, 1, count, &text).await,
             Row::RpcMany => self.rpc(SLOTS, IN_FLIGHT, count, &text).await,
-            Row::EndToEnd => self.rpc(SLOTS, WINDOW, count, &text).await,
+            Row::EndToEnd => self.end_to_end(count, &text).await,
         }
     }
 
@@ -206,23 +204,10 @@ impl Connected {
         count: usize,
         text: &Arc<str>,
     ) -> Result<Sample> {
-        let replies = Post::new(confirming(&self.worker).await?, slots);
-        let drain = Arc::new(Drain::new(usize::MAX));
-        let server = self.serve(slots, drain, Some(replies)).await?;
-        let caller = Caller {
-            post: Post::new(confirming(&self.client).await?, in_flight),
-            queue: self.queue.clone(),
-            reply_queue: self.reply_queue.clone(),
-            text: text.clone(),
-            waiting: Arc::default(),
-        };
-        let channel = self.client.create_channel().await?;
-        let consumer = consume(&channel, &self.reply_queue, REPLY_PREFETCH).await?;
-        let reading = tokio::spawn(read_replies(channel, consumer, caller.waiting.clone()));
-        caller.call(usize::MAX).await?;
+        let answering = self.answering(slots, in_flight, text).await?;
         let watch = Stopwatch::start();
         let calling = (0..in_flight).map(|lane| {
-            let caller = caller.clone();
+            let caller = answering.caller.clone();
             tokio::spawn(async move {
                 let mut times = Vec::new();
                 for number in 0..count / in_flight {
@@ -238,14 +223,64 @@ impl Connected {
             times.extend(answered?);
         }
         let sample = watch.stop(times.len());
-        server.stop().await?;
-        reading.abort();
-        // Its channel goes with it, and what is unacknowledged comes back to whoever reads next.
-        let _ = reading.await;
+        answering.stop().await?;
         Ok(Sample {
             latency: latency(times),
             ..sample
         })
+    }
+
+    async fn end_to_end(&self, count: usize, text: &Arc<str>) -> Result<Sample> {
+        let answering = self.answering(SLOTS, 1, text).await?;
+        let watch = Stopwatch::start();
+        let calls = stream::iter(0..count).map(|number| answering.caller.send(number));
+        let sent: Vec<_> = calls.buffered(WINDOW).try_collect().await?;
+        for (number, answered) in sent.into_iter().enumerate() {
+            ensure!(answered.await? == number as u64, "somebody else's reply");
+        }
+        let sample = watch.stop(count);
+        answering.stop().await?;
+        Ok(sample)
+    }
+
+    /// A worker that answers, and who calls it from so many tasks.
+    async fn answering(&self, slots: usize, callers: usize, text: &Arc<str>) -> Result<Answering> {
+        let replies = Post::new(confirming(&self.worker).await?, slots);
+        let drain = Arc::new(Drain::new(usize::MAX));
+        let server = self.serve(slots, drain, Some(replies)).await?;
+        let caller = Caller {
+            post: Post::new(confirming(&self.client).await?, callers),
+            queue: self.queue.clone(),
+            reply_queue: self.reply_queue.clone(),
+            text: text.clone(),
+            waiting: Arc::default(),
+        };
+        let channel = self.client.create_channel().await?;
+        let consumer = consume(&channel, &self.reply_queue, REPLY_PREFETCH).await?;
+        let reading = tokio::spawn(read_replies(channel, consumer, caller.waiting.clone()));
+        caller.call(usize::MAX).await?;
+        Ok(Answering {
+            server,
+            caller,
+            reading,
+        })
+    }
+}
+
+/// A worker that answers, and who calls it.
+struct Answering {
+    server: Server,
+    caller: Caller,
+    reading: JoinHandle<Result<()>>,
+}
+
+impl Answering {
+    async fn stop(self) -> Result<()> {
+        self.server.stop().await?;
+        self.reading.abort();
+        // Its channel goes with it, and what is unacknowledged comes back to whoever reads next.
+        let _ = self.reading.await;
+        Ok(())
     }
 }
 
@@ -266,55 +301,6 @@ async fn consume(channel: &Channel, queue: &ShortString, prefetch: u16) -> Resul
     Ok(channel
         .basic_consume(queue, "".into(), options, arguments)
         .await?)
-}
-
-/// Calls, and awaits what is answered.
-#[derive(Clone)]
-struct Caller {
-    post: Post,
-    queue: ShortString,
-    reply_queue: ShortString,
-    text: Arc<str>,
-    waiting: Waiting,
-}
-
-type Waiting = Arc<Mutex<HashMap<String, oneshot::Sender<u64>>>>;
-
-impl Caller {
-    async fn call(&self, number: usize) -> Result<u64> {
-        let (answer, answered) = oneshot::channel();
-        let letter = Letter::request(&self.queue, number, &self.text).reply_to(&self.reply_queue);
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(letter.id().to_owned(), answer);
-        self.post.send(letter).await?;
-        let answer = answered.await?;
-        ensure!(answer == number as u64, "somebody else's reply");
-        Ok(answer)
-    }
-}
-
-async fn read_replies(channel: Channel, mut replies: Consumer, waiting: Waiting) -> Result<()> {
-    let mut unacked = 0;
-    while let Some(reply) = replies.next().await.transpose()? {
-        let id = reply.properties.correlation_id().clone();
-        let id = id.as_ref().map_or("", ShortString::as_str);
-        let waiter = waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(id);
-        if let Some(waiter) = waiter {
-            let _ = waiter.send(crate::post::read_reply(&reply.data)?);
-        }
-        unacked += 1;
-        if unacked == GROUP {
-            unacked = 0;
-            let options = BasicAckOptions { multiple: true };
-            channel.basic_ack(reply.delivery_tag, options).await?;
-        }
-    }
-    Ok(())
 }
 
 /// What is done with a delivery.
