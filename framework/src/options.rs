@@ -113,13 +113,7 @@ impl CallOptions {
 
     /// Where the call goes.
     pub(crate) fn route(&self) -> Route {
-        match &self.exchange {
-            Some((exchange, key)) => Route::Exchange {
-                exchange: exchange.name().to_owned(),
-                routing_key: key.clone(),
-            },
-            None => Route::Queue(self.queue.name().to_owned()),
-        }
+        Route::through(self.exchange.as_ref(), &self.queue)
     }
 
     /// How long after `now` the call is due.

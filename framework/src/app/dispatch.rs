@@ -32,13 +32,7 @@ impl Outgoing {
 
     /// Where it goes.
     fn route(&self) -> Route {
-        match &self.exchange {
-            Some((exchange, routing_key)) => Route::Exchange {
-                exchange: exchange.name().to_owned(),
-                routing_key: routing_key.clone(),
-            },
-            None => Route::Queue(self.queue.name().to_owned()),
-        }
+        Route::through(self.exchange.as_ref(), &self.queue)
     }
 
     /// Says in headers what Celery's workers would not find elsewhere: the call with these `arguments` may go to one.

@@ -66,11 +66,16 @@ pub trait Broker: Send + Sync + 'static {
     /// The same for a message to `queue`, which was declared: where somebody has deleted it since, it is declared
     /// again.
     fn publish_to<'a>(&'a self, queue: &'a Queue, publish: Publish) -> BoxFuture<'a, Result<()>> {
+        let (began, deadline) = (Instant::now(), publish.deadline);
         Box::pin(async move {
             match self.publish(publish.clone()).await {
                 Err(Error::Unroutable { .. }) => {
-                    self.declare(queue).await?;
-                    self.publish(publish).await
+                    let route = publish.route.clone();
+                    let again = async move {
+                        self.declare(queue).await?;
+                        self.publish(publish).await
+                    };
+                    in_sum(deadline, began, &route, again).await
                 }
                 outcome => outcome,
             }
@@ -270,6 +275,19 @@ pub enum Route {
         /// Fires the join though parts are missing.
         fire: bool,
     },
+}
+
+impl Route {
+    /// Through this exchange with its routing key, or else to the queue.
+    pub(crate) fn through(exchange: Option<&(Exchange, String)>, queue: &Queue) -> Self {
+        match exchange {
+            Some((exchange, routing_key)) => Self::Exchange {
+                exchange: exchange.name().to_owned(),
+                routing_key: routing_key.clone(),
+            },
+            None => Self::Queue(queue.name().to_owned()),
+        }
+    }
 }
 
 impl fmt::Display for Route {
