@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::broker::{BoxFuture, Stale};
+use crate::broker::{BoxFuture, Standing};
 use crate::message::Message;
 
 /// What a task can know of the attempt that runs it: add a parameter `ctx: &Context`.
@@ -41,11 +41,11 @@ pub(crate) struct Attempt {
     pub(crate) number: u32,
     pub(crate) deadline: Option<Instant>,
     /// Where the task tells its progress; `None` where nobody waits for it.
-    pub(crate) progress: Option<watch::Sender<Option<Box<RawValue>>>>,
+    pub(crate) progress: Option<Arc<Newest>>,
     /// Whether nobody wants it to go on.
     pub(crate) cancelled: AtomicBool,
-    /// Of the delivery that the attempt stands on now.
-    pub(crate) stale: watch::Receiver<Stale>,
+    /// Whether the delivery that the attempt stands on is void.
+    pub(crate) stale: Standing,
 }
 
 impl Context {
@@ -150,7 +150,7 @@ impl Context {
         if let Some(progress) = &self.0.progress {
             match serde_json::value::to_raw_value(value) {
                 Ok(raw) if raw.get().len() <= self.0.app.max_message_size() => {
-                    progress.send_replace(Some(raw));
+                    progress.tell(raw);
                 }
                 Ok(raw) => {
                     let size = raw.get().len();
@@ -188,19 +188,43 @@ impl Context {
     /// second time then.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.0.stale.borrow().is_stale()
+        self.0.stale.is_stale()
     }
 
     /// Resolves when [`is_stale`](Self::is_stale) is or becomes true.
     pub async fn stale(&self) {
-        loop {
-            let current = self.0.stale.borrow().clone();
-            current.stale().await;
-            // Otherwise another delivery has taken its place in the meantime.
-            if self.is_stale() {
-                return;
-            }
-        }
+        self.0.stale.stale().await;
+    }
+}
+
+/// The newest that a task has told of its progress, until it is taken.
+#[derive(Default)]
+pub(crate) struct Newest {
+    value: Mutex<Option<Box<RawValue>>>,
+    told: Notify,
+}
+
+impl Newest {
+    fn value(&self) -> MutexGuard<'_, Option<Box<RawValue>>> {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, value: Box<RawValue>) {
+        *self.value() = Some(value);
+        self.told.notify_one();
+    }
+
+    pub(crate) fn take(&self) -> Option<Box<RawValue>> {
+        self.value().take()
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
+        self.value().is_some()
+    }
+
+    /// Resolves when something is told that may not have been taken yet.
+    pub(crate) async fn told(&self) {
+        self.told.notified().await;
     }
 }
 

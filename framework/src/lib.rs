@@ -37,6 +37,7 @@ pub mod call;
 pub mod celery;
 mod clock;
 pub mod handle;
+mod hashed;
 mod id;
 pub mod message;
 mod options;

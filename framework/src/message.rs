@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use jiff::fmt::temporal::DateTimePrinter;
+use jiff::tz::Offset;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -296,11 +298,9 @@ pub(crate) fn is_brokers_own(name: &str) -> bool {
 /// RFC 3339 with microseconds and `+00:00`, the form that every Python reads.
 #[must_use]
 pub fn format_time(time: SystemTime) -> String {
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
     match jiff::Timestamp::try_from(time) {
-        Ok(stamp) => stamp
-            .to_zoned(jiff::tz::TimeZone::UTC)
-            .strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00")
-            .to_string(),
+        Ok(stamp) => PRINTER.timestamp_with_offset_to_string(&stamp, Offset::UTC),
         // Only times past the year 9999 cannot be written: they are as good as never.
         Err(_) => "9999-12-31T23:59:59.000000+00:00".into(),
     }

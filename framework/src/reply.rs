@@ -1,5 +1,6 @@
 //! The answer to a call on the wire: a result or a failure, in the form of Celery's rpc backend. Pure.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use serde::de::IgnoredAny;
@@ -21,6 +22,9 @@ const NAME_LIMIT: usize = 255;
 /// Bytes of an error's text that a reply carries.
 const TEXT_LIMIT: usize = 64 * 1024;
 
+/// Bytes that the body of a reply to a call that has succeeded takes beside its id and its result.
+const WITHOUT_RESULT: usize = 128;
+
 /// The answer to a call.
 #[derive(Debug)]
 pub struct Reply {
@@ -32,16 +36,18 @@ pub struct Reply {
 
 /// The body of a reply, as Celery's rpc backend writes it.
 #[derive(Serialize, Deserialize)]
-struct ReplyBody {
-    status: String,
-    result: Option<Box<RawValue>>,
+struct ReplyBody<'a> {
+    #[serde(borrow)]
+    status: Cow<'a, str>,
+    result: Option<&'a RawValue>,
     #[serde(default)]
     traceback: Option<String>,
     #[serde(default, skip_deserializing)]
-    children: Vec<Value>,
+    children: [(); 0],
     #[serde(default, skip_deserializing)]
     date_done: Option<String>,
-    task_id: String,
+    #[serde(borrow)]
+    task_id: Cow<'a, str>,
     /// What Celery's form has no place for, and its readers pass over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     garenne: Option<Note>,
@@ -72,17 +78,21 @@ struct Note {
     id: Option<String>,
 }
 
-impl ReplyBody {
-    fn new(status: &str, result: Box<RawValue>, task_id: String) -> Self {
+impl<'a> ReplyBody<'a> {
+    fn new(status: &'a str, result: &'a RawValue, task_id: &'a str) -> Self {
         Self {
             status: status.into(),
             result: Some(result),
             traceback: None,
-            children: Vec::new(),
+            children: [],
             date_done: None,
-            task_id,
+            task_id: task_id.into(),
             garenne: None,
         }
+    }
+
+    fn result(&self) -> Box<RawValue> {
+        self.result.unwrap_or(RawValue::NULL).to_owned()
     }
 }
 
@@ -111,7 +121,14 @@ impl Reply {
         request: &Message,
         now: SystemTime,
     ) -> Message {
-        let (status, result) = self.state();
+        let exception;
+        let (status, result) = match &self.outcome {
+            Ok(value) => ("SUCCESS", &**value),
+            Err(failure) => {
+                exception = exception::exception(failure);
+                (status(failure.kind), &*exception)
+            }
+        };
         let failure = self.outcome.as_ref().err();
         let traceback = failure.map(|failure| {
             let said = failure.traceback.clone();
@@ -124,7 +141,7 @@ impl Reply {
             error_type: cut(&failure.error_type, NAME_LIMIT).into(),
             id: (failure.id != self.id).then(|| cut(&failure.id, NAME_LIMIT).into()),
         };
-        let mut body = ReplyBody::new(status, result, self.id.clone());
+        let mut body = ReplyBody::new(status, result, &self.id);
         body.traceback = traceback;
         body.date_done = Some(format_time(now));
         body.garenne = failure.map(note);
@@ -132,8 +149,11 @@ impl Reply {
     }
 
     /// The message that carries `body` to who knows the call by `correlation_id`.
-    fn message(correlation_id: Option<&str>, body: &ReplyBody) -> Message {
-        let id = &body.task_id;
+    fn message(correlation_id: Option<&str>, body: &ReplyBody<'_>) -> Message {
+        let id = &*body.task_id;
+        let result = body.result.map_or(0, |result| result.get().len());
+        let mut json = Vec::with_capacity(WITHOUT_RESULT + id.len() + result);
+        serde_json::to_writer(&mut json, body).expect("a reply always serialises");
         Message {
             id: cut(id, NAME_LIMIT).to_owned(),
             headers: Headers::new(),
@@ -142,9 +162,7 @@ impl Reply {
             correlation_id: Some(correlation_id.unwrap_or(id).to_owned()),
             reply_to: None,
             priority: None,
-            body: serde_json::to_vec(body)
-                .expect("a reply always serialises")
-                .into(),
+            body: json.into(),
         }
     }
 
@@ -161,7 +179,7 @@ impl Reply {
     /// # Errors
     /// [`Unreadable`] with the reason.
     pub fn decode(message: &Message) -> Result<Option<Self>, Unreadable> {
-        let body: ReplyBody = match serde_json::from_slice(&message.body) {
+        let body: ReplyBody<'_> = match serde_json::from_slice(&message.body) {
             Ok(body) => body,
             Err(error) => {
                 let format = message.unsupported();
@@ -178,13 +196,13 @@ impl Reply {
                 };
             }
         };
-        let outcome = match body.status.as_str() {
-            "SUCCESS" => Ok(body.result.unwrap_or_else(null)),
+        let outcome = match &*body.status {
+            "SUCCESS" => Ok(body.result()),
             "FAILURE" | "REVOKED" => Err(failure(&body)),
             _ => return Ok(None),
         };
         Ok(Some(Self {
-            id: body.task_id,
+            id: body.task_id.into_owned(),
             outcome,
         }))
     }
@@ -199,10 +217,6 @@ fn outline(message: &Message) -> Option<Outline> {
     serde_json::from_slice(&without_nan(&message.body)).ok()
 }
 
-fn null() -> Box<RawValue> {
-    RawValue::from_string("null".into()).expect("null is JSON")
-}
-
 fn status(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::Expired | FailureKind::Cancelled => "REVOKED",
@@ -210,10 +224,9 @@ fn status(kind: FailureKind) -> &'static str {
     }
 }
 
-fn failure(body: &ReplyBody) -> Failure {
+fn failure(body: &ReplyBody<'_>) -> Failure {
     let exception = body
         .result
-        .as_ref()
         .and_then(|raw| serde_json::from_str::<ExceptionBody>(raw.get()).ok());
     let said = exception.as_ref().map(|e| match &e.exc_message {
         Value::Array(parts) => parts.iter().map(plain).collect::<Vec<_>>().join(", "),
@@ -240,7 +253,7 @@ fn failure(body: &ReplyBody) -> Failure {
         traceback: body.traceback.clone(),
         ..Failure::new(
             note.map_or("", |note| &*note.task),
-            id.unwrap_or_else(|| body.task_id.clone()),
+            id.unwrap_or_else(|| body.task_id.clone().into_owned()),
             kind,
             said.unwrap_or_else(|| "the worker gave no reason".into()),
         )
@@ -248,7 +261,7 @@ fn failure(body: &ReplyBody) -> Failure {
 }
 
 fn python_kind(
-    body: &ReplyBody,
+    body: &ReplyBody<'_>,
     exception: Option<&ExceptionBody>,
     said: Option<&str>,
 ) -> FailureKind {

@@ -2,7 +2,6 @@
 //! borrows.
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use serde_json::value::RawValue;
 use crate::broker::BoxFuture;
 use crate::context::Context;
 use crate::error::TaskError;
+use crate::hashed::HashedMap;
 use crate::message::{Arguments, is_deeper};
 use crate::retry::Backoff;
 
@@ -253,7 +253,7 @@ impl<T, E> Fallible for std::result::Result<T, E> {
 
 /// What a worker lends to its tasks, one value for each type.
 #[derive(Clone, Default)]
-pub struct State(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+pub struct State(HashedMap<TypeId, Arc<dyn Any + Send + Sync>>);
 
 impl State {
     /// Adds a value; `false` if there was one of its type already.

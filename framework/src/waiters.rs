@@ -1,6 +1,5 @@
 //! The table of who awaits which reply. Replies that nobody awaits are ignored, the first one for an id wins.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -9,10 +8,11 @@ use tokio::sync::Notify;
 
 use crate::error::{Error, Result};
 use crate::failure::{Failure, FailureKind};
+use crate::hashed::{CallId, HashedMap};
 
 /// One call whose reply may come; taken off the table when nobody holds it any more.
 pub(crate) struct Waiting {
-    id: String,
+    id: CallId,
     outcome: OnceLock<Result<Box<RawValue>, Failure>>,
     /// What the task told last of its progress, and how often it has told.
     progress: Mutex<(u64, Option<Box<RawValue>>)>,
@@ -98,7 +98,7 @@ pub(crate) struct Waiters {
 
 #[derive(Default)]
 struct Table {
-    waiting: HashMap<String, Weak<Waiting>>,
+    waiting: HashedMap<CallId, Weak<Waiting>>,
     closed: bool,
 }
 
@@ -109,6 +109,7 @@ impl Waiters {
 
     /// Awaits the reply to `id` from now on. Two calls under one id await the same reply.
     pub(crate) fn add(self: &Arc<Self>, id: &str) -> Result<Arc<Waiting>> {
+        let id = CallId::from(id);
         let mut table = self.table();
         if table.closed {
             return Err(Error::Closed {
@@ -117,14 +118,14 @@ impl Waiters {
         }
         let fresh = || {
             Arc::new(Waiting {
-                id: id.to_owned(),
+                id: id.clone(),
                 outcome: OnceLock::new(),
                 progress: Mutex::default(),
                 arrived: Notify::new(),
                 table: Arc::downgrade(self),
             })
         };
-        match table.waiting.entry(id.to_owned()) {
+        match table.waiting.entry(id.clone()) {
             Entry::Occupied(mut entry) => Ok(entry.get().upgrade().unwrap_or_else(|| {
                 let waiting = fresh();
                 entry.insert(Arc::downgrade(&waiting));
@@ -138,22 +139,24 @@ impl Waiters {
         }
     }
 
-    fn remove(&self, id: &str) {
-        let mut table = self.table();
+    fn remove(&self, id: &CallId) {
         // Another wait under the same id may have begun since the last one was dropped.
-        if table
-            .waiting
-            .get(id)
-            .is_some_and(|waiting| waiting.strong_count() == 0)
+        if let Entry::Occupied(waiting) = self.table().waiting.entry(id.clone())
+            && waiting.get().strong_count() == 0
         {
-            table.waiting.remove(id);
+            waiting.remove();
         }
+    }
+
+    /// Who awaits the reply to `id`.
+    fn find(&self, id: &str) -> Option<Arc<Waiting>> {
+        let id = CallId::from(id);
+        self.table().waiting.get(&id).and_then(Weak::upgrade)
     }
 
     /// Hands a reply to who awaits it; one that nobody awaits is dropped.
     pub(crate) fn complete(&self, id: &str, outcome: Result<Box<RawValue>, Failure>) {
-        let waiting = self.table().waiting.get(id).and_then(Weak::upgrade);
-        match waiting {
+        match self.find(id) {
             Some(waiting) => waiting.complete(outcome),
             None => tracing::debug!(id, "a reply came that nobody awaits"),
         }
@@ -161,8 +164,7 @@ impl Waiters {
 
     /// Hands news of a running call to who awaits it.
     pub(crate) fn tell(&self, id: &str, value: Box<RawValue>) {
-        let waiting = self.table().waiting.get(id).and_then(Weak::upgrade);
-        if let Some(waiting) = waiting {
+        if let Some(waiting) = self.find(id) {
             waiting.tell(value);
         }
     }
@@ -188,8 +190,8 @@ impl Waiters {
     /// Whether somebody awaits the reply to `id`, and it has not come yet.
     #[cfg(feature = "redis")]
     pub(crate) fn is_awaited(&self, id: &str) -> bool {
-        let waiting = self.table().waiting.get(id).and_then(Weak::upgrade);
-        waiting.is_some_and(|waiting| waiting.outcome.get().is_none())
+        self.find(id)
+            .is_some_and(|waiting| waiting.outcome.get().is_none())
     }
 
     /// How many replies are awaited.

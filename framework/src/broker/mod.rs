@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use crate::error::{Error, Result};
@@ -28,6 +28,7 @@ pub mod routing;
 mod shard;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+mod stale;
 pub mod url;
 
 pub use broadcast::{Announcement, BACKLOG, Channel, ChannelKind, Listener};
@@ -40,6 +41,8 @@ pub use lease::Lease;
 pub use queue::{Binding, Exchange, ExchangeKind, HeaderMatch, Queue, QueueType};
 pub(crate) use queue::{dead_letter_name, is_reply_queue, validate_routing_key};
 pub(crate) use shard::undivided;
+pub use stale::Stale;
+pub(crate) use stale::Standing;
 
 /// A future that a broker returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -379,38 +382,6 @@ pub struct Delivery {
     pub deliveries: u32,
     stale: Stale,
     settle: Box<dyn Settle>,
-}
-
-/// Tells whether a delivery is void because its connection has ended.
-#[derive(Debug, Clone)]
-pub struct Stale(watch::Receiver<bool>);
-
-impl Stale {
-    /// Follows `ended`, which becomes true when deliveries of its session are void.
-    #[must_use]
-    pub fn new(ended: watch::Receiver<bool>) -> Self {
-        Self(ended)
-    }
-
-    /// A delivery that is valid as long as the process lives.
-    #[must_use]
-    pub fn never() -> Self {
-        Self(watch::channel(false).1)
-    }
-
-    /// Whether it is void now.
-    #[must_use]
-    pub fn is_stale(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    /// Resolves when it becomes void; pends for ever if it never does.
-    pub async fn stale(&self) {
-        let mut ended = self.0.clone();
-        if ended.wait_for(|ended| *ended).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
 }
 
 impl Delivery {

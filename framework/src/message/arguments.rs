@@ -65,25 +65,33 @@ impl Arguments {
     /// # Errors
     /// As for [`decode`](Self::decode).
     pub(crate) fn decode_all(message: &Message) -> Result<(Self, Embed), Unreadable> {
-        if let Some(reason) = message.unsupported() {
-            return Err(Unreadable(reason));
+        match message.unsupported() {
+            Some(reason) => Err(Unreadable(reason)),
+            None => Self::decode_json(&message.body),
         }
-        let (args, kwargs, embed): Body<'_> =
-            serde_json::from_slice(&message.body).map_err(|e| {
-                Unreadable(format!(
-                    "the body is not `[args, kwargs, embed]` in JSON: {e}"
-                ))
-            })?;
+    }
+
+    /// Reads a body in JSON, and what is to follow the call.
+    ///
+    /// # Errors
+    /// As for [`decode`](Self::decode).
+    pub(crate) fn decode_json(body: &[u8]) -> Result<(Self, Embed), Unreadable> {
+        let (args, kwargs, embed): Body<'_> = serde_json::from_slice(body).map_err(|e| {
+            Unreadable(format!(
+                "the body is not `[args, kwargs, embed]` in JSON: {e}"
+            ))
+        })?;
         let arguments = Self {
             args: args.0,
             kwargs: kwargs.unwrap_or_default().0,
         };
         // What is no map names nothing to follow.
-        let embed = match embed.get().starts_with('{') {
-            true => serde_json::from_str(embed.get()).map_err(|e| {
+        let is_empty = !embed.get().starts_with('{') || body.ends_with(NOTHING_FOLLOWS);
+        let embed = match is_empty {
+            true => Embed::default(),
+            false => serde_json::from_str(embed.get()).map_err(|e| {
                 Unreadable(format!("what is to follow the call cannot be read: {e}"))
             })?,
-            false => Embed::default(),
         };
         Ok((arguments, embed))
     }

@@ -85,13 +85,6 @@ impl Message {
     /// Why the body cannot be read at all: another format than ours, or one that is compressed.
     #[must_use]
     pub fn unsupported(&self) -> Option<String> {
-        let media_type = self
-            .content_type
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim();
-        let encoding = self.content_encoding.trim();
         let compression = self.headers.get("compression");
         if let Some(compression) = compression.filter(|value| !value.is_null()) {
             let compression = shown(compression);
@@ -99,6 +92,13 @@ impl Message {
                 "the body is compressed with {compression}, which is not accepted"
             ));
         }
+        if self.content_type == "application/json" && self.content_encoding == "utf-8" {
+            // As nearly all are.
+            return None;
+        }
+        let media_type = self.content_type.split(';').next();
+        let media_type = media_type.unwrap_or_default().trim();
+        let encoding = self.content_encoding.trim();
         let known = ["", "utf-8", "utf8", "us-ascii", "ascii", "binary"];
         if !known
             .iter()

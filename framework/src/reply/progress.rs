@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::{Reply, ReplyBody, null};
+use super::{Reply, ReplyBody};
 use crate::message::Message;
 
 /// The state under which Python sees the progress of our tasks.
@@ -26,17 +26,17 @@ impl Progress {
     /// The message that carries this news to who awaits `request`.
     #[must_use]
     pub fn encode(self, request: &Message) -> Message {
-        let body = ReplyBody::new(STATE, self.value, self.id);
+        let body = ReplyBody::new(STATE, &self.value, &self.id);
         Reply::message(request.correlation_id.as_deref(), &body)
     }
 
     /// Reads what a task, in Rust or Python, tells of its progress; `None` for anything else.
     #[must_use]
     pub fn decode(message: &Message) -> Option<Self> {
-        let body: ReplyBody = serde_json::from_slice(&message.body).ok()?;
+        let body: ReplyBody<'_> = serde_json::from_slice(&message.body).ok()?;
         (!BUILT_IN.contains(&&*body.status)).then(|| Self {
-            id: body.task_id,
-            value: body.result.unwrap_or_else(null),
+            value: body.result(),
+            id: body.task_id.into_owned(),
         })
     }
 }

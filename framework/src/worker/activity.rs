@@ -1,12 +1,13 @@
 //! The calls that a worker has at the moment, and how many it has had: what it answers when it is asked.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::serve::Lane;
+use crate::hashed::HashedMap;
 use crate::message::Message;
 
 /// The calls that a worker has.
@@ -16,9 +17,9 @@ pub(super) struct Activity(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     numbers: u64,
-    calls: HashMap<u64, Had>,
+    calls: HashedMap<u64, Had>,
     /// Attempts begun, by task.
-    begun: HashMap<&'static str, u64>,
+    begun: BTreeMap<&'static str, u64>,
 }
 
 /// A call that the worker has.
@@ -85,11 +86,7 @@ impl Activity {
 
     /// Attempts begun, by task.
     pub(super) fn begun(&self) -> BTreeMap<&'static str, u64> {
-        self.inner()
-            .begun
-            .iter()
-            .map(|(task, count)| (*task, *count))
-            .collect()
+        self.inner().begun.clone()
     }
 }
 

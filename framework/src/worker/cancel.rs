@@ -1,9 +1,13 @@
 //! Which calls were cancelled, and the attempts that must be told.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
+
+use crate::hashed::{CallId, HashedMap, HashedSet};
 
 /// Ids remembered, the newest; older calls have been seen by some worker long since.
 const REMEMBERED: usize = 100_000;
@@ -21,13 +25,56 @@ pub(super) struct CancelledCalls(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    ids: HashSet<String>,
-    oldest_first: VecDeque<String>,
-    running: HashMap<String, watch::Sender<bool>>,
+    ids: HashedSet<CallId>,
+    oldest_first: VecDeque<CallId>,
+    running: HashedMap<CallId, Arc<Alarm>>,
+}
+
+/// Tells attempts at one call whether it is cancelled.
+struct Alarm {
+    is_cancelled: AtomicBool,
+    told: Notify,
+}
+
+/// An attempt's watch for its call to be cancelled; dropped, it watches no longer.
+pub(super) struct Watch<'a> {
+    calls: &'a CancelledCalls,
+    id: CallId,
+    alarm: Arc<Alarm>,
+}
+
+impl Watch<'_> {
+    fn is_cancelled(&self) -> bool {
+        self.alarm.is_cancelled.load(Ordering::Acquire)
+    }
+
+    /// Resolves when the call is cancelled.
+    pub(super) async fn cancelled(&self) {
+        loop {
+            // Before looking: what is told in between is not missed.
+            let told = self.alarm.told.notified();
+            if self.is_cancelled() {
+                return;
+            }
+            told.await;
+        }
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        // Two deliveries under one id may run at a time: the last one, beside which only the table has the alarm, takes
+        // it off.
+        if let Entry::Occupied(alarm) = self.calls.inner().running.entry(self.id.clone())
+            && Arc::strong_count(alarm.get()) == 2
+        {
+            alarm.remove();
+        }
+    }
 }
 
 impl Inner {
-    fn insert(&mut self, id: String) {
+    fn insert(&mut self, id: CallId) {
         if self.ids.insert(id.clone()) {
             self.oldest_first.push_back(id);
         }
@@ -54,16 +101,18 @@ impl CancelledCalls {
 
     /// A call was cancelled, and attempts at it that run go on.
     pub(super) fn spare(&self, id: &str) {
-        self.inner().insert(id.to_owned());
+        self.inner().insert(id.into());
     }
 
     /// A call was cancelled, and attempts at it that run here are told.
     pub(super) fn end(&self, id: &str) {
+        let id = CallId::from(id);
         let mut inner = self.inner();
-        if let Some(attempt) = inner.running.get(id) {
-            attempt.send_replace(true);
+        if let Some(alarm) = inner.running.get(&id) {
+            alarm.is_cancelled.store(true, Ordering::Release);
+            alarm.told.notify_waiters();
         }
-        inner.insert(id.to_owned());
+        inner.insert(id);
     }
 
     /// The latest ids of cancelled calls, the newest first.
@@ -74,35 +123,32 @@ impl CancelledCalls {
             .iter()
             .rev()
             .take(limit)
-            .cloned()
+            .map(|id| (**id).to_owned())
             .collect()
     }
 
-    pub(super) fn contains(&self, id: &str) -> bool {
+    pub(super) fn contains(&self, id: &CallId) -> bool {
         self.inner().ids.contains(id)
     }
 
-    /// What becomes true when the call is cancelled, for an attempt that begins.
-    pub(super) fn watch(&self, id: &str) -> watch::Receiver<bool> {
+    /// Watches for an attempt that begins whether its call is cancelled.
+    pub(super) fn watch(&self, id: &CallId) -> Watch<'_> {
         let mut inner = self.inner();
-        let cancelled = inner.ids.contains(id);
-        let attempt = inner
-            .running
-            .entry(id.to_owned())
-            .or_insert_with(|| watch::channel(cancelled).0);
-        attempt.subscribe()
-    }
-
-    /// An attempt has ended.
-    pub(super) fn forget(&self, id: &str) {
-        let mut inner = self.inner();
-        // Two deliveries under one id may run at a time: the last one takes it off.
-        if inner
-            .running
-            .get(id)
-            .is_some_and(|attempt| attempt.receiver_count() == 0)
-        {
-            inner.running.remove(id);
+        let is_cancelled = inner.ids.contains(id).into();
+        let fresh = || {
+            Arc::new(Alarm {
+                is_cancelled,
+                told: Notify::new(),
+            })
+        };
+        Watch {
+            calls: self,
+            id: id.clone(),
+            alarm: inner
+                .running
+                .entry(id.clone())
+                .or_insert_with(fresh)
+                .clone(),
         }
     }
 }
@@ -114,33 +160,36 @@ mod tests {
     #[test]
     fn running_attempts_are_told_and_later_ones_know() {
         let calls = CancelledCalls::default();
-        let attempt = calls.watch("a");
-        assert!(!*attempt.borrow());
+        let attempt = calls.watch(&"a".into());
+        assert!(!attempt.is_cancelled());
         calls.end("a");
-        assert!(*attempt.borrow());
+        assert!(attempt.is_cancelled());
+        let beside = calls.watch(&"a".into());
         drop(attempt);
-        calls.forget("a");
-        assert!(*calls.watch("a").borrow());
-        assert!(calls.contains("a") && !calls.contains("b"));
+        assert!(beside.is_cancelled() && calls.inner().running.len() == 1);
+        drop(beside);
+        assert!(calls.inner().running.is_empty());
+        assert!(calls.watch(&"a".into()).is_cancelled());
+        assert!(calls.contains(&"a".into()) && !calls.contains(&"b".into()));
     }
 
     #[test]
     fn a_spared_attempt_goes_on_until_it_is_ended() {
         let calls = CancelledCalls::default();
-        let attempt = calls.watch("a");
+        let attempt = calls.watch(&"a".into());
         calls.spare("a");
         // The broker's news of the same, however late.
         calls.hear(&spared("a"));
-        assert!(!*attempt.borrow() && calls.contains("a"));
+        assert!(!attempt.is_cancelled() && calls.contains(&"a".into()));
         assert_eq!(calls.latest(9), ["a"]);
         calls.hear("a");
-        assert!(*attempt.borrow());
+        assert!(attempt.is_cancelled());
     }
 
     #[test]
     fn memory_is_bounded() {
         let calls = CancelledCalls::default();
         (0..REMEMBERED + 10).for_each(|n| calls.end(&n.to_string()));
-        assert!(!calls.contains("9") && calls.contains("10"));
+        assert!(!calls.contains(&"9".into()) && calls.contains(&"10".into()));
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Shared;
 use super::continuation::unsupported;
+use super::memory::Key;
 use super::verdict::{Verdict, failure};
 use crate::broker::Delivery;
 use crate::failure::FailureKind;
@@ -33,7 +34,12 @@ impl Shared {
     }
 
     /// What speaks against running a message.
-    pub(super) fn check(&self, delivery: &Delivery, message: &Message) -> Result<Checked, Verdict> {
+    pub(super) fn check(
+        &self,
+        delivery: &Delivery,
+        message: &Message,
+        key: &Key,
+    ) -> Result<Checked, Verdict> {
         let dead_as = |reason, exception: &str, text: String| {
             let mut failure = failure(message, FailureKind::Rejected, text);
             failure.error_type = exception.into();
@@ -64,7 +70,7 @@ impl Shared {
             );
             return Err(dead("poison", text));
         }
-        if self.cancelled.contains(&message.id) || self.stamps.revoke(message) {
+        if self.cancelled.contains(&key.id) || self.stamps.revoke(message) {
             return Err(Verdict::Dropped(failure(
                 message,
                 FailureKind::Cancelled,
@@ -99,7 +105,7 @@ impl Shared {
             dead_as("unknown_task", "celery.exceptions.NotRegistered", text)
         })?;
         let (arguments, embed) =
-            Arguments::decode_all(message).map_err(|e| dead("unreadable", e.to_string()))?;
+            Arguments::decode_json(&message.body).map_err(|e| dead("unreadable", e.to_string()))?;
         if let Some(text) = unsupported(&embed, self.has_result_backend(), now) {
             return Err(dead("unsupported", text));
         }

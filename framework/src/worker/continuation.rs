@@ -75,7 +75,7 @@ impl<'a> Continuation<'a> {
     /// All that follows it. `home` is where a call goes whose signature does not say it.
     pub(super) fn next(
         &self,
-        outcome: &Result<Box<RawValue>, Failure>,
+        outcome: Result<&RawValue, &Failure>,
         now: SystemTime,
         home: &dyn Fn(&str) -> Route,
     ) -> Consequences {
@@ -95,10 +95,7 @@ impl<'a> Continuation<'a> {
         let address = reply_to
             .as_deref()
             .filter(|_| !self.message.ignores_result());
-        let reply = || Reply {
-            id: id.clone(),
-            outcome: outcome.clone(),
-        };
+        let reply = || replied(id, outcome);
         if let (Some(body), Some(group)) = (self.embed.chord(), self.message.text("group")) {
             next.parts.push(ChordPart {
                 group: group.to_owned(),
@@ -259,11 +256,11 @@ impl<'a> Continuation<'a> {
     #[cfg(feature = "redis")]
     pub(super) fn kept_reply(
         &self,
-        outcome: &Result<Box<RawValue>, Failure>,
+        outcome: Result<&RawValue, &Failure>,
         now: SystemTime,
     ) -> Option<Message> {
-        let (id, outcome) = (self.message.id.clone(), outcome.clone());
-        (!self.message.ignores_result()).then(|| Reply { id, outcome }.encode(self.message, now))
+        let reply = || replied(&self.message.id, outcome).encode(self.message, now);
+        (!self.message.ignores_result()).then(reply)
     }
 
     /// What follows when a chord is complete that the call has brought the last part of: its `body` with all
@@ -411,6 +408,13 @@ fn sent(first: First, origin: &Origin, now: SystemTime, home: &dyn Fn(&str) -> R
     }
 }
 
+fn replied(id: &str, outcome: Result<&RawValue, &Failure>) -> Reply {
+    Reply {
+        id: id.to_owned(),
+        outcome: outcome.map(ToOwned::to_owned).map_err(Clone::clone),
+    }
+}
+
 /// How an outcome is told: to a join, or to who awaits it.
 fn told(
     reply: impl FnOnce() -> Reply,
@@ -452,7 +456,7 @@ mod tests {
         };
         let failure = Failure::new("task", "id", kind, "no");
         let home = |_: &str| Route::Queue("home".into());
-        let next = Continuation::of(&message).next(&Err(failure), SystemTime::UNIX_EPOCH, &home);
+        let next = Continuation::of(&message).next(Err(&failure), SystemTime::UNIX_EPOCH, &home);
         let next = next.publish.into_iter();
         next.map(|next| match next.message.text("task") {
             Some(task) => task.to_owned(),

@@ -72,7 +72,7 @@ pub(super) async fn process(
             );
             Err(verdict)
         }
-        None => unpacked.and_then(|()| worker.check(&delivery, &message)),
+        None => unpacked.and_then(|()| worker.check(&delivery, &message, &key)),
     };
     let turn = match &checked {
         Ok(_)

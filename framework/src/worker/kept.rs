@@ -27,7 +27,7 @@ impl Shared {
     pub(super) async fn keep(
         &self,
         continuation: &Continuation<'_>,
-        outcome: &Result<Box<RawValue>, Failure>,
+        outcome: Result<&RawValue, &Failure>,
         next: &mut Consequences,
         home: &(dyn Fn(&str) -> Route + Sync),
         is_ours_alone: bool,

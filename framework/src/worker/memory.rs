@@ -1,18 +1,18 @@
 //! What a worker remembers of its attempts, so that work is not done twice when a delivery comes back:
 //! which calls run now, and what came of those that ended lately.
 
-use std::collections::hash_map::{Entry, RandomState};
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::verdict::Verdict;
-use crate::broker::{Delivery, Stale};
+use crate::broker::{Delivery, Standing};
+use crate::hashed::{CallId, HashedMap};
 use crate::message::Message;
 
 /// Outcomes remembered, the newest.
@@ -25,19 +25,14 @@ const LARGEST: usize = 4096;
 /// Bytes of results remembered.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
 
-/// Random, since ids are their senders' choice.
-static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-
 /// One delivery's identity: the same message on the same queue, in the same attempt of the same life. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key(Arc<Identity>);
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Identity {
-    /// Of all that follows: it is looked up several times.
-    hash: u64,
+    pub(super) id: CallId,
     pub(super) queue: String,
-    pub(super) id: String,
     /// A dead letter that was sent again has its first attempt again.
     pub(super) life: u32,
     pub(super) attempt: u32,
@@ -46,20 +41,20 @@ pub(super) struct Identity {
 impl Key {
     /// The identity of a message that has come from `queue`.
     pub(super) fn of(queue: &str, message: &Message) -> Self {
-        let (life, attempt) = (message.revivals(), message.attempt());
         Self(Arc::new(Identity {
-            hash: HASHER.hash_one((queue, &*message.id, life, attempt)),
+            id: CallId::from(&*message.id),
             queue: queue.to_owned(),
-            id: message.id.clone(),
-            life,
-            attempt,
+            life: message.revivals(),
+            attempt: message.attempt(),
         }))
     }
 }
 
 impl Hash for Identity {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
+        self.id.hash(state);
+        // One id is on few queues at a time.
+        state.write_u64(u64::from(self.life) << 32 | u64::from(self.attempt));
     }
 }
 
@@ -73,11 +68,11 @@ impl Deref for Key {
 
 /// The attempts that run now.
 #[derive(Default)]
-pub(super) struct Running(Mutex<HashMap<Key, Attempt>>);
+pub(super) struct Running(Mutex<HashedMap<Key, Attempt>>);
 
 struct Attempt {
     /// Of the delivery that it stands on: its own, or the one adopted last.
-    stale: watch::Sender<Stale>,
+    stale: Standing,
     since: Instant,
     /// The same message, delivered again. More than one only where the broker takes a consumer for dead that is not.
     adopted: Vec<Delivery>,
@@ -86,7 +81,7 @@ struct Attempt {
 }
 
 impl Running {
-    fn table(&self) -> MutexGuard<'_, HashMap<Key, Attempt>> {
+    fn table(&self) -> MutexGuard<'_, HashedMap<Key, Attempt>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -103,15 +98,14 @@ impl Running {
         match table.get_mut(key) {
             // The first delivery of a message is not the one that is running: its id was used again.
             Some(attempt) if delivery.came_back() => {
-                let (id, running) = (&key.id, attempt.since.elapsed());
+                let (id, running) = (&*key.id, attempt.since.elapsed());
                 tracing::warn!(
                     id,
                     task,
                     ?running,
                     "delivered again while it runs: the running attempt adopts it"
                 );
-                let before = attempt.stale.send_replace(delivery.stale().clone());
-                attempt.was_void |= before.is_stale();
+                attempt.was_void |= attempt.stale.replace(delivery.stale());
                 attempt.adopted.retain(|held| !held.stale().is_stale());
                 attempt.adopted.push(*delivery);
                 None
@@ -123,12 +117,12 @@ impl Running {
     /// Registers an attempt. If the same id was sent twice and its other message runs now, both run, and
     /// only the first can adopt.
     pub(super) fn begin(&self, key: &Key, delivery: &Delivery) -> Registered<'_> {
-        let (stale, current) = watch::channel(delivery.stale().clone());
+        let stale = Standing::on(delivery.stale());
         let can_adopt = match self.table().entry(key.clone()) {
             Entry::Occupied(_) => false,
             Entry::Vacant(entry) => {
                 entry.insert(Attempt {
-                    stale,
+                    stale: stale.clone(),
                     since: Instant::now(),
                     adopted: Vec::new(),
                     was_void: false,
@@ -137,7 +131,7 @@ impl Running {
             }
         };
         Registered {
-            stale: current,
+            stale,
             key: can_adopt.then(|| (self, key.clone())),
         }
     }
@@ -147,7 +141,7 @@ impl Running {
 /// there would adopt deliveries for ever and settle none.
 pub(super) struct Registered<'a> {
     /// Tells whether the delivery that the attempt stands on is void.
-    pub(super) stale: watch::Receiver<Stale>,
+    pub(super) stale: Standing,
     key: Option<(&'a Running, Key)>,
 }
 
@@ -195,7 +189,7 @@ pub(super) struct Outcomes(Mutex<Recent>);
 
 #[derive(Default)]
 struct Recent {
-    verdicts: HashMap<Key, Known>,
+    verdicts: HashedMap<Key, Known>,
     oldest_first: VecDeque<Key>,
     bytes: usize,
 }
@@ -278,7 +272,9 @@ impl Outcomes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::{BoxFuture, Publish, Settle, Unstored, Until};
+    use tokio::sync::watch;
+
+    use crate::broker::{BoxFuture, Publish, Settle, Stale, Unstored, Until};
 
     struct Nothing;
 

@@ -2,14 +2,14 @@
 //! the newest only, and never in the way of the task or after its reply.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::value::RawValue;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::Shared;
-use crate::broker::{BoxFuture, Publish, Route, Stale};
+use crate::broker::{BoxFuture, Publish, Route, Standing};
+use crate::context::Newest;
 use crate::error::Result;
 use crate::message::{Message, header};
 use crate::reply::Progress;
@@ -19,16 +19,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long the end of an attempt waits for its last report to be stored.
 const LAST: Duration = Duration::from_secs(1);
 
-/// The newest that a task has told.
-type Newest = Option<Box<RawValue>>;
-
 /// Reports one attempt's progress.
 pub(super) struct Reporter<'a> {
     worker: &'a Shared,
     message: &'a Message,
     /// `None` where nobody waits for it.
-    newest: Option<watch::Receiver<Newest>>,
-    stale: watch::Receiver<Stale>,
+    newest: Option<Arc<Newest>>,
+    stale: Standing,
     /// Under way to the broker: waited for before the reply goes out, so that it cannot come after it.
     under_way: Option<BoxFuture<'static, Result<()>>>,
 }
@@ -38,19 +35,17 @@ impl Shared {
     pub(super) fn reporter<'a>(
         &'a self,
         message: &'a Message,
-        stale: watch::Receiver<Stale>,
-    ) -> (Option<watch::Sender<Newest>>, Reporter<'a>) {
-        let (tell, newest) = (!message.ignores_result())
-            .then(|| watch::channel(None))
-            .unzip();
+        stale: Standing,
+    ) -> (Option<Arc<Newest>>, Reporter<'a>) {
+        let newest = (!message.ignores_result()).then(Arc::default);
         let reporter = Reporter {
             worker: self,
             message,
-            newest,
+            newest: newest.clone(),
             stale,
             under_way: None,
         };
-        (tell, reporter)
+        (newest, reporter)
     }
 }
 
@@ -58,12 +53,9 @@ impl Reporter<'_> {
     /// Reports while the task runs.
     pub(super) async fn follow(&mut self) -> Infallible {
         loop {
-            let told = match &mut self.newest {
-                Some(newest) => newest.changed().await.is_ok(),
-                None => false,
-            };
-            if !told {
-                return std::future::pending().await;
+            match &self.newest {
+                Some(newest) => newest.told().await,
+                None => return std::future::pending().await,
             }
             Box::pin(self.report()).await;
             Box::pin(tokio::time::sleep(PAUSE)).await;
@@ -72,9 +64,8 @@ impl Reporter<'_> {
 
     /// Reports what the task told last, if that has not been reported, and nothing more.
     pub(super) async fn finish(mut self) {
-        // (The channel's own `has_changed` fails once the task has dropped its end.)
         let newest = self.newest.as_ref();
-        let is_unreported = newest.is_some_and(|newest| newest.borrow().has_changed());
+        let is_unreported = newest.is_some_and(|newest| newest.is_there());
         if self.under_way.is_none() && !is_unreported {
             return;
         }
@@ -93,10 +84,9 @@ impl Reporter<'_> {
     }
 
     async fn report(&mut self) {
-        let newest = self.newest.as_mut();
-        let value = newest.and_then(|newest| newest.borrow_and_update().clone());
+        let value = self.newest.as_ref().and_then(|newest| newest.take());
         let Some(value) = value else { return };
-        if self.stale.borrow().is_stale() {
+        if self.stale.is_stale() {
             // Another attempt at the same call may be telling its own.
             return;
         }

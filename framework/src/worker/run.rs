@@ -4,7 +4,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Shared;
@@ -12,7 +11,7 @@ use super::body::Ended;
 use super::check::Checked;
 use super::memory::Key;
 use super::verdict::{Problem, Verdict, failure, judge};
-use crate::broker::Stale;
+use crate::broker::Standing;
 use crate::context::{Attempt, Context};
 use crate::error::{TaskError, Then};
 use crate::failure::FailureKind;
@@ -83,11 +82,11 @@ impl Shared {
         task: Checked,
         message: &Arc<Message>,
         key: &Key,
-        stale: watch::Receiver<Stale>,
+        stale: Standing,
     ) -> Verdict {
         let options = &task.definition.options;
         let limit = self.time_limit(&task, message);
-        let mut cancelled = self.cancelled.watch(&message.id);
+        let cancelled = self.cancelled.watch(&key.id);
         let (progress, mut reporter) = self.reporter(message, stale.clone());
         let context = Context::new(Attempt {
             app: self.app.clone(),
@@ -118,7 +117,7 @@ impl Shared {
                 None => Verdict::HandBack,
             },
             () = limit.over() => timed_out(),
-            _ = cancelled.wait_for(|cancelled| *cancelled) => {
+            () = cancelled.cancelled() => {
                 Verdict::Dropped(failure(message, FailureKind::Cancelled, "cancelled while it ran"))
             }
             _ = hand_back.wait_for(|hand_back| *hand_back) => Verdict::HandBack,
@@ -126,7 +125,6 @@ impl Shared {
         };
         context.cancel();
         drop(cancelled);
-        self.cancelled.forget(&message.id);
         reporter.finish().await;
         verdict
     }

@@ -101,12 +101,12 @@ impl Shared {
                 Some(outcome) => {
                     let home = self.home(custody.queue());
                     #[allow(unused_mut, reason = "not where the feature is on")]
-                    let mut next = continuation.next(&outcome, self.app.now(), &home);
+                    let mut next = continuation.next(outcome, self.app.now(), &home);
                     #[cfg(feature = "redis")]
                     if !is_void(&custody) {
                         let is_ours_alone = matches!(custody, Custody::Released { .. });
                         let claimed = self
-                            .keep(&continuation, &outcome, &mut next, &home, is_ours_alone)
+                            .keep(&continuation, outcome, &mut next, &home, is_ours_alone)
                             .await?;
                         claims.extend(claimed);
                     }

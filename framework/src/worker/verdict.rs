@@ -39,10 +39,10 @@ pub(super) enum Verdict {
 
 impl Verdict {
     /// What the call came to, if it is over.
-    pub(super) fn outcome(&self) -> Option<Result<Box<RawValue>, Failure>> {
+    pub(super) fn outcome(&self) -> Option<Result<&RawValue, &Failure>> {
         match self {
-            Self::Done(value) => Some(Ok(value.clone())),
-            Self::Dead { failure, .. } | Self::Dropped(failure) => Some(Err((**failure).clone())),
+            Self::Done(value) => Some(Ok(value)),
+            Self::Dead { failure, .. } | Self::Dropped(failure) => Some(Err(failure)),
             _ => None,
         }
     }

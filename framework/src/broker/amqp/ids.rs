@@ -1,42 +1,22 @@
 //! The ids of the messages in flight: a returned message is recognised by its id, which therefore no two of them may
 //! share.
 
-use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+use std::hash::BuildHasher;
 
 use super::wire;
+use crate::hashed::HashedSet;
 
 /// Stands for a message's id. Two ids with one hash would be taken for the same, which none in flight are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct IdHash(u64);
 
-/// What was hashed is not hashed again to find it in a set.
-#[derive(Default)]
-struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = self.0.rotate_left(8) ^ hash;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-type Hashes = HashSet<IdHash, BuildHasherDefault<Hashed>>;
-
 /// The ids.
 #[derive(Default)]
 pub(super) struct Ids {
     hasher: RandomState,
-    in_flight: Hashes,
-    returned: Hashes,
+    in_flight: HashedSet<IdHash>,
+    returned: HashedSet<IdHash>,
     next_number: u64,
 }
 

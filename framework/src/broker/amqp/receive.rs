@@ -45,19 +45,20 @@ pub(super) fn receive(session: &Arc<Session>, mut raw: Raw) -> Option<Delivery> 
         properties: raw.properties,
         body,
         past,
-        exchange: exchange.clone(),
-        routing_key: routing_key.clone(),
+        origin: (!exchange.is_empty()).then(|| (exchange.clone(), routing_key.clone())),
         settled: false,
     };
     let stale = Stale::new(session.stale.subscribe());
     let redelivered = raw.redelivered;
-    let delivered = move |settler| {
-        let mut delivery = Delivery::new(queue, message, stale, Box::new(settler));
-        delivery.exchange = exchange;
-        delivery.routing_key = routing_key;
-        delivery.redelivered = redelivered || past > 0 || is_returned;
-        delivery.deliveries = past.saturating_add(1);
-        delivery
+    let delivered = move |settler| Delivery {
+        message,
+        queue,
+        exchange,
+        routing_key,
+        redelivered: redelivered || past > 0 || is_returned,
+        deliveries: past.saturating_add(1),
+        stale,
+        settle: Box::new(settler),
     };
     if counts || !redelivered {
         return Some(delivered(settler));

@@ -103,8 +103,8 @@ pub(super) struct Settler {
     pub(super) body: Arc<Vec<u8>>,
     /// How often it came back before this delivery.
     pub(super) past: u32,
-    pub(super) exchange: String,
-    pub(super) routing_key: String,
+    /// The exchange that it came through, unless it was published to its queue, and its key.
+    pub(super) origin: Option<(String, String)>,
     pub(super) settled: bool,
 }
 
@@ -266,9 +266,9 @@ impl Settler {
             let past = i32::try_from(past).unwrap_or(i32::MAX);
             copy.insert(own(header::DELIVERIES), AMQPValue::LongInt(past));
         }
-        if !self.exchange.is_empty() {
-            copy.insert(own(header::EXCHANGE), text(&self.exchange));
-            copy.insert(own(header::ROUTING_KEY), text(&self.routing_key));
+        if let Some((exchange, key)) = &self.origin {
+            copy.insert(own(header::EXCHANGE), text(exchange));
+            copy.insert(own(header::ROUTING_KEY), text(key));
         }
         copy
     }
@@ -282,8 +282,7 @@ impl Settler {
             properties: std::mem::take(&mut self.properties),
             body: std::mem::take(&mut self.body),
             past: self.past,
-            exchange: std::mem::take(&mut self.exchange),
-            routing_key: std::mem::take(&mut self.routing_key),
+            origin: self.origin.take(),
             settled: false,
         }
     }
