@@ -1,8 +1,9 @@
 //! The reply queue.
 
 use garenne::broker::{Broker, Route};
+use tokio::time::timeout;
 
-use super::fixture::{connect, proxied, publish, recv, url};
+use super::fixture::{SOON, connect, proxied, publish, url};
 
 #[tokio::test]
 async fn replies_survive_a_cut() {
@@ -12,8 +13,12 @@ async fn replies_survive_a_cut() {
     let worker = connect(&url).await;
     let mut replies = broker.replies().await.expect("a reply queue");
     let reply = |id: &str| publish(Route::Reply(replies.address.clone()), id);
+    let mut next = async || {
+        let reply = timeout(SOON, replies.messages.recv()).await;
+        reply.expect("in time").expect("open").id
+    };
     worker.publish(reply("1")).await.expect("stored");
-    assert_eq!(recv(&mut replies.messages).await.id, "1");
+    assert_eq!(next().await, "1");
     proxy.refuse(true);
     proxy.cut();
     worker
@@ -21,7 +26,7 @@ async fn replies_survive_a_cut() {
         .await
         .expect("stored");
     proxy.refuse(false);
-    while recv(&mut replies.messages).await.id != "2" {}
+    while next().await != "2" {}
     let address = replies.address.clone();
     broker.close().await;
     assert!(worker.depth(&address).await.is_err(), "deleted by close");

@@ -4,14 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use super::Delivery;
+use super::{Delivery, Incoming};
 use crate::error::Result;
 
 /// A stream of deliveries from one queue. Dropped, it stops, and what it holds goes back to the queue.
 pub struct Consumer {
-    deliveries: mpsc::Receiver<Result<Delivery>>,
+    deliveries: Incoming<Result<Delivery>>,
     subscription: Subscription,
     limit: Option<HoldLimit>,
     /// Dropping it tells the broker's side to stop.
@@ -41,11 +41,11 @@ impl Drop for StopGuard {
 impl Consumer {
     /// A consumer fed through `deliveries`; `stop` runs when it is dropped.
     pub fn new(
-        deliveries: mpsc::Receiver<Result<Delivery>>,
+        deliveries: impl Into<Incoming<Result<Delivery>>>,
         stop: impl FnOnce() + Send + Sync + 'static,
     ) -> Self {
         Self {
-            deliveries,
+            deliveries: deliveries.into(),
             subscription: Subscription::always(),
             limit: None,
             _stop: StopGuard(Some(Box::new(stop))),

@@ -20,6 +20,7 @@ mod broadcast;
 mod browse;
 mod consumer;
 mod depth;
+mod incoming;
 mod join;
 mod lease;
 pub mod memory;
@@ -35,6 +36,7 @@ pub use broadcast::{Announcement, BACKLOG, Channel, ChannelKind, Listener};
 pub use browse::Browse;
 pub use consumer::{Consumer, HoldLimit, MOST_AHEAD, Renew, Subscription};
 pub use depth::Depth;
+pub use incoming::Incoming;
 pub use join::Join;
 pub(crate) use join::{KEPT as JOIN_KEPT, check_parts, is_join};
 pub use lease::Lease;
@@ -314,8 +316,8 @@ impl fmt::Display for Route {
 pub struct Replies {
     /// The name to put into `reply_to`.
     pub address: String,
-    /// The replies as they come in. The channel is closed when the broker is.
-    pub messages: mpsc::Receiver<Message>,
+    /// The replies as they come in.
+    pub messages: Incoming<Message>,
 }
 
 /// What a worker knows of cancelled calls.

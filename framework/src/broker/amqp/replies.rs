@@ -49,7 +49,10 @@ pub(super) async fn start(core: &Arc<Core>) -> Result<Replies> {
         let delete = async move { this.topology.delete(&queue).await };
         let _ = task.transport.run(delete).await;
     });
-    Ok(Replies { address, messages })
+    Ok(Replies {
+        address,
+        messages: messages.into(),
+    })
 }
 
 /// Opens it on as many connections as may end under it for a while.

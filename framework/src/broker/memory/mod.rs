@@ -134,7 +134,7 @@ impl Broker for MemoryBroker {
             tokio::spawn(forward_replies(consumer, sender));
             Ok(Replies {
                 address: queue.name,
-                messages,
+                messages: messages.into(),
             })
         })
     }

@@ -8,9 +8,11 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use super::consume::Claimed;
 use super::liveness::DeadProcess;
 use super::outgoing::{Outgoing, Parking};
-use crate::broker::{Channel, Delivery, Exchange, Queue, Stale};
+use super::store::Packed;
+use crate::broker::{Channel, Exchange, Queue, Stale};
 use crate::error::{Error, Result};
 use crate::message::Message;
 
@@ -39,7 +41,7 @@ pub(super) enum Request {
         number: u64,
         queue: Queue,
         slots: usize,
-        deliveries: mpsc::Sender<Result<Delivery>>,
+        deliveries: mpsc::Sender<Result<Claimed>>,
     },
     Unsubscribe(u64),
     /// A consumer may have so many deliveries at a time.
@@ -72,7 +74,7 @@ pub(super) enum Request {
     Delete(String),
     Replies {
         address: String,
-        messages: mpsc::Sender<Message>,
+        messages: mpsc::Sender<Packed>,
     },
     /// Answered with the ids known.
     Cancellations(mpsc::Sender<String>),

@@ -19,7 +19,7 @@ pub(super) struct Member {
     pub(super) queue: Queue,
     /// The queue's name, for its deliveries.
     name: Arc<str>,
-    pub(super) deliveries: mpsc::Sender<Result<Delivery>>,
+    pub(super) deliveries: mpsc::Sender<Result<Claimed>>,
     pub(super) slots: usize,
     pub(super) outstanding: usize,
     /// What its row says: that it is to be woken when its queue gets something. It stays so when the slots are full,
@@ -37,7 +37,7 @@ impl Member {
     pub(super) fn new(
         queue: Queue,
         slots: usize,
-        deliveries: mpsc::Sender<Result<Delivery>>,
+        deliveries: mpsc::Sender<Result<Claimed>>,
     ) -> Self {
         Self {
             name: queue.name().into(),
@@ -123,10 +123,13 @@ impl Members {
                 queue: Arc::clone(&member.name),
                 armed: true,
             };
-            let delivery = taken.delivery(&member.name, stale.clone(), Box::new(settle));
-            // The channel has a place for each slot; if the consumer was dropped, so is the delivery,
-            // which gives it back.
-            let _ = member.deliveries.try_send(Ok(delivery));
+            let claimed = Claimed {
+                taken,
+                stale: stale.clone(),
+                settle,
+            };
+            // The channel has a place for each slot; if the consumer was dropped, so is this, which gives it back.
+            let _ = member.deliveries.try_send(Ok(claimed));
         }
     }
 
@@ -145,6 +148,21 @@ impl Members {
         for (_, member) in std::mem::take(&mut self.consumers) {
             let _ = member.deliveries.try_send(Err(reason(&member.queue)));
         }
+    }
+}
+
+/// A message that was claimed for a consumer, on its way there.
+pub(super) struct Claimed {
+    taken: Taken,
+    stale: Stale,
+    settle: SqliteSettle,
+}
+
+impl Claimed {
+    pub(super) fn delivery(self) -> Delivery {
+        let queue = Arc::clone(&self.settle.queue);
+        self.taken
+            .delivery(&queue, self.stale, Box::new(self.settle))
     }
 }
 

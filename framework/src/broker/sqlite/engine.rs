@@ -18,11 +18,11 @@ use super::opened::OpenedFile;
 use super::outgoing::millis;
 use super::owed::Owed;
 use super::process;
+use super::store::Packed;
 use super::syncing::Syncing;
 use super::transaction::WriteTransaction;
 use super::turn::Turn;
 use super::wake::Waker;
-use crate::message::Message;
 
 /// Requests carried out in one transaction.
 const BATCH: usize = 512;
@@ -38,7 +38,7 @@ const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// The reply queue of this process.
 pub(super) struct ReplyQueue {
     pub(super) address: String,
-    pub(super) messages: mpsc::Sender<Message>,
+    pub(super) messages: mpsc::Sender<Packed>,
     /// Whether replies wait that there was no room for, or that another process stored.
     pub(super) waiting: bool,
 }

@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use super::*;
+use crate::broker::sqlite::consume::Claimed;
 use crate::broker::sqlite::outgoing::tests::outgoing;
 use crate::broker::sqlite::{schema, store};
-use crate::broker::{Delivery, Publish, Queue, Route};
+use crate::broker::{Delivery, Incoming, Publish, Queue, Route};
 use crate::error::Error;
+use crate::message::Message;
 
-async fn next<T>(received: &mut mpsc::Receiver<T>) -> T {
+async fn next<T>(received: &mut Incoming<T>) -> T {
     let next = tokio::time::timeout(Duration::from_secs(20), received.recv());
     next.await.expect("in time").expect("open")
 }
@@ -51,8 +53,10 @@ impl Small {
     }
 
     /// Two deliveries, and where others come.
-    async fn hold_two(&self) -> (Vec<Delivery>, mpsc::Receiver<Result<Delivery, Error>>) {
-        let (sender, mut deliveries) = mpsc::channel(3);
+    async fn hold_two(&self) -> (Vec<Delivery>, Incoming<Result<Delivery, Error>>) {
+        let (sender, deliveries) = mpsc::channel(3);
+        let made = |claimed: Result<_, _>| claimed.map(Claimed::delivery);
+        let mut deliveries = Incoming::made_of(deliveries, made);
         let subscribe = Request::Subscribe {
             number: 1,
             queue: Queue::new("q"),
@@ -140,7 +144,8 @@ async fn what_fails_leaves_nothing_and_takes_nothing_with_it() {
 async fn what_nobody_waits_for_is_settled_when_there_is_room() {
     let small = Small::open();
     let (mut held, mut deliveries) = small.hold_two().await;
-    let (address, (sender, mut replies)) = ("garenne.reply.mine", mpsc::channel(1));
+    let (address, (sender, replies)) = ("garenne.reply.mine", mpsc::channel(1));
+    let mut replies = Incoming::made_of(replies, Packed::message);
     let listen = Request::Replies {
         address: address.into(),
         messages: sender,
@@ -163,7 +168,8 @@ async fn what_nobody_waits_for_is_settled_when_there_is_room() {
     // Tried again at least once.
     let early = tokio::time::timeout(Duration::from_millis(400), &mut flush).await;
     assert!(early.is_err(), "it is not settled");
-    assert!(replies.try_recv().is_err());
+    let none_yet = tokio::time::timeout(Duration::ZERO, replies.recv());
+    assert!(none_yet.await.is_err());
     // What makes room.
     let mut made = held;
     for _ in 0..stored {

@@ -6,8 +6,7 @@ use std::collections::HashMap;
 use super::batch::Batch;
 use super::fault::Failed;
 use super::process;
-use super::store::{self, Taken};
-use crate::message::Message;
+use super::store::{self, Packed, Taken};
 
 /// What this process could take at the moment.
 #[derive(Debug, Default, Clone)]
@@ -24,7 +23,7 @@ pub(super) struct Harvest {
     pub(super) deliveries: Vec<(u64, Vec<Taken>)>,
     /// For each consumer that was looked after: whether it is hungry now and when to look again.
     pub(super) appetites: Vec<(u64, bool, Option<i64>)>,
-    pub(super) replies: Vec<Message>,
+    pub(super) replies: Vec<Packed>,
     /// Whether replies may wait that there was no room for.
     pub(super) replies_left: bool,
     pub(super) cancelled: Vec<(i64, String)>,

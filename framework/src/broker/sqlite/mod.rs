@@ -43,15 +43,18 @@ use tokio::time::Instant;
 
 use self::audience::Heard;
 use self::command::{Command, Handle, Request};
+use self::consume::Claimed;
 use self::engine::Engine;
 use self::fault::Fault;
 use self::opened::OpenedFile;
 use self::outgoing::{Outgoing, Parking, due, millis};
+use self::store::Packed;
 use self::syncing::Syncing;
 use super::url::BrokerUrl;
 use super::{
     Announcement, BACKLOG, BoxFuture, Broker, Browse, Cancellations, Channel, Consumer, Depth,
-    Exchange, Join, Lease, Listener, MOST_AHEAD, Publish, Queue, Replies, Subscription, in_sum,
+    Exchange, Incoming, Join, Lease, Listener, MOST_AHEAD, Publish, Queue, Replies, Subscription,
+    in_sum,
 };
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -234,6 +237,9 @@ impl Broker for SqliteBroker {
             let (sender, deliveries) = mpsc::channel(slots + MOST_AHEAD + 1);
             let handle = self.handle.clone();
             // Made before the answer, so that a caller who gives up leaves no consumer behind.
+            let deliveries = Incoming::made_of(deliveries, |claimed: Result<Claimed>| {
+                claimed.map(Claimed::delivery)
+            });
             let consumer = Consumer::new(deliveries, move || {
                 handle.post(Request::Unsubscribe(number));
             });
@@ -266,6 +272,7 @@ impl Broker for SqliteBroker {
                 messages: sender,
             };
             self.handle.call(request).await?;
+            let messages = Incoming::made_of(messages, Packed::message);
             Ok(Replies { address, messages })
         })
     }

@@ -24,15 +24,41 @@ pub(super) struct Taken {
     pub(super) redelivered: bool,
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
-    pub(super) message: Message,
+    pub(super) packed: Packed,
+}
+
+/// A message as it is in the file. Who takes it reads it, so that the writer thread need not.
+#[derive(Debug)]
+pub(super) struct Packed {
+    /// The message without its body, in JSON.
+    envelope: Vec<u8>,
+    body: Option<Vec<u8>>,
+}
+
+impl Packed {
+    /// The message. One that cannot be read has lost its headers: its worker then puts it to the dead letters as
+    /// unreadable.
+    pub(super) fn message(self) -> Message {
+        let Some(body) = self.body else {
+            return malformed("its body is not in the file any more".into());
+        };
+        let message = serde_json::from_slice(&self.envelope).unwrap_or_else(|error| {
+            malformed(format!("its envelope in the file cannot be read: {error}"))
+        });
+        Message {
+            body: body.into(),
+            ..message
+        }
+    }
 }
 
 impl Taken {
     /// The delivery of this message from `queue`.
     pub(super) fn delivery(self, queue: &str, stale: Stale, settle: Box<dyn Settle>) -> Delivery {
+        let message = self.packed.message();
         // A copy of a message says how often that one came back.
-        let past = self.message.count(header::DELIVERIES).unwrap_or(0);
-        let mut delivery = Delivery::new(queue, self.message, stale, settle);
+        let past = message.count(header::DELIVERIES).unwrap_or(0);
+        let mut delivery = Delivery::new(queue, message, stale, settle);
         delivery.redelivered = self.redelivered;
         delivery.deliveries = self.losses.saturating_add(past).saturating_add(1);
         delivery.exchange = self.exchange.unwrap_or_default();
@@ -112,7 +138,7 @@ pub(super) fn claim(db: &Connection, me: i64, queue: &str, limit: usize) -> Resu
 }
 
 /// Takes the next replies out of a reply queue for good.
-pub(super) fn take_replies(db: &Connection, queue: &str, limit: usize) -> Result<Vec<Message>> {
+pub(super) fn take_replies(db: &Connection, queue: &str, limit: usize) -> Result<Vec<Packed>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut taken: Vec<Taken> = db
         .prepare_cached(
@@ -125,7 +151,7 @@ pub(super) fn take_replies(db: &Connection, queue: &str, limit: usize) -> Result
         .collect::<Result<_>>()?;
     check_index(db, queue, limit, taken.len())?;
     taken.sort_unstable_by_key(|taken| (std::cmp::Reverse(taken.priority), taken.seq));
-    Ok(taken.into_iter().map(|taken| taken.message).collect())
+    Ok(taken.into_iter().map(|taken| taken.packed).collect())
 }
 
 /// An entry of a damaged index that leads to no message would be found again and again, and keep the
@@ -159,16 +185,6 @@ fn read(row: &Row<'_>) -> Result<Taken> {
             _ => 0,
         })
     };
-    // A message that cannot be read is delivered without its headers: the worker then puts it to the dead letters as
-    // unreadable.
-    let envelope = bytes(6)?.unwrap_or_default();
-    let mut message = serde_json::from_slice(envelope).unwrap_or_else(|error| {
-        malformed(format!("its envelope in the file cannot be read: {error}"))
-    });
-    match bytes(7)? {
-        Some(body) => message.body = body.to_vec().into(),
-        None => message = malformed("its body is not in the file any more".into()),
-    }
     Ok(Taken {
         seq: row.get(0)?,
         priority: u8::try_from(number(1)?).unwrap_or(u8::MAX),
@@ -176,7 +192,10 @@ fn read(row: &Row<'_>) -> Result<Taken> {
         redelivered: number(3)? != 0,
         exchange: text(4)?,
         routing_key: text(5)?,
-        message,
+        packed: Packed {
+            envelope: bytes(6)?.unwrap_or_default().to_vec(),
+            body: bytes(7)?.map(<[u8]>::to_vec),
+        },
     })
 }
 

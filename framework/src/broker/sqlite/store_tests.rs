@@ -26,7 +26,7 @@ fn put(db: &Connection, priority: u8, due: Option<i64>) {
 fn bodies(taken: Vec<Taken>) -> Vec<u8> {
     taken
         .into_iter()
-        .map(|taken| taken.message.body[0])
+        .map(|taken| taken.packed.message().body[0])
         .collect()
 }
 
