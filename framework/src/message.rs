@@ -89,6 +89,8 @@ pub mod header {
 }
 
 /// What a broker carries: metadata and a body it does not look into.
+///
+/// Serialised, it has no body, and no field that is what nearly all have there.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Message {
     /// The call's id; empty in a foreign message that has none.
@@ -96,18 +98,51 @@ pub struct Message {
     /// Metadata: Celery's headers, ours, and the user's.
     pub headers: Headers,
     /// The body's media type.
+    #[serde(
+        default = "usual::media_type",
+        skip_serializing_if = "usual::is_media_type"
+    )]
     pub content_type: String,
     /// The body's encoding, `utf-8` for JSON.
+    #[serde(
+        default = "usual::encoding",
+        skip_serializing_if = "usual::is_encoding"
+    )]
     pub content_encoding: String,
     /// What a reply must carry to be recognised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
     /// The queue that wants the reply; `None` if nobody waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
     /// 0 (lowest) to 255, on queues that have priorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<u8>,
     /// The body, shared: it may be large, and copies of a message have the same.
     #[serde(skip)]
     pub body: Arc<Vec<u8>>,
+}
+
+/// What nearly all messages say of their bodies, which therefore is not written.
+mod usual {
+    const MEDIA_TYPE: &str = "application/json";
+    const ENCODING: &str = "utf-8";
+
+    pub(super) fn media_type() -> String {
+        MEDIA_TYPE.into()
+    }
+
+    pub(super) fn is_media_type(text: &str) -> bool {
+        text == MEDIA_TYPE
+    }
+
+    pub(super) fn encoding() -> String {
+        ENCODING.into()
+    }
+
+    pub(super) fn is_encoding(text: &str) -> bool {
+        text == ENCODING
+    }
 }
 
 /// Why a message cannot be run: said to the caller and kept with the dead letter.
@@ -136,8 +171,8 @@ impl Message {
             correlation_id: Some(id.clone()),
             id,
             headers,
-            content_type: "application/json".into(),
-            content_encoding: "utf-8".into(),
+            content_type: usual::media_type(),
+            content_encoding: usual::encoding(),
             reply_to: None,
             priority: None,
             body: arguments.encode().into(),
@@ -274,7 +309,7 @@ impl Message {
         next.headers.remove(header::POSTPONED);
         // We run what comes without these; a Python worker on the same queue would not survive it.
         if next.content_type.is_empty() {
-            next.content_type = "application/json".into();
+            next.content_type = usual::media_type();
         }
         if !next.id.is_empty()
             && next.headers.contains_key("task")

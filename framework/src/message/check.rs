@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::past::HISTORY_LIMIT;
-use super::{Headers, Message, Unreadable, cut, header, parse_time};
+use super::{Headers, Message, Unreadable, cut, header, parse_time, usual};
 
 /// Longest id and longest task name in bytes: AMQP's short string.
 const NAME_LIMIT: usize = 255;
@@ -92,8 +92,7 @@ impl Message {
                 "the body is compressed with {compression}, which is not accepted"
             ));
         }
-        if self.content_type == "application/json" && self.content_encoding == "utf-8" {
-            // As nearly all are.
+        if usual::is_media_type(&self.content_type) && usual::is_encoding(&self.content_encoding) {
             return None;
         }
         let media_type = self.content_type.split(';').next();
