@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::app::App;
 use crate::broker::{Channel, ChannelKind, Listener};
 use crate::error::Result;
-use crate::message::{Message, cut};
+use crate::message::{Message, cut, usual};
 
 mod seconds;
 
@@ -266,8 +266,8 @@ pub(crate) fn encode(node: &str, events: &[Event]) -> (String, Message) {
         many => ("task.multi".to_owned(), serde_json::to_vec(many)),
     };
     let mut message = Message {
-        content_type: "application/json".into(),
-        content_encoding: "utf-8".into(),
+        content_type: usual::media_type(),
+        content_encoding: usual::encoding(),
         body: body.unwrap_or_default().into(),
         ..Message::default()
     };

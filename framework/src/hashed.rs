@@ -33,6 +33,11 @@ impl Hasher for Hashed {
     }
 }
 
+/// The hash of an id, the same as long as the process lives.
+pub(crate) fn hash_of(id: &str) -> u64 {
+    HASHER.hash_one(id)
+}
+
 /// A call's id, with its hash. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CallId {
@@ -43,7 +48,7 @@ pub(crate) struct CallId {
 impl From<&str> for CallId {
     fn from(id: &str) -> Self {
         Self {
-            hash: HASHER.hash_one(id),
+            hash: hash_of(id),
             text: id.into(),
         }
     }

@@ -124,11 +124,11 @@ pub struct Message {
 }
 
 /// What nearly all messages say of their bodies, which therefore is not written.
-mod usual {
+pub(crate) mod usual {
     const MEDIA_TYPE: &str = "application/json";
     const ENCODING: &str = "utf-8";
 
-    pub(super) fn media_type() -> String {
+    pub(crate) fn media_type() -> String {
         MEDIA_TYPE.into()
     }
 
@@ -136,7 +136,7 @@ mod usual {
         text == MEDIA_TYPE
     }
 
-    pub(super) fn encoding() -> String {
+    pub(crate) fn encoding() -> String {
         ENCODING.into()
     }
 

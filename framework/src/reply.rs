@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::failure::{Failure, FailureKind};
-use crate::message::{Headers, Message, Unreadable, cut, format_time, without_nan};
+use crate::message::{Headers, Message, Unreadable, cut, format_time, usual, without_nan};
 
 mod exception;
 mod progress;
@@ -100,9 +100,14 @@ impl Reply {
     /// Its state and its result, as Celery names and writes them.
     #[must_use]
     pub fn state(&self) -> (&'static str, Box<RawValue>) {
+        let (status, result) = self.stated();
+        (status, result.into_owned())
+    }
+
+    fn stated(&self) -> (&'static str, Cow<'_, RawValue>) {
         match &self.outcome {
-            Ok(value) => ("SUCCESS", value.clone()),
-            Err(failure) => (status(failure.kind), exception(failure)),
+            Ok(value) => ("SUCCESS", Cow::Borrowed(value)),
+            Err(failure) => (status(failure.kind), Cow::Owned(exception(failure))),
         }
     }
 
@@ -121,14 +126,7 @@ impl Reply {
         request: &Message,
         now: SystemTime,
     ) -> Message {
-        let exception;
-        let (status, result) = match &self.outcome {
-            Ok(value) => ("SUCCESS", &**value),
-            Err(failure) => {
-                exception = exception::exception(failure);
-                (status(failure.kind), &*exception)
-            }
-        };
+        let (status, result) = self.stated();
         let failure = self.outcome.as_ref().err();
         let traceback = failure.map(|failure| {
             let said = failure.traceback.clone();
@@ -141,7 +139,7 @@ impl Reply {
             error_type: cut(&failure.error_type, NAME_LIMIT).into(),
             id: (failure.id != self.id).then(|| cut(&failure.id, NAME_LIMIT).into()),
         };
-        let mut body = ReplyBody::new(status, result, &self.id);
+        let mut body = ReplyBody::new(status, &result, &self.id);
         body.traceback = traceback;
         body.date_done = Some(format_time(now));
         body.garenne = failure.map(note);
@@ -157,8 +155,8 @@ impl Reply {
         Message {
             id: cut(id, NAME_LIMIT).to_owned(),
             headers: Headers::new(),
-            content_type: "application/json".into(),
-            content_encoding: "utf-8".into(),
+            content_type: usual::media_type(),
+            content_encoding: usual::encoding(),
             correlation_id: Some(correlation_id.unwrap_or(id).to_owned()),
             reply_to: None,
             priority: None,

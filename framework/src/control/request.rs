@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::message::Message;
+use crate::message::{Message, usual};
 
 mod glob;
 
@@ -171,8 +171,8 @@ pub(crate) fn answer(node: &str, value: &Value, asker: &Asker) -> Message {
 
 fn json_message(body: &Value) -> Message {
     Message {
-        content_type: "application/json".into(),
-        content_encoding: "utf-8".into(),
+        content_type: usual::media_type(),
+        content_encoding: usual::encoding(),
         body: body.to_string().into_bytes().into(),
         ..Message::default()
     }

@@ -1,11 +1,8 @@
 //! The ids of the messages in flight: a returned message is recognised by its id, which therefore no two of them may
 //! share.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-
 use super::wire;
-use crate::hashed::HashedSet;
+use crate::hashed::{HashedSet, hash_of};
 
 /// Stands for a message's id. Two ids with one hash would be taken for the same, which none in flight are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,7 +11,6 @@ pub(super) struct IdHash(u64);
 /// The ids.
 #[derive(Default)]
 pub(super) struct Ids {
-    hasher: RandomState,
     in_flight: HashedSet<IdHash>,
     returned: HashedSet<IdHash>,
     next_number: u64,
@@ -23,14 +19,14 @@ pub(super) struct Ids {
 impl Ids {
     /// A message with this id is in flight from now on: what stands for it, and another id where it needs one.
     pub(super) fn enter(&mut self, id: &str) -> (IdHash, Option<String>) {
-        let hash = self.hash(id);
+        let hash = IdHash(hash_of(id));
         if !id.is_empty() && self.in_flight.insert(hash) {
             return (hash, None);
         }
         loop {
             self.next_number += 1;
             let another = wire::numbered_id(id, self.next_number);
-            let hash = self.hash(&another);
+            let hash = IdHash(hash_of(&another));
             if self.in_flight.insert(hash) {
                 return (hash, Some(another));
             }
@@ -39,7 +35,7 @@ impl Ids {
 
     /// The message with this id came back.
     pub(super) fn returned(&mut self, id: &str) {
-        let hash = self.hash(id);
+        let hash = IdHash(hash_of(id));
         self.returned.insert(hash);
     }
 
@@ -53,10 +49,6 @@ impl Ids {
     pub(super) fn clear(&mut self) {
         self.in_flight.clear();
         self.returned.clear();
-    }
-
-    fn hash(&self, id: &str) -> IdHash {
-        IdHash(self.hasher.hash_one(id))
     }
 }
 

@@ -3,8 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::outgoing::{Outgoing, Parking};
+use super::store::Packed;
 use crate::broker::Route;
-use crate::message::{Message, header};
+use crate::message::Message;
 
 /// Joins forgotten at a time, so that no one transaction takes long.
 const PRUNED_AT_ONCE: i64 = 500;
@@ -122,27 +123,17 @@ pub(super) fn parts(db: &Connection, join: &str, most: usize) -> Result<Option<V
         && let Some(row) = rows.next()?
     {
         let parts = parts.get_or_insert_with(Vec::new);
-        if let Some(envelope) = row.get::<_, Option<String>>(0)? {
-            let part = read(&envelope, row.get(1)?);
+        if let Some(envelope) = row.get::<_, Option<String>>(0)?.map(String::into_bytes) {
+            let part = Packed {
+                envelope,
+                body: Some(row.get(1)?),
+            };
+            let part = part.message();
             size = size.saturating_add(part.body.len());
             parts.push(part);
         }
     }
     Ok(parts)
-}
-
-/// A part whose envelope cannot be read says so, as a message in a queue does.
-fn read(envelope: &str, body: Vec<u8>) -> Message {
-    let message = serde_json::from_str(envelope).unwrap_or_else(|error| {
-        let mut message = Message::default();
-        let text = format!("its envelope in the file cannot be read: {error}");
-        message.set(header::MALFORMED, text);
-        message
-    });
-    Message {
-        body: body.into(),
-        ..message
-    }
 }
 
 /// Forgets a join with all that is in it.

@@ -31,8 +31,8 @@ pub(super) struct Taken {
 #[derive(Debug)]
 pub(super) struct Packed {
     /// The message without its body, in JSON.
-    envelope: Vec<u8>,
-    body: Option<Vec<u8>>,
+    pub(super) envelope: Vec<u8>,
+    pub(super) body: Option<Vec<u8>>,
 }
 
 impl Packed {
