@@ -1,6 +1,6 @@
 //! Bodies that come compressed, or in MessagePack: made plain JSON before anything looks at them.
 
-use super::{Message, Unreadable, usual};
+use super::{Message, Unreadable};
 
 impl Message {
     /// Unpacks the body, as far as this build can: it has at most `limit` bytes then. `msgpack` says whether
@@ -16,6 +16,8 @@ impl Message {
         }
         #[cfg(feature = "msgpack")]
         if msgpack && self.content_type.trim() == "application/x-msgpack" {
+            use super::usual;
+
             self.body = msgpack::to_json(&self.body, limit)?.into();
             self.content_type = usual::media_type();
             self.content_encoding = usual::encoding();
