@@ -1,10 +1,12 @@
 //! Whatever bytes and headers come, decoding ends with a value or a reason, and what is sent on because of
 //! them is within bounds.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use serde_json::Value;
+use serde_json::value::to_raw_value;
 
 use super::{Arguments, Message, format_time, parse_time};
 use crate::corpus::{config, headers, inputs, json, mutated};
@@ -109,18 +111,31 @@ proptest! {
         id in ".{0,300}",
         headers in headers(),
         content_type in prop_oneof![Just("application/json".to_owned()), any::<String>()],
+        content_encoding in prop_oneof![Just("utf-8".to_owned()), any::<String>()],
         correlation_id in any::<Option<String>>(),
         reply_to in any::<Option<String>>(),
+        priority in any::<Option<u8>>(),
         arg in json(),
     ) {
         let body = serde_json::to_vec(&([arg], (), ())).expect("JSON");
-        let message = Message { id, headers, content_type, correlation_id, reply_to, ..of_body(body) };
+        let message = Message {
+            id, headers, content_type, content_encoding, correlation_id, reply_to, priority, ..of_body(body)
+        };
         survives(&message);
         // As SQLite keeps it.
         let envelope = serde_json::to_vec(&message).expect("JSON");
         let read: Message = serde_json::from_slice(&envelope).expect("an envelope");
-        prop_assert_eq!(&read.id, &message.id);
-        prop_assert_eq!(read.headers.len(), message.headers.len());
+        prop_assert_eq!(read, Message { body: Arc::default(), ..message });
+    }
+
+    #[test]
+    fn fuzz_numbers(float in prop::num::f64::ANY.prop_filter("JSON has no other", |float| float.is_finite()), single in prop::num::f32::NORMAL) {
+        let mut sent = Arguments::default();
+        sent.args.push(to_raw_value(&(float, single)).expect("JSON"));
+        let message = Message::new("id".into(), "t", &sent);
+        let read = Arguments::decode(&message).expect("arguments");
+        let read: (f64, f32) = serde_json::from_str(read.args[0].get()).expect("numbers");
+        prop_assert_eq!((read.0.to_bits(), read.1.to_bits()), (float.to_bits(), single.to_bits()));
     }
 
     #[test]
