@@ -27,7 +27,13 @@ pub(super) struct CancelledCalls(Mutex<Inner>);
 struct Inner {
     ids: HashedSet<CallId>,
     oldest_first: VecDeque<CallId>,
-    running: HashedMap<CallId, Arc<Alarm>>,
+    running: HashedMap<CallId, Watched>,
+}
+
+/// A call that runs here: more than once at a time, if two deliveries have its id.
+struct Watched {
+    alarm: Arc<Alarm>,
+    attempts: usize,
 }
 
 /// Tells attempts at one call whether it is cancelled.
@@ -63,12 +69,11 @@ impl Watch<'_> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        // Two deliveries under one id may run at a time: the last one, beside which only the table has the alarm, takes
-        // it off.
-        if let Entry::Occupied(alarm) = self.calls.inner().running.entry(self.id.clone())
-            && Arc::strong_count(alarm.get()) == 2
-        {
-            alarm.remove();
+        if let Entry::Occupied(mut watched) = self.calls.inner().running.entry(self.id.clone()) {
+            watched.get_mut().attempts -= 1;
+            if watched.get().attempts == 0 {
+                watched.remove();
+            }
         }
     }
 }
@@ -108,7 +113,7 @@ impl CancelledCalls {
     pub(super) fn end(&self, id: &str) {
         let id = CallId::from(id);
         let mut inner = self.inner();
-        if let Some(alarm) = inner.running.get(&id) {
+        if let Some(Watched { alarm, .. }) = inner.running.get(&id) {
             alarm.is_cancelled.store(true, Ordering::Release);
             alarm.told.notify_waiters();
         }
@@ -135,20 +140,19 @@ impl CancelledCalls {
     pub(super) fn watch(&self, id: &CallId) -> Watch<'_> {
         let mut inner = self.inner();
         let is_cancelled = inner.ids.contains(id).into();
-        let fresh = || {
-            Arc::new(Alarm {
+        let fresh = || Watched {
+            alarm: Arc::new(Alarm {
                 is_cancelled,
                 told: Notify::new(),
-            })
+            }),
+            attempts: 0,
         };
+        let watched = inner.running.entry(id.clone()).or_insert_with(fresh);
+        watched.attempts += 1;
         Watch {
             calls: self,
             id: id.clone(),
-            alarm: inner
-                .running
-                .entry(id.clone())
-                .or_insert_with(fresh)
-                .clone(),
+            alarm: watched.alarm.clone(),
         }
     }
 }

@@ -54,7 +54,8 @@ impl Hash for Identity {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.id.hash(state);
         // One id is on few queues at a time.
-        state.write_u64(u64::from(self.life) << 32 | u64::from(self.attempt));
+        state.write_u64(self.life.into());
+        state.write_u64(self.attempt.into());
     }
 }
 
