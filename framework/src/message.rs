@@ -90,7 +90,7 @@ pub mod header {
 
 /// What a broker carries: metadata and a body it does not look into.
 ///
-/// Serialised, it has no body, and no field that is what nearly all have there.
+/// Serialised, it has no body, and none of the optional fields that are `None`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Message {
     /// The call's id; empty in a foreign message that has none.
@@ -98,50 +98,34 @@ pub struct Message {
     /// Metadata: Celery's headers, ours, and the user's.
     pub headers: Headers,
     /// The body's media type.
-    #[serde(
-        default = "usual::media_type",
-        skip_serializing_if = "usual::is_media_type"
-    )]
     pub content_type: String,
     /// The body's encoding, `utf-8` for JSON.
-    #[serde(
-        default = "usual::encoding",
-        skip_serializing_if = "usual::is_encoding"
-    )]
     pub content_encoding: String,
     /// What a reply must carry to be recognised.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
     /// The queue that wants the reply; `None` if nobody waits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
     /// 0 (lowest) to 255, on queues that have priorities.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<u8>,
     /// The body, shared: it may be large, and copies of a message have the same.
     #[serde(skip)]
     pub body: Arc<Vec<u8>>,
 }
 
-/// What nearly all messages say of their bodies, which therefore is not written.
+/// What nearly all messages say of their bodies.
 pub(crate) mod usual {
-    const MEDIA_TYPE: &str = "application/json";
-    const ENCODING: &str = "utf-8";
+    pub(super) const MEDIA_TYPE: &str = "application/json";
+    pub(super) const ENCODING: &str = "utf-8";
 
     pub(crate) fn media_type() -> String {
         MEDIA_TYPE.into()
     }
 
-    pub(super) fn is_media_type(text: &str) -> bool {
-        text == MEDIA_TYPE
-    }
-
     pub(crate) fn encoding() -> String {
         ENCODING.into()
-    }
-
-    pub(super) fn is_encoding(text: &str) -> bool {
-        text == ENCODING
     }
 }
 

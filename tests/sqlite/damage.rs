@@ -6,7 +6,7 @@ use std::time::Duration;
 use garenne::broker::{Broker, Queue};
 use garenne::error::Error;
 
-use super::place::{Place, close, open, to, try_open};
+use super::place::{Place, close, next, open, to, try_open};
 
 const PAGE: usize = 4096;
 const MESSAGES: usize = 60;
@@ -94,6 +94,35 @@ async fn a_damaged_page_is_reported_and_left_alone() {
     }
     println!("{reported} damaged pages reported, {harmless} harmless");
     assert!(reported > 10, "{reported}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_cannot_be_read_says_why() {
+    let place = Place::new();
+    let broker = open(&place.file()).await;
+    let queue = Queue::new("q");
+    broker.declare(&queue).await.unwrap();
+    for id in ["cut", "sound"] {
+        broker.publish(to("q", id)).await.unwrap();
+    }
+    let db = rusqlite::Connection::open(place.file()).unwrap();
+    let cut = "UPDATE message SET envelope = '{\"id\":' WHERE envelope ->> 'id' = 'cut'";
+    assert_eq!(db.execute(cut, ()).unwrap(), 1);
+    drop(db);
+    let mut consumer = broker.consume(&queue, 2).await.unwrap();
+    let spoiled = next(&mut consumer).await;
+    let why = spoiled.message.task().unwrap_err().to_string();
+    assert!(
+        why.contains("its envelope in the file cannot be read: EOF"),
+        "{why}"
+    );
+    assert_eq!(*spoiled.message.body, *to("q", "cut").message.body);
+    spoiled.ack(None).await.unwrap();
+    let sound = next(&mut consumer).await;
+    assert_eq!(sound.message, to("q", "sound").message);
+    sound.ack(None).await.unwrap();
+    drop(consumer);
+    close(&[&broker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,8 +68,7 @@ async fn a_file_from_before_there_were_joins_gets_them() {
     db.execute_batch(
         "DROP TABLE listener; DROP TABLE announcement;
          DROP TABLE join_part; DROP TABLE join_body; DROP TABLE open_join;
-         UPDATE message SET envelope = json_set(envelope, '$.content_type', 'application/json',
-             '$.content_encoding', 'utf-8', '$.reply_to', NULL, '$.priority', NULL);
+         UPDATE message SET envelope = json_set(envelope, '$.reply_to', NULL, '$.priority', NULL);
          PRAGMA user_version = 1",
     )
     .unwrap();

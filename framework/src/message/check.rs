@@ -92,7 +92,7 @@ impl Message {
                 "the body is compressed with {compression}, which is not accepted"
             ));
         }
-        if usual::is_media_type(&self.content_type) && usual::is_encoding(&self.content_encoding) {
+        if self.content_type == usual::MEDIA_TYPE && self.content_encoding == usual::ENCODING {
             return None;
         }
         let media_type = self.content_type.split(';').next();

@@ -13,9 +13,9 @@ use super::fault::{BUSY_LIMIT, Fault};
 /// Marks a database as ours, so that another program's is never written to ("gar1").
 const APPLICATION_ID: i64 = 0x6761_7231;
 /// The version of the tables below.
-const VERSION: i64 = 4;
+const VERSION: i64 = 3;
 /// What each version after the first has added.
-const ADDED: [&str; 3] = [JOINS, BROADCASTS, SHORT_ENVELOPES];
+const ADDED: [&str; 2] = [JOINS, BROADCASTS];
 /// Older ones can corrupt a file whose log is reset by two processes at once.
 const OLDEST_SQLITE: i32 = 3_051_003;
 /// Statements kept prepared by each connection: more than there are in `store.rs` and `joins.rs`.
@@ -85,9 +85,6 @@ CREATE TABLE cancelled (
 ) STRICT;
 CREATE INDEX cancelled_at ON cancelled (at);
 ";
-
-/// No table: envelopes leave out what most have, which an older version would take for damaged.
-const SHORT_ENVELOPES: &str = "";
 
 /// Who listens to broadcasts, and the latest of them.
 const BROADCASTS: &str = "

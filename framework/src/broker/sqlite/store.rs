@@ -36,19 +36,17 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    /// The message. One that cannot be read has lost its headers: its worker then puts it to the dead letters as
+    /// The message. One that cannot be read says so in a header: its worker then puts it to the dead letters as
     /// unreadable.
     pub(super) fn message(self) -> Message {
-        let Some(body) = self.body else {
-            return malformed("its body is not in the file any more".into());
-        };
-        let message = serde_json::from_slice(&self.envelope).unwrap_or_else(|error| {
+        let mut message: Message = serde_json::from_slice(&self.envelope).unwrap_or_else(|error| {
             malformed(format!("its envelope in the file cannot be read: {error}"))
         });
-        Message {
-            body: body.into(),
-            ..message
+        match self.body {
+            Some(body) => message.body = body.into(),
+            None => message.set(header::MALFORMED, "its body is not in the file any more"),
         }
+        message
     }
 }
 

@@ -52,6 +52,21 @@ fn the_highest_priority_first_and_delayed_ones_when_due() {
 }
 
 #[test]
+fn a_message_without_its_body_keeps_its_headers() {
+    let message = Message::new("a".into(), "t", &Default::default());
+    let packed = Packed {
+        envelope: serde_json::to_vec(&message).expect("JSON"),
+        body: None,
+    };
+    let read = packed.message();
+    assert!(
+        read.task()
+            .is_err_and(|why| why.0.contains("its body is not in the file"))
+    );
+    assert_eq!((&*read.id, read.text("task")), ("a", Some("t")));
+}
+
+#[test]
 fn only_the_holder_settles_and_a_death_is_counted() {
     let db = schema::in_memory();
     add_process(&db, 1, 0, 0).expect("added");
