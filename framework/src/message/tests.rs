@@ -479,3 +479,34 @@ fn depth_is_counted_outside_of_texts() {
         160
     ));
 }
+
+/// What the first version wrote and reads: its workers may run beside ours on one SQLite file.
+#[test]
+fn an_envelope_is_read_by_earlier_versions_and_theirs_by_us() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Earlier {
+        id: String,
+        headers: Headers,
+        content_type: String,
+        content_encoding: String,
+        correlation_id: Option<String>,
+        reply_to: Option<String>,
+        priority: Option<u8>,
+    }
+
+    let message = Message::new("a".into(), "t", &Arguments::default());
+    for message in [Message::default(), message] {
+        let envelope = serde_json::to_string(&message).expect("JSON");
+        let earlier: Earlier = serde_json::from_str(&envelope).expect("JSON");
+        let theirs = serde_json::to_string(&earlier).expect("JSON");
+        assert!(theirs.contains(r#""priority":null"#));
+        let read: Message = serde_json::from_str(&theirs).expect("JSON");
+        assert_eq!(
+            read,
+            Message {
+                body: Arc::default(),
+                ..message
+            }
+        );
+    }
+}
