@@ -164,6 +164,9 @@ impl Borrow {
 }
 
 /// What can travel in a message: an argument, or a result.
+///
+/// It travels as JSON, and a finite float arrives bit for bit. JSON has no other: [`f64::NAN`] and [`f64::INFINITY`] become
+/// `null`, which an `Option<f64>` takes for `None` and an `f64` refuses.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a task's argument or result",
     label = "does not travel in a message",
