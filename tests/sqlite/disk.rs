@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use garenne::broker::{Broker, Publish, Queue};
 use garenne::error::Error;
+use garenne::{App, Worker};
 
 use super::place::{PATIENCE, Place, close, next, open, to, try_open};
 
@@ -174,6 +175,32 @@ async fn a_deleted_file_confirms_nothing_more() {
     assert_displaced(&*broker, &mut consumer).await;
     assert!(!place.file().exists(), "nothing is invented");
     close(&[&broker]).await;
+}
+
+#[cfg(unix)]
+#[garenne::task]
+async fn endless() {
+    std::future::pending().await
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_file_is_gone_does_not_wait_for_what_runs() {
+    let place = Place::new();
+    let url = format!("sqlite://{}", place.file().display());
+    let app = App::connect(&url).await.unwrap();
+    let worker = Worker::new(&app).queue("default", 1);
+    let worker = worker.grace(Duration::from_millis(10));
+    let worker = tokio::spawn(worker.run(std::future::pending()));
+    let _ = endless::call().ignore_result().send(&app).await.unwrap();
+    while app.depth("default").await.unwrap().ready > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    std::fs::remove_file(place.file()).unwrap();
+    let ended = tokio::time::timeout(PATIENCE, worker).await;
+    let error = ended.expect("it ends").unwrap().unwrap_err().to_string();
+    assert!(error.contains("deleted, moved or replaced"), "{error}");
+    app.close().await;
 }
 
 #[cfg(unix)]

@@ -142,3 +142,33 @@ async fn a_file_that_stays_locked_is_said_to_be() {
     delivery.ack(None).await.unwrap();
     close(&[&broker]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_while_the_file_is_locked_hides_nothing_from_others() {
+    let place = Place::new();
+    let (ours, theirs) = (open(&place.file()).await, open(&place.file()).await);
+    let queue = Queue::new("q");
+    let consumer = ours.consume(&queue, 1).await.unwrap();
+    let lease = ours.lease("l").await.unwrap();
+    let other = rusqlite::Connection::open(place.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    drop((consumer, lease));
+    // Neither can be carried out, any more than this.
+    ours.publish(to("q", "refused")).await.unwrap_err();
+    other.execute_batch("COMMIT").unwrap();
+
+    let lease = tokio::time::timeout(PATIENCE, theirs.lease("l")).await;
+    lease.expect("free").unwrap().release().await;
+    let gone = async {
+        while theirs.depth("q").await.unwrap().consumers > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("it ends");
+    ours.publish(to("q", "a")).await.unwrap();
+    let mut consumer = theirs.consume(&queue, 1).await.unwrap();
+    let delivery = next(&mut consumer).await;
+    assert_eq!((&*delivery.message.id, delivery.deliveries), ("a", 1));
+    delivery.ack(None).await.unwrap();
+    close(&[&ours, &theirs]).await;
+}

@@ -102,6 +102,32 @@ async fn an_exclusive_queue_goes_with_its_consumer_but_not_its_deliveries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_queue_deleted_under_a_delivery_costs_no_slot() {
+    let place = Place::new();
+    let broker = open(&place.file()).await;
+    let (first, second) = (Queue::new("first"), Queue::new("second"));
+    let mut of_first = broker.consume(&first, 1).await.unwrap();
+    let mut of_second = broker.consume(&second, 1).await.unwrap();
+    broker.publish(to("first", "held")).await.unwrap();
+    let held = next(&mut of_first).await;
+    broker.delete("first").await.unwrap();
+    // It gets the deleted one's place in the table.
+    broker.publish(to("second", "a")).await.unwrap();
+    let other = next(&mut of_second).await;
+    let settled = held.ack(None).await;
+    assert!(matches!(settled, Err(Error::Stale { .. })), "{settled:?}");
+    other.ack(None).await.unwrap();
+    broker.declare(&first).await.unwrap();
+    for id in ["b", "c"] {
+        broker.publish(to("first", id)).await.unwrap();
+        let delivery = next(&mut of_first).await;
+        assert_eq!(delivery.message.id, id);
+        delivery.ack(None).await.unwrap();
+    }
+    close(&[&broker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn more_replies_than_there_is_room_for_wait_their_turn() {
     let place = Place::new();
     let (a, b) = (open(&place.file()).await, open(&place.file()).await);

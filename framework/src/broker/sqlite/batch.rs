@@ -143,9 +143,14 @@ impl<'a> Batch<'a> {
             Request::Prune => {
                 store::prune(self.db, self.now, self.now - CANCELLED_KEPT)?;
                 joins::prune(self.db, self.now - JOINS_KEPT)?;
+                for owner in process::orphaning(self.db)? {
+                    let back = process::give_back(self.db, owner, false)?;
+                    self.touched.extend(back);
+                }
             }
             Request::TakeLease { name, holder, .. } => {
-                let taken = lease::take(self.db, self.me.id, name, *holder)?;
+                let taken = process::takes_part(self.db, self.me.id)?
+                    && lease::take(self.db, self.me.id, name, *holder)?;
                 return Ok(taken.then(|| name.clone()).into_iter().collect());
             }
             Request::WriteLease {
@@ -384,6 +389,8 @@ impl<'a> Batch<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::sqlite::consume::Member;
+    use crate::broker::sqlite::harvest::Appetite;
     use crate::broker::sqlite::outgoing::tests::outgoing;
     use crate::broker::sqlite::schema;
 
@@ -414,5 +421,38 @@ mod tests {
         assert!(with_all.apply(&take(print + 1)).is_err() && !with_all.is_spoiled);
         assert!(with_all.apply(&take(print)).is_err() && with_all.is_spoiled);
         assert_eq!(look().len(), 0, "until it is rolled back");
+    }
+
+    #[test]
+    fn who_was_taken_for_dead_takes_nothing_and_what_nobody_has_comes_back() {
+        let (db, mut members) = (schema::in_memory(), Members::default());
+        let (sender, _deliveries) = tokio::sync::mpsc::channel(2);
+        let member = Member::new(Queue::new("q"), 1, sender);
+        members.consumers.insert(1, member);
+        let me = Identity { id: 1, port: 0 };
+        let lease = || Request::TakeLease {
+            name: "l".into(),
+            holder: 1,
+            granted: tokio::sync::oneshot::channel().0,
+        };
+        let mut batch = Batch::new(&db, me, 0, &members, Guard::Rollback);
+        for request in [
+            Request::Declare(Queue::new("q")),
+            Request::Publish(outgoing("q", 10)),
+        ] {
+            batch.apply(&request).expect("done");
+        }
+        assert!(batch.harvest(&Appetite::default()).is_err() && !batch.is_spoiled);
+        assert!(batch.apply(&lease()).expect("no lease").is_empty());
+
+        // As an earlier version could leave it.
+        assert_eq!(store::claim(&db, 7, "q", 1).expect("claimed").len(), 1);
+        assert!(lease::take(&db, 7, "l", 1).expect("taken"));
+        process::add_process(&db, 1, 0, 0).expect("added");
+        let mut batch = Batch::new(&db, me, 0, &members, Guard::Rollback);
+        batch.apply(&Request::Prune).expect("pruned");
+        assert_eq!(batch.apply(&lease()).expect("a lease"), ["l"]);
+        let harvest = batch.harvest(&Appetite::default()).expect("harvested");
+        assert_eq!(harvest.deliveries.len(), 1);
     }
 }

@@ -94,6 +94,15 @@ impl Members {
         }
     }
 
+    /// Consumers that were dropped, and whose end could not be carried out.
+    pub(super) fn dropped(&self) -> impl Iterator<Item = u64> {
+        let dropped = |(_, member): &(&u64, &Member)| member.deliveries.is_closed();
+        self.consumers
+            .iter()
+            .filter(dropped)
+            .map(|(number, _)| *number)
+    }
+
     /// Hands claimed messages to a consumer.
     pub(super) fn deliver(
         &mut self,
@@ -102,10 +111,12 @@ impl Members {
         handle: &Handle,
         stale: &Stale,
     ) {
-        let Some(member) = self.consumers.get_mut(&consumer) else {
-            return;
-        };
         for taken in taken {
+            // A message that was deleted with its queue while it ran has left its place in the table to this one.
+            self.settled(taken.seq);
+            let Some(member) = self.consumers.get_mut(&consumer) else {
+                return;
+            };
             self.claims += 1;
             let claim = Claim {
                 seq: taken.seq,

@@ -182,9 +182,11 @@ impl Lease for Held {
 
     fn release(mut self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            if let Some(request) = self.free() {
-                // A closed broker has freed it.
-                let _ = self.handle.call(request).await;
+            if let Some(request) = self.free()
+                && self.handle.call(request).await.is_err()
+            {
+                // Whoever waited has given up, so that nobody would do it. A closed broker has freed it.
+                self.armed = true;
             }
         })
     }

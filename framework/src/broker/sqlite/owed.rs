@@ -1,5 +1,5 @@
-//! What a transaction could not do and has to be done all the same: settlements and deliveries given back are tried
-//! again for as long as this process may settle at all. Their slots stay taken, so that there are never many.
+//! What a transaction could not do and has to be done all the same: settlements, deliveries given back and leases let go
+//! are tried again for as long as this process may settle at all. Slots stay taken, so that there are never many.
 
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,11 @@ impl Owed {
                 self.keep(Job::silent(Request::Release(*claim)));
                 job.answer(answer);
             }
+            (Request::FreeLease { name, holder }, Err(_)) => {
+                let (name, holder) = (name.clone(), *holder);
+                self.keep(Job::silent(Request::FreeLease { name, holder }));
+                job.answer(answer);
+            }
             (Request::Flush, _) if !self.is_empty() => self.keep(job),
             _ => job.answer(answer),
         }
@@ -111,6 +116,14 @@ mod tests {
         assert!(matches!(
             left(Request::Release(CLAIM), full())[..],
             [Request::Release(CLAIM)]
+        ));
+        let lease = Request::FreeLease {
+            name: "scheduler".into(),
+            holder: 7,
+        };
+        assert!(matches!(
+            left(lease, full())[..],
+            [Request::FreeLease { holder: 7, .. }]
         ));
         assert!(left(Request::Prune, full()).is_empty());
     }

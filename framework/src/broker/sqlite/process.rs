@@ -44,6 +44,28 @@ pub(super) fn remove_process(
     {
         return Ok(None);
     }
+    give_back(db, id, died).map(Some)
+}
+
+/// Owners of something that are no processes any more.
+pub(super) fn orphaning(db: &Connection) -> Result<Vec<i64>> {
+    db.prepare_cached(
+        "SELECT owner FROM (SELECT owner FROM message WHERE owner IS NOT NULL
+         UNION SELECT owner FROM queue WHERE owner IS NOT NULL UNION SELECT owner FROM lease WHERE owner IS NOT NULL)
+         WHERE owner NOT IN (SELECT id FROM process)",
+    )?
+    .query_map([], |row| row.get(0))?
+    .collect()
+}
+
+/// Whether a process takes part, or others have taken it for dead.
+pub(super) fn takes_part(db: &Connection, id: i64) -> Result<bool> {
+    db.prepare_cached("SELECT 1 FROM process WHERE id = ?1")?
+        .exists([id])
+}
+
+/// Gives back all that a process held. Returns the queues that got something back.
+pub(super) fn give_back(db: &Connection, id: i64, died: bool) -> Result<BTreeSet<String>> {
     lease::free_all(db, id)?;
     let own: Vec<String> = db
         .prepare_cached("SELECT name FROM queue WHERE owner = ?1")?
@@ -64,7 +86,7 @@ pub(super) fn remove_process(
         )?
         .query_map(params![id, died], |row| row.get(0))?
         .collect::<Result<_>>()?;
-    Ok(Some(back))
+    Ok(back)
 }
 
 pub(super) fn add_consumer(db: &Connection, me: i64, number: u64, queue: &str) -> Result<()> {
