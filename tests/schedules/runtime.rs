@@ -133,6 +133,34 @@ on_every_broker! {
 }
 
 #[tokio::test]
+async fn a_full_table_is_read_though_nothing_can_be_noted_in_it() {
+    let app = App::builder("memory://").max_message_size(2000);
+    let app = app.connect().await.expect("memory");
+    let (schedules, mut ticks) = (app.schedules(), Ticks::of(&app));
+    let set = async |name: &str, every_so_often, argument: &str| {
+        let call = tick::call(argument.into());
+        schedules.set(name, every(every_so_often), call).await
+    };
+    let quick = 100 * MILLISECOND;
+    set("quick", quick, "a long text").await.expect("set");
+    let mut n = 0;
+    while set(&format!("n{n}"), HOUR, "").await.is_ok() {
+        n += 1;
+    }
+    let scheduler = Scheduler::new(&app).spawn();
+    assert!(within("its turn", scheduler.active()).await);
+    // By then it wants to note when each entry was due last, which has no room.
+    for _ in 0..20 {
+        assert_eq!(within("a tick", ticks.next()).await.1, "a long text");
+    }
+    set("quick", quick, "short").await.expect("changed");
+    let changed = async { while ticks.next().await.1 != "short" {} };
+    within("a tick of what was changed", changed).await;
+    scheduler.stop().await.expect("stopped");
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_set_is_refused() {
     let app = App::builder("memory://")
         .max_message_size(2000)

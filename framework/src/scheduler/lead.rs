@@ -30,8 +30,8 @@ const NAP: Duration = Duration::from_secs(20);
 /// How long after a failure the writing of progress is tried again, or an entry: that then waits longer each
 /// time, up to 32 times as long.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long it waits at its start for the entries that were set at run time.
-const TABLE_LIMIT: Duration = Duration::from_secs(10);
+/// How long it waits at its start for the entries that were set at run time: longer than who is to change them.
+const TABLE_LIMIT: Duration = Duration::from_secs(15);
 /// How long a scheduler that stops waits for what is being sent.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -287,7 +287,9 @@ impl Leader {
         self.tell.send_replace(self.progress.last.clone());
         let now = timestamp(self.app.now());
         let names: HashSet<&str> = self.entries.iter().map(|entry| &*entry.name).collect();
-        let value = self.progress.encode(now, |name| names.contains(name));
+        // Until the table was read, any entry may be in it.
+        let is_read = self.table.borrow().is_some();
+        let value = (self.progress).encode(now, |name| !is_read || names.contains(name));
         self.write_again = None;
         match self.lease.write(value).await {
             Ok(()) => self.progress.dirty = false,

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::schedules::lease_name;
+use super::schedules::{lease_name, timestamp};
 use super::table::{Definition, Table};
 use crate::app::App;
 use crate::error::Result;
@@ -40,13 +40,28 @@ impl Ledger {
         let mut known: Option<Value> = None;
         loop {
             let note = known.is_none() || self.last.has_changed().unwrap_or(false);
-            let read = match note {
-                true => self.note().await,
-                false => self.read().await,
+            let noted = match note {
+                true => Some(self.note().await),
+                false => None,
             };
+            let (read, trouble) = match noted {
+                Some(Ok(noted)) => (Ok(noted), None),
+                // What cannot be written counts all the same, and so does what others have changed.
+                Some(Err(error)) => (self.read().await, Some(error)),
+                None => (self.read().await, None),
+            };
+            let trouble = read.as_ref().err().or(trouble.as_ref());
+            let trouble = trouble.map(ToString::to_string).unwrap_or_default();
+            if !trouble.is_empty() && trouble != complaint {
+                let error = &*trouble;
+                tracing::warn!(
+                    error,
+                    "what was set at run time cannot be read, or noted on"
+                );
+            }
+            complaint = trouble;
             match read {
                 Ok((value, table)) => {
-                    complaint.clear();
                     if known.as_ref() != Some(&value) {
                         known = Some(value);
                         self.table.send_replace(Some(Arc::new(table)));
@@ -54,14 +69,7 @@ impl Ledger {
                     let value = known.as_ref().and_then(Option::as_deref);
                     self.wait(value).await;
                 }
-                Err(error) => {
-                    let error = error.to_string();
-                    if error != complaint {
-                        tracing::warn!(error, "what was set at run time is as it was");
-                        complaint = error;
-                    }
-                    sleep(PAUSE).await;
-                }
+                Err(_) => sleep(PAUSE).await,
             }
         }
     }
@@ -83,7 +91,8 @@ impl Ledger {
     async fn read(&self) -> Result<(Value, Table)> {
         let name = lease_name(&self.app, "schedules");
         let value = self.app.broker().read_lease(&name).await?;
-        let table = Table::decode(value.as_deref())?;
+        let mut table = Table::decode(value.as_deref())?;
+        table.note(&self.code, &self.last.borrow(), timestamp(self.app.now()));
         Ok((value, table))
     }
 
