@@ -102,6 +102,10 @@ pub(super) async fn process(
         }
         checked => checked,
     };
+    if delivery.stale().is_stale() {
+        // Or while the parts of its join were read.
+        return;
+    }
     match checked {
         Ok(task) => {
             let span = tracing::info_span!(

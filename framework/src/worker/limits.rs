@@ -12,6 +12,9 @@ const SHORTEST: f64 = 1e-6;
 /// The longest: a call a year.
 const LONGEST: f64 = 365.0 * 24.0 * 3600.0;
 
+/// The longest that a call is sent away for: by then the limit may have been lifted, or set higher.
+const LONGEST_AWAY: Duration = Duration::from_secs(600);
+
 /// Limits by task.
 #[derive(Default)]
 pub(super) struct Limits {
@@ -50,7 +53,7 @@ impl Pace {
     }
 
     /// Whether a call may start now; if not, when it is to come again. One that comes `again` has its place in the
-    /// line, a new one goes to its end.
+    /// line, a new one goes to its end; where that is too far away, it has none yet.
     ///
     /// A call may be half an interval early, since those before it may have been late; over time the rate is kept.
     fn admit(&mut self, again: bool, now: Instant) -> Option<Duration> {
@@ -60,9 +63,12 @@ impl Pace {
             self.end_of_line = self.end_of_line.max(self.next);
             return None;
         }
-        let turn = self.end_of_line.max(self.next);
-        self.end_of_line = turn + self.interval;
-        Some(turn - now)
+        let away = self.end_of_line.max(self.next) - now;
+        if away > LONGEST_AWAY {
+            return Some(LONGEST_AWAY);
+        }
+        self.end_of_line = now + away + self.interval;
+        Some(away)
     }
 }
 
@@ -194,6 +200,33 @@ mod tests {
             last >= Duration::from_millis(1800) && last < Duration::from_millis(2600),
             "{starts:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_rate_is_kept_and_hides_no_call_for_long() {
+        let hour = Duration::from_secs(3600);
+        let limits = Limits::default();
+        limits.set_rate("t", "1/h").expect("a rate");
+        let begin = Instant::now();
+        let mut waiting: Vec<(Duration, bool)> = vec![(Duration::ZERO, false); 1000];
+        let mut starts = Vec::new();
+        while starts.len() < 5 {
+            waiting.sort();
+            let (due, again) = waiting.remove(0);
+            tokio::time::sleep_until(begin + due).await;
+            match limits.wait("t", again) {
+                None => starts.push(begin.elapsed()),
+                Some(wait) => {
+                    assert!(wait <= LONGEST_AWAY, "{wait:?}");
+                    waiting.push((begin.elapsed() + wait, true));
+                }
+            }
+        }
+        for pair in starts.windows(2) {
+            let apart = pair[1] - pair[0];
+            assert!(apart >= hour / 2 && apart <= hour + hour / 60, "{starts:?}");
+        }
+        assert!(starts[4] >= 4 * hour - hour / 2, "{starts:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -180,6 +180,10 @@ impl Feed {
             }
         };
         drop(self.consumer);
+        if outcome.is_err() {
+            // The worker ends because of it, and must not wait for what runs here for longer than the grace period.
+            self.worker.told_to_stop.notify_one();
+        }
         while slots.join_next().await.is_some() {}
         let queue = &self.lane.queue;
         if queue.exclusive

@@ -47,11 +47,12 @@ impl Verdict {
         }
     }
 
-    /// Bytes of the result it carries.
+    /// Bytes of the result or the error that it carries.
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Done(value) => value.get().len(),
             Self::Dead { failure, .. } | Self::Dropped(failure) => failure.message.len(),
+            Self::Retry { error, .. } => error.len(),
             _ => 0,
         }
     }
