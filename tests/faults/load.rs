@@ -160,6 +160,35 @@ async fn crowd(node: Node) {
     app.close().await;
 }
 
+#[test]
+fn a_worker_hears_of_cancellations_when_their_memory_was_made_anew() {
+    let name = "a_worker_hears_of_cancellations_when_their_memory_was_made_anew";
+    alone(name, Node::start, new_memory);
+}
+
+/// The new stream's offsets begin anew, below what the worker had read of the old one.
+async fn new_memory(node: Node) {
+    let place = node.place();
+    let app = place.app().await;
+    let _worker = WorkerProcess::start(&place, 8);
+    let cancel = async || {
+        let call = arrives::call(1).queue(&place.queue);
+        let call = call.countdown(Duration::from_millis(300)).send(&app).await;
+        let call = call.expect("sent");
+        call.cancel().await.expect("cancelled");
+        within("a result", call).await
+    };
+    for n in 0..10 {
+        if n == 5 {
+            node.run("ctl", &["delete_queue", "garenne.cancelled"]);
+        }
+        let result = cancel().await;
+        let kind = result.as_ref().map_err(|failure| failure.kind);
+        assert_eq!(kind, Err(FailureKind::Cancelled), "call {n}");
+    }
+    app.close().await;
+}
+
 /// Calls are cancelled again by then: what RabbitMQ has lost for good is given up after 15 s.
 const CANCELLED_AGAIN: Duration = Duration::from_secs(60);
 

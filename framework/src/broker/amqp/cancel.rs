@@ -239,6 +239,10 @@ impl Reader {
                 continue;
             };
             let Some(Ok(raw)) = stream.next().await else {
+                // It was not the connection: another stream may take its name, whose offsets begin anew.
+                if stream.live.is_up() {
+                    self.next_offset = None;
+                }
                 self.stream = None;
                 continue;
             };
@@ -252,8 +256,10 @@ impl Reader {
                 self.unacked = 0;
             }
             if let Some(offset) = offset(&raw) {
-                // A chunk may begin before the offset that was asked for.
+                // Another stream under the same name, or a chunk that begins before what was asked for: reading
+                // again from the beginning does no harm.
                 if self.next_offset.is_some_and(|next| offset < next) {
+                    (self.stream, self.next_offset) = (None, None);
                     continue;
                 }
                 self.next_offset = Some(offset + 1);
@@ -288,6 +294,7 @@ impl Reader {
     async fn failed(&mut self, error: &Error) {
         tracing::debug!(%error, "cannot read what is cancelled yet");
         self.failures += 1;
+        self.next_offset = None;
         let since = *self.failing.get_or_insert_with(Instant::now);
         let is_lost = error.to_string().contains("INTERNAL_ERROR");
         if !is_lost || since.elapsed() < LOST {
@@ -298,7 +305,7 @@ impl Reader {
             %error,
             "it cannot be read any more, and is made anew: what was cancelled before is forgotten"
         );
-        (self.failing, self.next_offset) = (None, None);
+        self.failing = None;
         if let Err(error) = self.renew().await {
             tracing::warn!(stream = STREAM, %error, "it cannot be made anew");
         }
