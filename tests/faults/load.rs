@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use garenne::{App, Error, FailureKind};
 
 use super::child::WorkerProcess;
@@ -171,21 +172,19 @@ async fn new_memory(node: Node) {
     let place = node.place();
     let app = place.app().await;
     let _worker = WorkerProcess::start(&place, 8);
-    let cancel = async || {
-        let call = arrives::call(1).queue(&place.queue);
-        let call = call.countdown(Duration::from_millis(300)).send(&app).await;
-        let call = call.expect("sent");
+    let cancel = async |n: u64, due: Duration| {
+        let call = arrives::call(n).queue(&place.queue).countdown(due);
+        let call = call.send(&app).await.expect("sent");
         call.cancel().await.expect("cancelled");
-        within("a result", call).await
-    };
-    for n in 0..10 {
-        if n == 5 {
-            node.run("ctl", &["delete_queue", "garenne.cancelled"]);
-        }
-        let result = cancel().await;
+        let result = within("a result", call).await;
         let kind = result.as_ref().map_err(|failure| failure.kind);
         assert_eq!(kind, Err(FailureKind::Cancelled), "call {n}");
-    }
+    };
+    let soon = Duration::from_millis(300);
+    join_all((0..5).map(|n| cancel(n, soon))).await;
+    node.run("ctl", &["delete_queue", "garenne.cancelled"]);
+    // The worker looks for the new one now and then.
+    join_all((5..8).map(|n| cancel(n, 20 * soon))).await;
     app.close().await;
 }
 

@@ -263,6 +263,12 @@ async fn frozen(node: Node) {
         let sent = within("sending", sending).await.expect("no panic");
         assert_eq!(within("what was sent", sent.expect("sent")).await, Ok(n));
     }
+    let runs = place.lines();
+    let of_first = runs.iter().filter(|line| line.starts_with("1 ")).count();
+    assert_eq!(
+        of_first, 1,
+        "a call that was only late is not doubled: {runs:?}"
+    );
     worker.stop().await.expect("stopped");
     app.close().await;
 }

@@ -125,7 +125,8 @@ impl Actor {
     fn unblock(&mut self, stall: Stall) {
         match stall.remedies {
             0 if stall.since.elapsed() > PROBE => {
-                self.opening = Some(tokio::spawn(beside(self.transport.clone(), stall)));
+                let (transport, outbox) = (self.transport.clone(), self.outbox.clone());
+                self.opening = Some(tokio::spawn(beside(transport, outbox, stall)));
             }
             1 if stall.since.elapsed() > STALL => {
                 tracing::warn!("still nothing was confirmed for {STALL:?}: connecting anew");
@@ -146,13 +147,19 @@ impl Drop for Actor {
 }
 
 /// Opens another channel beside one that stalls, and looks whether what stalls there is stored here.
-async fn beside(transport: Arc<Transport>, stall: Stall) -> Result<(Opened, Option<u64>)> {
+async fn beside(
+    transport: Arc<Transport>,
+    outbox: Arc<Outbox>,
+    stall: Stall,
+) -> Result<(Opened, Option<u64>)> {
     let until = stall.since + STALL;
+    let unconfirmed = || outbox.state().stalls_at(stall.number);
     let probe = async {
         let (channel, live) = open(transport.clone()).await?;
-        let stored = match probe::look(&channel, &live, &stall.oldest, until).await {
+        let found = probe::look(&channel, &live, &stall.oldest, until, unconfirmed);
+        let stored = match found.await {
             Found::Stored => Some(stall.number),
-            Found::Unknown => None,
+            Found::Unknown | Found::Needless => None,
             // It is not the channel, so it may be the node.
             Found::Silence => {
                 transport.publishing.leave_for_others(&live);

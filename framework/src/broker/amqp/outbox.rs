@@ -375,6 +375,11 @@ impl State {
         })
     }
 
+    /// Whether nothing was confirmed since this message stalled, and it was not either.
+    pub(super) fn stalls_at(&mut self, number: u64) -> bool {
+        self.remedies > 0 && self.window.tickets().any(|ticket| ticket.number == number)
+    }
+
     /// Something is tried against a stall.
     pub(super) fn remedied(&mut self) {
         self.remedies += 1;

@@ -16,39 +16,57 @@ use super::publish::Request;
 
 /// Pause between two questions.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a server that answers again may take to confirm what it has.
+const SLOW: Duration = Duration::from_millis(500);
 /// A queue that has no leader is described all the same, after the 250 ms that RabbitMQ waits for it.
 const LEADERLESS: Duration = Duration::from_millis(200);
 
 /// What became of a copy.
 pub(super) enum Found {
     Stored,
+    /// The message itself was confirmed meanwhile, or the connection has ended.
+    Needless,
     /// There is no queue to look at.
     Unknown,
     /// It is not confirmed here either, or its queue had no leader in all that time.
     Silence,
 }
 
-/// Publishes a copy of `request` on `channel` as soon as its queue has a leader. Resolves when the copy is stored, or
-/// at `until`.
+/// Publishes a copy of `request` on `channel` when its queue has a leader and it is still `unconfirmed`. Resolves when
+/// the copy is stored or needless, or at `until`.
 pub(super) async fn look(
     channel: &Channel,
     live: &Arc<Live>,
     request: &Request,
     until: Instant,
+    unconfirmed: impl Fn() -> bool,
 ) -> Found {
     let copy = async {
-        while !has_leader(live, request).await? {
-            sleep(PAUSE).await;
+        loop {
+            match has_leader(live, request).await {
+                None => return Found::Unknown,
+                Some(false) => sleep(PAUSE).await,
+                Some(true) => break,
+            }
         }
-        publish(channel, request).await
+        // A server that was only slow confirms what it has now that it answers: a copy would be a second call.
+        sleep(SLOW).await;
+        if !unconfirmed() {
+            return Found::Needless;
+        }
+        match publish(channel, request).await {
+            Some(true) => Found::Stored,
+            _ => Found::Unknown,
+        }
     };
-    match timeout_at(until, copy).await {
-        Ok(Some(true)) => return Found::Stored,
-        Err(_) => return Found::Silence,
-        Ok(_) => {}
+    let found = tokio::select! {
+        found = timeout_at(until, copy) => found.unwrap_or(Found::Silence),
+        () = live.ended() => Found::Needless,
+    };
+    if matches!(found, Found::Unknown) {
+        sleep_until(until).await;
     }
-    sleep_until(until).await;
-    Found::Unknown
+    found
 }
 
 /// Whether the queue that the request goes to can be expected to confirm it; `None` if it goes to no queue of

@@ -240,12 +240,10 @@ impl Core {
             let verdict = self.publisher.submit(&outgoing.request, deadline).await?;
             match verdict {
                 Verdict::Unroutable | Verdict::NoExchange(_) => {}
-                Verdict::Nacked if outgoing.waits_for_room || self.may_pass(outgoing.route()) => {
+                Verdict::Nacked if outgoing.waits_for_room || self.may_pass(outgoing) => {
                     nacked = true;
-                    if timeout_at(deadline, Box::pin(backoff.wait()))
-                        .await
-                        .is_err()
-                    {
+                    let pause = timeout_at(deadline, Box::pin(backoff.wait()));
+                    if pause.await.is_err() {
                         return Err(Error::Blocked {
                             route: outgoing.route().to_string(),
                             reason: "the queue is full, or has no leader at the moment".into(),
@@ -316,9 +314,10 @@ impl Core {
     }
 
     /// Whether a message that the broker did not store may be stored soon: while a quorum queue elects its
-    /// leader, it refuses all. A queue that others have made may as well be full.
-    fn may_pass(&self, route: &Route) -> bool {
-        match route {
+    /// leader, it refuses all. A queue that others have made may as well be full, but what is delayed goes to one of ours.
+    fn may_pass(&self, outgoing: &Outgoing) -> bool {
+        match outgoing.route() {
+            _ if !outgoing.delay.is_zero() => true,
             Route::Queue(name) => {
                 let known = self.topology.known(name);
                 let is_quorum = |known: Known| known.queue_type == Some(QueueType::Quorum);
