@@ -23,8 +23,8 @@ mod stamps;
 mod unpack;
 
 pub use arguments::Arguments;
-pub(crate) use canvas::Kind;
 pub use canvas::{Beginning, Chord, First};
+pub(crate) use canvas::{DEPTH as CANVAS_DEPTH, Kind};
 #[cfg(feature = "amqp")]
 pub(crate) use check::DEPTH_LIMIT;
 pub(crate) use check::{BODY_DEPTH_LIMIT, is_deeper};

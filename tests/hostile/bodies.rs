@@ -188,6 +188,10 @@ fn shapes() -> Vec<Case> {
 
 fn large() -> Vec<Case> {
     let deep = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+    let chains = |depth: usize| {
+        let open = r#"{"task": "c", "subtask_type": "chain", "kwargs": {"tasks": ["#;
+        open.repeat(depth) + r#"{"task": "add"}"# + &"]}}".repeat(depth)
+    };
     let keys = |count: usize| {
         let keys: Vec<String> = (0..count).map(|n| format!("\"k{n:06}\":1")).collect();
         format!("[[], {{{}}}, {{}}]", keys.join(","))
@@ -212,6 +216,12 @@ fn large() -> Vec<Case> {
             "add",
             format!("[[2, 3], {{}}, {}]", deep(million)),
             Runs,
+        ),
+        body(
+            "chains in chains, 3,000 deep",
+            "add",
+            format!("[[2, 3], {{}}, {{\"chain\": [{}]}}]", chains(3_000)),
+            Dead("unsupported", "nested"),
         ),
         body("args 100 deep", "echo", call_of(&deep(100)), Runs),
         body(

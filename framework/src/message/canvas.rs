@@ -7,7 +7,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::{Signature, Signatures};
 
 /// How deep chains, groups and chords may be inside each other.
-const DEPTH: usize = 100;
+pub(crate) const DEPTH: usize = 100;
 /// Bytes that the copies of a chord's body may take, one for each of its members.
 const BODIES: usize = 64 << 20;
 

@@ -9,8 +9,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::broker::{Queue, Route};
 use crate::failure::{Failure, FailureKind};
 use crate::message::{
-    Beginning, Chord, Embed, First, Following, Kind, Message, Origin, Part, Signature,
-    SignatureOptions, header,
+    Beginning, CANVAS_DEPTH, Chord, Embed, First, Following, Kind, Message, Origin, Part,
+    Signature, SignatureOptions, header,
 };
 use crate::reply::Reply;
 use crate::retry::LONGEST_DELAY;
@@ -152,7 +152,7 @@ impl<'a> Continuation<'a> {
         self.tell_errbacks(&self.embed.errbacks.0, failure, now, home, &mut next);
         // The next call is the last of the chain.
         for raw in self.embed.chain.0.iter().rev() {
-            self.tell_of(raw, failure, now, &mut next);
+            self.tell_of(raw, failure, now, CANVAS_DEPTH, &mut next);
         }
         next
     }
@@ -191,15 +191,26 @@ impl<'a> Continuation<'a> {
     }
 
     /// Has it told of calls that were to follow, and now never will: by reply, by join, in the result backend,
-    /// to their chords.
-    fn tell_of(&self, raw: &RawValue, failure: &Failure, now: SystemTime, next: &mut Consequences) {
+    /// to their chords. Of what is deeper inside than `depth` nobody is told: nobody could have sent it either.
+    fn tell_of(
+        &self,
+        raw: &RawValue,
+        failure: &Failure,
+        now: SystemTime,
+        depth: usize,
+        next: &mut Consequences,
+    ) {
+        let Some(depth) = depth.checked_sub(1) else {
+            tracing::warn!("what was to follow a call is nested too deeply to tell of it");
+            return;
+        };
         let Some(signature) = readable(raw) else {
             return;
         };
         match signature.inner() {
             Ok(inner) => {
                 for raw in &inner {
-                    self.tell_of(raw, failure, now, next);
+                    self.tell_of(raw, failure, now, depth, next);
                 }
             }
             Err(error) => tracing::warn!("what was to follow a call cannot be read: {error}"),
@@ -218,7 +229,7 @@ impl<'a> Continuation<'a> {
             ..
         } = signature.options;
         for raw in chain.0.iter().rev() {
-            self.tell_of(raw, failure, now, next);
+            self.tell_of(raw, failure, now, depth, next);
         }
         let (Some(id), true) = (task_id, is_call) else {
             return;
@@ -292,7 +303,7 @@ impl<'a> Continuation<'a> {
                 };
                 let errbacks = &signature.options.link_error.0;
                 self.tell_errbacks(errbacks, &of_body, now, home, &mut next);
-                self.tell_of(body, &failure, now, &mut next);
+                self.tell_of(body, &failure, now, CANVAS_DEPTH, &mut next);
             }
         }
         next

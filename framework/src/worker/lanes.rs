@@ -87,6 +87,8 @@ pub(super) struct Lanes {
     feeds: JoinSet<Result<()>>,
     watches: JoinSet<Error>,
     opening: JoinSet<Opened>,
+    /// Why a queue cannot be taken from any more, told before what runs there has ended.
+    failed: (mpsc::Sender<Error>, mpsc::Receiver<Error>),
 }
 
 impl Lanes {
@@ -99,6 +101,7 @@ impl Lanes {
             feeds: JoinSet::new(),
             watches: JoinSet::new(),
             opening: JoinSet::new(),
+            failed: mpsc::channel(1),
         }
     }
 
@@ -126,8 +129,8 @@ impl Lanes {
             stop,
             watch: self.watches.spawn(watch),
         });
-        self.feeds
-            .spawn(feed.run(self.shared.stopping.subscribe(), stopped));
+        let (stopping, failed) = (self.shared.stopping.subscribe(), self.failed.0.clone());
+        self.feeds.spawn(feed.run(stopping, stopped, failed));
     }
 
     /// Carries out wishes, until something ends that the worker cannot go on without.
@@ -142,6 +145,10 @@ impl Lanes {
                     Err(stopped) if stopped.is_cancelled() => {}
                     Err(panic) => tracing::error!(%panic, "a queue is not watched any more"),
                 },
+                Some(error) = self.failed.1.recv() => {
+                    tracing::error!("{error}");
+                    return Err(error);
+                }
                 // One that ends in order was told to.
                 Some(feed) = self.feeds.join_next(), if !self.feeds.is_empty() => flatten(feed)?,
                 Some(opened) = self.opening.join_next(), if !self.opening.is_empty() => match opened {

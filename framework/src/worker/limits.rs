@@ -52,8 +52,8 @@ impl Pace {
         }
     }
 
-    /// Whether a call may start now; if not, when it is to come again. One that comes `again` has its place in the
-    /// line, a new one goes to its end; where that is too far away, it has none yet.
+    /// Whether a call may start now; if not, when it is to come again. One that comes `again` has waited, and starts if
+    /// any may; a new one goes to the end of the line, or has no place yet where that is too far away.
     ///
     /// A call may be half an interval early, since those before it may have been late; over time the rate is kept.
     fn admit(&mut self, again: bool, now: Instant) -> Option<Duration> {

@@ -143,6 +143,7 @@ impl Feed {
         mut self,
         mut stopping: watch::Receiver<bool>,
         mut stopped: watch::Receiver<bool>,
+        failed: mpsc::Sender<Error>,
     ) -> Result<()> {
         let (mut slots, mut inline) = (JoinSet::new(), Inline::default());
         // Asked once, not for each delivery.
@@ -153,10 +154,10 @@ impl Feed {
             }
         };
         tokio::pin!(stop);
-        let outcome = loop {
+        let error = loop {
             tokio::select! {
                 biased;
-                () = &mut stop => break Ok(()),
+                () = &mut stop => break None,
                 Some(ended) = slots.join_next(), if !slots.is_empty() => {
                     if let Err(panic) = ended {
                         tracing::error!(%panic, "a slot failed; its delivery goes back to the queue");
@@ -174,15 +175,16 @@ impl Feed {
                             slots.spawn(process);
                         }
                     }
-                    Some(Err(error)) => break Err(error),
-                    None => break Err(Error::Closed { what: "the broker" }),
+                    Some(Err(error)) => break Some(error),
+                    None => break Some(Error::Closed { what: "the broker" }),
                 },
             }
         };
         drop(self.consumer);
-        if outcome.is_err() {
-            // The worker ends because of it, and must not wait for what runs here for longer than the grace period.
-            self.worker.told_to_stop.notify_one();
+        if let Some(error) = error {
+            // The worker ends because of the first of them, and must not wait for what runs here for longer than the
+            // grace period.
+            let _ = failed.try_send(error);
         }
         while slots.join_next().await.is_some() {}
         let queue = &self.lane.queue;
@@ -194,6 +196,6 @@ impl Feed {
                 "the worker's own queue is left to expire: {error}"
             );
         }
-        outcome
+        Ok(())
     }
 }
