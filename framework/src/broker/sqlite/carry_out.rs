@@ -129,8 +129,12 @@ impl Engine {
         })
     }
 
-    /// Claims within the transaction; `None` if that failed and left the requests' work as it was.
+    /// Claims within the transaction; `None` if that failed and left the requests' work as it was, or if this process has
+    /// to join again first.
     fn harvest(&self, batch: &mut Batch<'_>) -> rusqlite::Result<Option<Harvest>> {
+        if !batch.takes_part()? {
+            return Ok(None);
+        }
         let appetite = Appetite {
             replies: self.replies.as_ref().map(|replies| {
                 let room = replies.messages.capacity();

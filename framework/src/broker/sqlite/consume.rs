@@ -94,15 +94,6 @@ impl Members {
         }
     }
 
-    /// Consumers that were dropped, and whose end could not be carried out.
-    pub(super) fn dropped(&self) -> impl Iterator<Item = u64> {
-        let dropped = |(_, member): &(&u64, &Member)| member.deliveries.is_closed();
-        self.consumers
-            .iter()
-            .filter(dropped)
-            .map(|(number, _)| *number)
-    }
-
     /// Hands claimed messages to a consumer.
     pub(super) fn deliver(
         &mut self,

@@ -32,11 +32,15 @@ impl Engine {
             self.waker.wake(port);
         }
         for (mut job, answer) in jobs.into_iter().zip(outcome.answers) {
-            if let Request::Publish(_)
-            | Request::Settle { .. }
-            | Request::Release(_)
-            | Request::Flush = job.request
-            {
+            let is_concluded = match job.request {
+                Request::Publish(_)
+                | Request::Settle { .. }
+                | Request::Release(_)
+                | Request::Flush => true,
+                Request::FreeLease { .. } | Request::Unsubscribe(_) => answer.is_err(),
+                _ => false,
+            };
+            if is_concluded {
                 self.owed.conclude(job, answer);
                 continue;
             }

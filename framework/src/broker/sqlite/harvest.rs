@@ -7,7 +7,6 @@ use super::batch::Batch;
 use super::fault::Failed;
 use super::process;
 use super::store::{self, Packed, Taken};
-use crate::error::Error;
 
 /// What this process could take at the moment.
 #[derive(Debug, Default, Clone)]
@@ -45,13 +44,6 @@ impl Batch<'_> {
     /// Takes what this process has room for.
     pub(super) fn harvest(&mut self, appetite: &Appetite) -> Result<Harvest, Failed> {
         let mut harvest = Harvest::default();
-        if !process::takes_part(self.db, self.me.id)? {
-            // What it took would be nobody's: it has to join again first.
-            return Err(Failed::Said(Error::broker(
-                "this process",
-                "it was taken for dead",
-            )));
-        }
         let freed = self.freed();
         for (number, member) in &self.members.consumers {
             let freed = freed.get(number).copied().unwrap_or(0);

@@ -39,8 +39,6 @@ impl Engine {
             jobs.push(Job::silent(Request::Delete(replies.address)));
         }
         self.tend_audience(jobs);
-        let dropped = self.members.dropped().map(Request::Unsubscribe);
-        jobs.extend(dropped.map(Job::silent));
         if Instant::now() >= self.next_prune {
             self.next_prune = Instant::now() + PRUNE_PERIOD;
             jobs.push(Job::silent(Request::Prune));

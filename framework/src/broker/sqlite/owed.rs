@@ -1,5 +1,6 @@
-//! What a transaction could not do and has to be done all the same: settlements, deliveries given back and leases let go
-//! are tried again for as long as this process may settle at all. Slots stay taken, so that there are never many.
+//! What a transaction could not do and has to be done all the same: settlements, deliveries given back, and the ends of
+//! consumers and leases are tried again for as long as this process may settle at all. Slots stay taken, so that there
+//! are never many.
 
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,10 @@ impl Owed {
                 self.keep(Job::silent(Request::FreeLease { name, holder }));
                 job.answer(answer);
             }
+            (Request::Unsubscribe(number), Err(_)) => {
+                self.keep(Job::silent(Request::Unsubscribe(*number)));
+                job.answer(answer);
+            }
             (Request::Flush, _) if !self.is_empty() => self.keep(job),
             _ => job.answer(answer),
         }
@@ -124,6 +129,10 @@ mod tests {
         assert!(matches!(
             left(lease, full())[..],
             [Request::FreeLease { holder: 7, .. }]
+        ));
+        assert!(matches!(
+            left(Request::Unsubscribe(3), full())[..],
+            [Request::Unsubscribe(3)]
         ));
         assert!(left(Request::Prune, full()).is_empty());
     }

@@ -44,14 +44,21 @@ pub(super) fn remove_process(
     {
         return Ok(None);
     }
+    let own: Vec<String> = db
+        .prepare_cached("SELECT name FROM queue WHERE owner = ?1")?
+        .query_map([id], |row| row.get(0))?
+        .collect::<Result<_>>()?;
+    for queue in &own {
+        catalog::delete_queue(db, queue, false)?;
+    }
     give_back(db, id, died).map(Some)
 }
 
-/// Owners of something that are no processes any more.
-pub(super) fn orphaning(db: &Connection) -> Result<Vec<i64>> {
+/// Who holds messages or leases and is no process any more.
+pub(super) fn missing(db: &Connection) -> Result<Vec<i64>> {
     db.prepare_cached(
         "SELECT owner FROM (SELECT owner FROM message WHERE owner IS NOT NULL
-         UNION SELECT owner FROM queue WHERE owner IS NOT NULL UNION SELECT owner FROM lease WHERE owner IS NOT NULL)
+         UNION SELECT owner FROM lease WHERE owner IS NOT NULL)
          WHERE owner NOT IN (SELECT id FROM process)",
     )?
     .query_map([], |row| row.get(0))?
@@ -64,16 +71,9 @@ pub(super) fn takes_part(db: &Connection, id: i64) -> Result<bool> {
         .exists([id])
 }
 
-/// Gives back all that a process held. Returns the queues that got something back.
+/// Gives back the messages and the leases that a process held. Returns the queues that got something back.
 pub(super) fn give_back(db: &Connection, id: i64, died: bool) -> Result<BTreeSet<String>> {
     lease::free_all(db, id)?;
-    let own: Vec<String> = db
-        .prepare_cached("SELECT name FROM queue WHERE owner = ?1")?
-        .query_map([id], |row| row.get(0))?
-        .collect::<Result<_>>()?;
-    for queue in &own {
-        catalog::delete_queue(db, queue, false)?;
-    }
     // Left over of its exclusive queues that ended before their deliveries were settled.
     db.prepare_cached(
         "DELETE FROM message WHERE owner = ?1 AND queue NOT IN (SELECT name FROM queue)",
@@ -101,6 +101,12 @@ pub(super) fn remove_consumer(db: &Connection, me: i64, number: u64) -> Result<(
     db.prepare_cached("DELETE FROM consumer WHERE process = ?1 AND number = ?2")?
         .execute(params![me, number.cast_signed()])?;
     Ok(())
+}
+
+/// Whether a queue has a consumer.
+pub(super) fn is_consumed(db: &Connection, queue: &str) -> Result<bool> {
+    db.prepare_cached("SELECT 1 FROM consumer WHERE queue = ?1")?
+        .exists([queue])
 }
 
 /// Notes whether a consumer has free slots that its queue could not fill: such are to be woken.
