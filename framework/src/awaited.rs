@@ -42,6 +42,20 @@ impl Awaited {
         }
     }
 
+    /// Looks at each reply that is waited for.
+    #[cfg(feature = "redis")]
+    pub(crate) fn for_each(&self, look: &impl Fn(&Waiting)) {
+        match self {
+            Self::Nothing => {}
+            Self::One(waiting) => look(waiting),
+            Self::Many { members, .. } => members.iter().for_each(|member| member.for_each(look)),
+            Self::Gated { gates, then } => {
+                gates.iter().for_each(|gate| look(gate));
+                then.for_each(look);
+            }
+        }
+    }
+
     /// The result, or the first failure. `nothing` says what to make of a reply that will not come.
     pub(crate) fn outcome(self, nothing: fn() -> Failure) -> BoxFuture<'static, Outcome> {
         match self {

@@ -56,6 +56,8 @@ pub(super) async fn send<T>(
     }
     let root = ids.first().map(String::as_str);
     app.launch(plan, None, root).await?;
+    #[cfg(feature = "redis")]
+    awaited.for_each(&|waiting| app.follow(Some(waiting)));
     let due = app.now().checked_add(delay).filter(|_| !delay.is_zero());
     Ok(Handle::of_workflow(id, task, ids, app.clone(), awaited).due(due))
 }
