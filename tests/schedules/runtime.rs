@@ -132,7 +132,7 @@ on_every_broker! {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_table_is_read_though_nothing_can_be_noted_in_it() {
     let app = App::builder("memory://").max_message_size(2000);
     let app = app.connect().await.expect("memory");
@@ -160,7 +160,7 @@ async fn a_full_table_is_read_though_nothing_can_be_noted_in_it() {
     app.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn what_cannot_be_set_is_refused() {
     let app = App::builder("memory://")
         .max_message_size(2000)

@@ -30,8 +30,9 @@ const NAP: Duration = Duration::from_secs(20);
 /// How long after a failure the writing of progress is tried again, or an entry: that then waits longer each
 /// time, up to 32 times as long.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long it waits at its start for the entries that were set at run time: longer than who is to change them.
-const TABLE_LIMIT: Duration = Duration::from_secs(15);
+/// How long it waits at its start for the entries that were set at run time: longer than it may take to find that they
+/// cannot be changed, and then to read them.
+const TABLE_LIMIT: Duration = Duration::from_secs(25);
 /// How long a scheduler that stops waits for what is being sent.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -69,6 +70,8 @@ pub(super) struct Leader {
     lease: Box<dyn Lease>,
     code: Arc<Code>,
     entries: Vec<Entry>,
+    /// Whether they are all that there are: before the table was read, any may be in it.
+    is_resolved: bool,
     progress: Progress,
     sending: JoinSet<Sent>,
     tell: watch::Sender<Last>,
@@ -101,6 +104,7 @@ impl Leader {
             lease,
             code: code.clone(),
             entries: Vec::new(),
+            is_resolved: false,
             progress,
             sending: JoinSet::new(),
             tell,
@@ -149,7 +153,9 @@ impl Leader {
 
     /// Puts together what the code has and what was set at run time.
     fn resolve(&mut self) {
-        let table = self.table.borrow_and_update().clone().unwrap_or_default();
+        let table = self.table.borrow_and_update().clone();
+        self.is_resolved = table.is_some();
+        let table = table.unwrap_or_default();
         let mut before: HashMap<String, Entry> = std::mem::take(&mut self.entries)
             .into_iter()
             .map(|entry| (entry.name.clone(), entry))
@@ -287,9 +293,8 @@ impl Leader {
         self.tell.send_replace(self.progress.last.clone());
         let now = timestamp(self.app.now());
         let names: HashSet<&str> = self.entries.iter().map(|entry| &*entry.name).collect();
-        // Until the table was read, any entry may be in it.
-        let is_read = self.table.borrow().is_some();
-        let value = (self.progress).encode(now, |name| !is_read || names.contains(name));
+        let any = !self.is_resolved;
+        let value = (self.progress).encode(now, |name| any || names.contains(name));
         self.write_again = None;
         match self.lease.write(value).await {
             Ok(()) => self.progress.dirty = false,
