@@ -146,7 +146,9 @@ impl Lanes {
                     Err(panic) => tracing::error!(%panic, "a queue is not watched any more"),
                 },
                 Some(error) = self.failed.1.recv() => {
-                    tracing::error!("{error}");
+                    if !matches!(error, Error::Closed { .. }) {
+                        tracing::error!("{error}");
+                    }
                     return Err(error);
                 }
                 // One that ends in order was told to.
@@ -172,6 +174,9 @@ impl Lanes {
         let mut outcome = Ok(());
         while let Some(ended) = self.feeds.join_next().await {
             outcome = outcome.and(flatten(ended));
+        }
+        if let Ok(error) = self.failed.1.try_recv() {
+            outcome = outcome.and(Err(error));
         }
         outcome
     }

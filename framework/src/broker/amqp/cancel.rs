@@ -294,12 +294,12 @@ impl Reader {
     async fn failed(&mut self, error: &Error) {
         tracing::debug!(%error, "cannot read what is cancelled yet");
         self.failures += 1;
-        if matches!(error, Error::Refused { .. }) {
-            // There is no such stream; the next one's offsets begin anew.
-            self.next_offset = None;
-        }
         let since = *self.failing.get_or_insert_with(Instant::now);
         let is_lost = error.to_string().contains("INTERNAL_ERROR");
+        if is_lost || matches!(error, Error::Refused { .. }) {
+            // Whoever makes another, its offsets begin anew.
+            self.next_offset = None;
+        }
         if !is_lost || since.elapsed() < LOST {
             return;
         }
@@ -308,7 +308,7 @@ impl Reader {
             %error,
             "it cannot be read any more, and is made anew: what was cancelled before is forgotten"
         );
-        (self.failing, self.next_offset) = (None, None);
+        self.failing = None;
         if let Err(error) = self.renew().await {
             tracing::warn!(stream = STREAM, %error, "it cannot be made anew");
         }

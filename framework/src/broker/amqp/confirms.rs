@@ -26,8 +26,8 @@ const PROBE: Duration = Duration::from_secs(1);
 /// new leader takes less; after its election RabbitMQ sometimes leaves what a channel has sent unconfirmed.
 const STALL: Duration = Duration::from_secs(8);
 
-/// A channel, and the number of the ticket of which a copy is stored through it.
-type Opening = JoinHandle<Result<(Opened, Option<u64>)>>;
+/// A channel, and the number of the ticket of which a copy is stored through it; `None` where it is not needed.
+type Opening = JoinHandle<Result<Option<(Opened, Option<u64>)>>>;
 
 /// The task.
 pub(super) struct Actor {
@@ -64,7 +64,9 @@ impl Actor {
                 state.pump();
                 if state.wants_channel() && self.opening.is_none() {
                     let transport = self.transport.clone();
-                    self.opening = Some(tokio::spawn(async { Ok((open(transport).await?, None)) }));
+                    self.opening = Some(tokio::spawn(async {
+                        Ok(Some((open(transport).await?, None)))
+                    }));
                 }
                 (state.live(), state.rest(), state.accepts())
             };
@@ -84,7 +86,8 @@ impl Actor {
                 opened = async { self.opening.as_mut().expect("guarded").await }, if self.opening.is_some() => {
                     self.opening = None;
                     match opened {
-                        Ok(Ok((opened, stored))) => self.take(opened, stored),
+                        Ok(Ok(Some((opened, stored)))) => self.take(opened, stored),
+                        Ok(Ok(None)) => {}
                         // No answer: the next remedy's turn.
                         Ok(Err(Error::Unavailable { .. })) => {}
                         _ => outbox.give_up(),
@@ -151,7 +154,7 @@ async fn beside(
     transport: Arc<Transport>,
     outbox: Arc<Outbox>,
     stall: Stall,
-) -> Result<(Opened, Option<u64>)> {
+) -> Result<Option<(Opened, Option<u64>)>> {
     let until = stall.since + STALL;
     let unconfirmed = || outbox.state().stalls_at(stall.number);
     let probe = async {
@@ -159,14 +162,18 @@ async fn beside(
         let found = probe::look(&channel, &live, &stall.oldest, until, unconfirmed);
         let stored = match found.await {
             Found::Stored => Some(stall.number),
-            Found::Unknown | Found::Needless => None,
+            Found::Unknown => None,
+            Found::Needless => {
+                tokio::spawn(close(channel, live));
+                return Ok(None);
+            }
             // It is not the channel, so it may be the node.
             Found::Silence => {
                 transport.publishing.leave_for_others(&live);
                 None
             }
         };
-        Ok(((channel, live), stored))
+        Ok(Some(((channel, live), stored)))
     };
     timeout_at(until + STALL, probe).await.unwrap_or_else(|_| {
         Err(Error::Unavailable {

@@ -24,7 +24,7 @@ const LEADERLESS: Duration = Duration::from_millis(200);
 /// What became of a copy.
 pub(super) enum Found {
     Stored,
-    /// The message itself was confirmed meanwhile, or the connection has ended.
+    /// Something was confirmed meanwhile, or the connection has ended.
     Needless,
     /// There is no queue to look at.
     Unknown,
@@ -59,14 +59,17 @@ pub(super) async fn look(
             _ => Found::Unknown,
         }
     };
-    let found = tokio::select! {
-        found = timeout_at(until, copy) => found.unwrap_or(Found::Silence),
-        () = live.ended() => Found::Needless,
+    let found = async {
+        let found = timeout_at(until + SLOW, copy).await;
+        if matches!(found, Ok(Found::Unknown)) {
+            sleep_until(until).await;
+        }
+        found.unwrap_or(Found::Silence)
     };
-    if matches!(found, Found::Unknown) {
-        sleep_until(until).await;
+    tokio::select! {
+        found = found => found,
+        () = live.ended() => Found::Needless,
     }
-    found
 }
 
 /// Whether the queue that the request goes to can be expected to confirm it; `None` if it goes to no queue of

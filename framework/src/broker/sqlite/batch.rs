@@ -217,6 +217,9 @@ impl<'a> Batch<'a> {
             Request::Rejoin => {
                 process::add_process(self.db, self.me.id, self.me.port, self.now)?;
                 for (number, member) in &self.members.consumers {
+                    if self.leaving.contains(number) {
+                        continue;
+                    }
                     self.declare(&member.queue)?;
                     process::add_consumer(self.db, self.me.id, *number, member.queue.name())?;
                 }

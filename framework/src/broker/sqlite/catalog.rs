@@ -41,8 +41,12 @@ pub(super) fn declare_queue(db: &Connection, me: i64, queue: &Queue) -> Result<O
 }
 
 pub(super) fn add_reply_queue(db: &Connection, me: i64, name: &str) -> Result<()> {
-    db.prepare_cached("INSERT INTO queue (name, reply, owner) VALUES (?1, 1, ?2)")?
-        .execute(params![name, me])?;
+    // It is there where this process was taken for dead in the meantime.
+    db.prepare_cached(
+        "INSERT INTO queue (name, reply, owner) VALUES (?1, 1, ?2)
+         ON CONFLICT DO UPDATE SET owner = excluded.owner",
+    )?
+    .execute(params![name, me])?;
     Ok(())
 }
 

@@ -23,6 +23,12 @@ impl Owed {
         self.jobs.is_empty()
     }
 
+    fn owes_deliveries(&self) -> bool {
+        let of_delivery =
+            |job: &Job| matches!(job.request, Request::Settle { .. } | Request::Release(_));
+        self.jobs.iter().any(of_delivery)
+    }
+
     /// When they are to be tried again.
     pub(super) fn due(&self) -> Option<Instant> {
         self.again
@@ -70,7 +76,7 @@ impl Owed {
                 self.keep(Job::silent(Request::Unsubscribe(*number)));
                 job.answer(answer);
             }
-            (Request::Flush, _) if !self.is_empty() => self.keep(job),
+            (Request::Flush, _) if self.owes_deliveries() => self.keep(job),
             _ => job.answer(answer),
         }
     }
