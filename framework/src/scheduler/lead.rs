@@ -293,8 +293,8 @@ impl Leader {
         self.tell.send_replace(self.progress.last.clone());
         let now = timestamp(self.app.now());
         let names: HashSet<&str> = self.entries.iter().map(|entry| &*entry.name).collect();
-        let any = !self.is_resolved;
-        let value = (self.progress).encode(now, |name| any || names.contains(name));
+        let in_force = |name: &str| !self.is_resolved || names.contains(name);
+        let value = self.progress.encode(now, in_force);
         self.write_again = None;
         match self.lease.write(value).await {
             Ok(()) => self.progress.dirty = false,

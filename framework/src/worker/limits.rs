@@ -173,27 +173,38 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn calls_start_at_their_rate_and_none_is_sent_away_for_ever() {
-        let limits = Limits::default();
-        limits.set_rate("t", "10/s").expect("a rate");
+    /// When the first `count` of so many `calls` start that come at once. Each comes again when it was told to, as late as
+    /// `late` says of those that wait beside it.
+    async fn starts(
+        limits: &Limits,
+        calls: usize,
+        count: usize,
+        late: fn(usize) -> Duration,
+    ) -> Vec<Duration> {
         let begin = Instant::now();
-        // Twenty at once; each comes again when it was told to, a little late.
-        let mut waiting: Vec<(Duration, bool)> = vec![(Duration::ZERO, false); 20];
+        let mut waiting: Vec<(Duration, bool)> = vec![(Duration::ZERO, false); calls];
         let mut starts = Vec::new();
-        while !waiting.is_empty() {
+        while starts.len() < count {
             waiting.sort();
             let (due, again) = waiting.remove(0);
             tokio::time::sleep_until(begin + due).await;
             match limits.wait("t", again) {
                 None => starts.push(begin.elapsed()),
                 Some(wait) => {
-                    let late =
-                        Duration::from_millis(u64::try_from(waiting.len()).expect("few") % 7);
-                    waiting.push((begin.elapsed() + wait + late, true));
+                    assert!(wait <= LONGEST_AWAY, "{wait:?}");
+                    waiting.push((begin.elapsed() + wait + late(waiting.len()), true));
                 }
             }
         }
+        starts
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_start_at_their_rate_and_none_is_sent_away_for_ever() {
+        let limits = Limits::default();
+        limits.set_rate("t", "10/s").expect("a rate");
+        let late = |waiting| Duration::from_millis(u64::try_from(waiting).expect("few") % 7);
+        let starts = starts(&limits, 20, 20, late).await;
         let (first, last) = (starts[0], starts[19]);
         assert!(first < Duration::from_millis(50), "{starts:?}");
         assert!(
@@ -207,21 +218,7 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let limits = Limits::default();
         limits.set_rate("t", "1/h").expect("a rate");
-        let begin = Instant::now();
-        let mut waiting: Vec<(Duration, bool)> = vec![(Duration::ZERO, false); 1000];
-        let mut starts = Vec::new();
-        while starts.len() < 5 {
-            waiting.sort();
-            let (due, again) = waiting.remove(0);
-            tokio::time::sleep_until(begin + due).await;
-            match limits.wait("t", again) {
-                None => starts.push(begin.elapsed()),
-                Some(wait) => {
-                    assert!(wait <= LONGEST_AWAY, "{wait:?}");
-                    waiting.push((begin.elapsed() + wait, true));
-                }
-            }
-        }
+        let starts = starts(&limits, 1000, 5, |_| Duration::ZERO).await;
         for pair in starts.windows(2) {
             let apart = pair[1] - pair[0];
             assert!(apart >= hour / 2 && apart <= hour + hour / 60, "{starts:?}");
